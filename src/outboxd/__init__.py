@@ -1,0 +1,19 @@
+"""outboxd: events that must get through to Komodor's timeline."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from outboxd.client import emit as emit
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "emit"]
+
+
+def __getattr__(name: str) -> object:
+    # Lazily, so that `import outboxd` costs nothing to who wants a submodule.
+    if name == "emit":
+        from outboxd.client import emit
+
+        return emit
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

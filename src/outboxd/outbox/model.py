@@ -1,0 +1,186 @@
+"""The words of the outbox: what an entry is and what moves it.
+
+Types alone, no I/O. Times are milliseconds since 1970 (UTC) and end in `_at`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class State(StrEnum):
+    """Where an entry stands. `held` is beside the state, not one of them."""
+
+    # Waits to be delivered. Leaves by a settlement (delivered, dead) or a drop.
+    PENDING = "pending"
+    # Komodor answered 2xx. Leaves by pruning, after `retain_delivered`.
+    DELIVERED = "delivered"
+    # Given up and kept, with the reason. Leaves by the operator's retry
+    # (back to pending) or drop, and in no other way.
+    DEAD = "dead"
+
+
+class DeadReason(StrEnum):
+    """Why an entry is a dead letter."""
+
+    REJECTED = "rejected"  # Komodor refused this event itself (400, 413, 422 ...)
+    EXHAUSTED = "exhausted"  # `attempts_max` spent while others were delivered
+    EXPIRED = "expired"  # its ttl ran out
+
+
+class Source(StrEnum):
+    """By which door an event came in."""
+
+    SOCKET = "socket"
+    BATCH = "batch"
+    SPOOL = "spool"
+    AGENT = "agent"  # the agent's own report of an outage
+
+
+class Outcome(StrEnum):
+    """What one attempt meant; the table stands in `delivery.outcome`."""
+
+    DELIVERED = "delivered"
+    THROTTLED = "throttled"
+    UNAVAILABLE = "unavailable"
+    HOLD = "hold"
+    REJECTED = "rejected"
+    EXPIRED = "expired"  # no request was made: its ttl ran out
+
+
+class Incoming(NamedTuple):
+    """A valid event on its way into the outbox."""
+
+    body: bytes  # the wire body as Komodor will get it, without stamps
+    event_type: str
+    severity: str
+    scope: str  # compact JSON of the scope as sent, "" for none
+    source: str  # a Source
+    received_at: int
+    occurred_at: int | None = None  # as the producer gave it
+    expires_at: int | None = None
+    dedup_key: str | None = None
+    held: bool = False
+
+
+class Receipt(NamedTuple):
+    """The answer of the one door, given after the commit."""
+
+    id: str
+    status: str  # "accepted" or "duplicate"
+    state: str  # a State: "pending" when accepted, the first one's when duplicate
+
+
+class SpoolMark(NamedTuple):
+    """How far a spool file has been taken; committed with its events."""
+
+    file_key: str
+    lines_done: int
+
+
+class Claimed(NamedTuple):
+    """An entry taken for sending."""
+
+    seq: int
+    id: str
+    body: bytes
+    received_at: int
+    occurred_at: int | None
+    expires_at: int | None
+    attempt_count: int  # requests made so far
+    spent: int  # of those, the ones that count against attempts_max
+    possible_duplicate: bool
+    repeats: int
+    last_occurred_at: int | None
+    source: str
+
+
+class Attempt(NamedTuple):
+    """One HTTP exchange."""
+
+    at: int
+    duration_ms: int
+    outcome: str  # an Outcome
+    status: int | None
+    error: str | None
+
+
+class Settlement(NamedTuple):
+    """What an attempt means for its entry; written to the outbox."""
+
+    seq: int
+    state: str  # the State the entry has from now on
+    attempt: Attempt | None  # None: no request was made (expired before sending)
+    due_at: int = 0  # the earliest next claim when still pending; 0: at once
+    spent: int = 0  # added to the entry's spent attempts (0 or 1)
+    possible_duplicate: bool = False  # the request may have arrived; sticky
+    dead_reason: str | None = None
+
+
+class Attempts(NamedTuple):
+    """What `Entry.attempts` holds: the newest 50; `attempt_count` has them all."""
+
+    newest: tuple[Attempt, ...]
+
+
+class Entry(NamedTuple):
+    """An event's row in the outbox, whole."""
+
+    seq: int
+    id: str
+    state: str
+    held: bool
+    event_type: str
+    severity: str
+    scope: str
+    source: str
+    received_at: int
+    occurred_at: int | None
+    expires_at: int | None
+    due_at: int  # 0: at once
+    ended_at: int | None  # when it was delivered or died
+    dedup_key: str | None
+    repeats: int
+    last_occurred_at: int | None
+    attempt_count: int
+    spent: int
+    possible_duplicate: bool
+    last_outcome: str | None
+    last_status: int | None
+    last_error: str | None
+    dead_reason: str | None
+    attempts: str  # JSON list of [at, duration_ms, outcome, status, error], newest 50
+    body: bytes
+
+
+class EntryFilter(NamedTuple):
+    """Which entries a listing wants; every field given must match (AND);
+    within one field any value does (OR). Times are of receipt."""
+
+    states: tuple[str, ...] = ()
+    held: bool | None = None
+    event_types: tuple[str, ...] = ()
+    severities: tuple[str, ...] = ()
+    clusters: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    q: str = ""  # free text, matched without case anywhere in the body
+    since: int | None = None  # received at or after
+    until: int | None = None  # received before
+
+
+class Counts(NamedTuple):
+    """How many entries there are."""
+
+    pending: int  # held ones included
+    delivered: int
+    dead: int
+    held: int
+
+
+class Damage(NamedTuple):
+    """What damage to the outbox's files has cost so far."""
+
+    salvaged: int
+    lost: int

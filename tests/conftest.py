@@ -1,0 +1,35 @@
+"""What all tests share: the pytest options, and the tools that some need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="the full figures of the durability checks")
+    parser.addoption("--soak", action="store_true", help="the hour-long soak as well")
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the full figures are wanted rather than the short form."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture
+def need():
+    """Call with a tool's name: skips where it is missing, fails when all tests must run."""
+
+    def check(tool: str, package: str | None = None) -> str:
+        path = shutil.which(tool)
+        if path is None:
+            reason = f"{tool} is not installed (Debian package {package or tool})"
+            if os.environ.get("OUTBOXD_TEST_ALL") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return path
+
+    return check
