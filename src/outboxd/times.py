@@ -33,7 +33,7 @@ def parse_rfc3339(text: str) -> int:
     hour, minute, second = _digits(text, 11, 13), _digits(text, 14, 16), _digits(text, 17, 19)
     ms, offset_at = _fraction(text)
     offset_minutes = _offset(text, offset_at)
-    if not (1 <= year and 1 <= month <= 12 and 1 <= day <= _MONTH_DAYS[month]):
+    if not (year >= 1 and 1 <= month <= 12 and 1 <= day <= _MONTH_DAYS[month]):
         raise _wrong(text, "there is no such day")
     if month == 2 and day == 29 and (year % 4 or (year % 100 == 0 and year % 400)):
         raise _wrong(text, "there is no such day")
@@ -49,7 +49,7 @@ def parse_rfc3339(text: str) -> int:
 
 def _wrong(text: str, why: str = "") -> ValueError:
     shown = text if len(text) <= 64 else text[:64] + "…"
-    return ValueError(f"{ascii(shown)} is not {ALLOWED}" + (f" ({why})" if why else ""))
+    return ValueError(f"{shown!a} is not {ALLOWED}" + (f" ({why})" if why else ""))
 
 
 def _digits(text: str, start: int, end: int) -> int:

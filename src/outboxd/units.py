@@ -6,7 +6,9 @@ calls imports it.
 
 from __future__ import annotations
 
-DURATION_ALLOWED = 'a number and a unit of ms, s, m, h or d, such as "80ms", "30s", "5m", "24h" or "7d"'
+DURATION_ALLOWED = (
+    'a number and a unit of ms, s, m, h or d, such as "80ms", "30s", "5m", "24h" or "7d"'
+)
 SIZE_ALLOWED = 'a number and a unit of B, KiB, MiB or GiB, such as "512B", "256KiB" or "64MiB"'
 
 # A century. What is longer is a slip of the keyboard, and would leave the range of dates.
@@ -56,7 +58,12 @@ def parse_size(text: str) -> int:
 
 def format_size(size_bytes: int) -> str:
     """In the largest unit of which it is at least one: "512B", "256KiB", "1.5GiB"."""
-    for unit, unit_bytes in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for unit, unit_bytes in (
+        ("TiB", 1 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+    ):
         if size_bytes >= unit_bytes:
             tenths = f"{size_bytes / unit_bytes:.1f}"
             return tenths.removesuffix(".0") + unit
