@@ -1,0 +1,167 @@
+"""The queue by way of the running agent: HTTP on its Unix socket.
+
+Asks, and turns answers that are refusals into errors that say what to do. It
+never opens the outbox's file: while an agent runs, that is the agent's alone.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from outboxd.cli.rows import Page, Params
+from outboxd.errors import (
+    EventError,
+    NotPermitted,
+    OutboxdError,
+    Unavailable,
+    UnknownId,
+    UsageError,
+)
+
+TIMEOUT_S = 15.0
+
+
+class NoAgent(Unavailable):
+    """Nothing listens on the socket."""
+
+
+class AgentQueue:
+    """The outbox as the agent shows it."""
+
+    running = True
+
+    def __init__(self, socket_path: str, timeout_s: float = TIMEOUT_S) -> None:
+        """Connects at once; raises NoAgent or NotPermitted."""
+        self.socket_path = socket_path
+        self._connection = _UnixConnection(socket_path, timeout_s)
+        self._connect()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def status(self) -> dict[str, Any]:
+        """The shape of `GET /v1/status`."""
+        status: dict[str, Any] = msgspec.json.decode(self._ask("GET", "/v1/status"))
+        return status
+
+    def page(self, params: Params, cursor: str | None, limit: int) -> Page:
+        """Entries that match, newest first, each as the agent wrote it."""
+        query = [*params, ("limit", str(limit)), *([("cursor", cursor)] if cursor else [])]
+        return _read_page(self._ask("GET", f"/v1/events?{urlencode(query)}"))
+
+    def get(self, id: str) -> msgspec.Raw:
+        """One entry with its attempts; raises UnknownId."""
+        return msgspec.Raw(self._ask("GET", f"/v1/events/{quote(id, safe='')}"))
+
+    def retry(self, id: str) -> None:
+        self._ask("POST", f"/v1/events/{quote(id, safe='')}/retry", {})
+
+    def drop(self, id: str) -> None:
+        self._ask("POST", f"/v1/events/{quote(id, safe='')}/drop", {})
+
+    def hold(self, id: str | None, reason: str | None) -> None:
+        wanted = {"id": id} if id else {}
+        self._ask("POST", "/v1/hold", {**wanted, "reason": reason} if reason else wanted)
+
+    def release(self, id: str | None) -> None:
+        self._ask("POST", "/v1/release", {"id": id} if id else {})
+
+    def _connect(self) -> None:
+        try:
+            self._connection.connect()
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NoAgent(
+                f"no agent answers at {self.socket_path}",
+                "start it with `outboxd run` or `systemctl start outboxd`,"
+                " or name its configuration with -c",
+            ) from None
+        except PermissionError:
+            raise NotPermitted(
+                f"no permission to talk to the agent at {self.socket_path}",
+                "become a member of the socket's group, or use sudo",
+            ) from None
+        except OSError as error:
+            raise Unavailable(
+                f"the agent at {self.socket_path}: {error.strerror or error}"
+            ) from None
+
+    def _ask(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> bytes:
+        body = None if content is None else msgspec.json.encode(content)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            self._connection.request(method, path, body, headers)
+            answer = self._connection.getresponse()
+            answer_body = answer.read()
+        except TimeoutError:
+            raise Unavailable(
+                f"the agent at {self.socket_path} did not answer in {TIMEOUT_S:.0f} seconds",
+                "its log says what holds it up",
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise Unavailable(
+                f"the agent at {self.socket_path} ended the connection ({error})",
+                "it may be restarting: try again",
+            ) from None
+        if answer.status >= 300:
+            raise _refusal(answer.status, answer_body)
+        return answer_body
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def connect(self) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(self._timeout_s)
+        try:
+            connection.connect(self._path)
+        except BaseException:
+            connection.close()
+            raise
+        self.sock = connection
+
+
+class _Listing(msgspec.Struct):
+    events: Sequence[msgspec.Raw]
+    next: str | None = None
+
+
+def _read_page(body: bytes) -> Page:
+    listing = msgspec.json.decode(body, type=_Listing)
+    return Page(list(listing.events), listing.next)
+
+
+class _Refusal(msgspec.Struct):
+    error: str = ""
+    field: str | None = None
+    hint: str | None = None
+
+
+def _refusal(status: int, body: bytes) -> OutboxdError:
+    """The error that an answer stands for."""
+    try:
+        refusal = msgspec.json.decode(body, type=_Refusal)
+    except msgspec.DecodeError:
+        refusal = _Refusal()
+    message = refusal.error or f"the agent answered {status}"
+    if status in (401, 403):
+        return NotPermitted(message, refusal.hint)
+    if status == 404:
+        return UnknownId(message, refusal.hint)
+    if status == 400:
+        return UsageError(message, refusal.hint)
+    if status in (409, 422):
+        return EventError(message, None, refusal.hint)
+    return Unavailable(message, refusal.hint)

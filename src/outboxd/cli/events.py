@@ -1,0 +1,208 @@
+"""`outboxd events`: what is in the outbox, and one entry whole with `events show ID`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from outboxd.cli import render
+from outboxd.cli.queue import Queue, open_queue, resolve_id
+from outboxd.cli.rows import AttemptRow, EntryRow, Params, one_line, read_entry
+from outboxd.cli.spec import Arguments
+from outboxd.errors import EX_OK, UsageError
+from outboxd.times import parse_rfc3339, rfc3339
+from outboxd.units import parse_duration
+
+PAGE = 500
+
+
+def run(arguments: Arguments) -> int:
+    """The listing, or one entry."""
+    with open_queue(arguments) as queue:
+        if arguments.subcommand == "show":
+            return show(queue, arguments.id, arguments.json)
+        return list_entries(queue, filters(arguments), arguments)
+
+
+def filters(arguments: Arguments) -> Params:
+    """The filters of the command line as the listing's query."""
+    params: list[tuple[str, str]] = []
+    for name in ("state", "type", "severity", "cluster", "namespace", "service"):
+        params += [(name, value) for value in getattr(arguments, name, None) or []]
+    if getattr(arguments, "q", None):
+        params.append(("q", arguments.q))
+    for name in ("since", "until"):
+        text = getattr(arguments, name, None)
+        if text:
+            params.append((name, rfc3339(_moment(f"--{name}", text))))
+    if getattr(arguments, "held", False):
+        params.append(("held", "true"))
+    return params
+
+
+def list_entries(queue: Queue, params: Params, arguments: Arguments) -> int:
+    """Print entries, newest first, and say on stderr when there are more."""
+    limit = arguments.limit or None  # 0 means all
+    entries = walk(queue, params, limit)
+    if arguments.json:
+        for entry in entries:
+            sys.stdout.write(one_line(entry) + "\n")
+        return EX_OK
+    now_ms = time.time_ns() // 1_000_000
+    # One more than wanted is asked for, to know whether to say that there are more.
+    rows = [read_entry(entry) for entry in walk(queue, params, limit + 1 if limit else None)]
+    if not rows:
+        print("no events" + (" match" if params else ""), file=sys.stderr)
+        return EX_OK
+    shown = rows[:limit] if limit else rows
+    for line in render.entries_table(shown, now_ms, render.terminal_columns()):
+        print(line)
+    if len(rows) > len(shown):
+        print(f"the newest {limit}; --limit 0 shows all", file=sys.stderr)
+    return EX_OK
+
+
+def walk(queue: Queue, params: Params, limit: int | None) -> Iterator[msgspec.Raw]:
+    """Entries of a listing, page after page, at most `limit` of them."""
+    cursor: str | None = None
+    left = limit
+    while left is None or left > 0:
+        page = queue.page(params, cursor, PAGE if left is None else min(PAGE, left))
+        yield from page.entries
+        cursor = page.next
+        if cursor is None:
+            return
+        if left is not None:
+            left -= len(page.entries)
+
+
+def show(queue: Queue, id: str, as_json: bool) -> int:
+    """One entry with its attempts, why it waits and when it is due."""
+    raw = queue.get(resolve_id(queue, id))
+    if as_json:
+        print(one_line(raw))
+        return EX_OK
+    entry = read_entry(raw)
+    now_ms = time.time_ns() // 1_000_000
+    print(f"{render.printable(entry.event_type)}: {render.printable(entry.summary)}")
+    print()
+    for line in render.fields(_fields(entry, now_ms, queue)):
+        print(line)
+    if entry.attempts:
+        print()
+        for line in _attempts(entry.attempts):
+            print(line)
+    return EX_OK
+
+
+def why_it_waits(entry: EntryRow, now_ms: int, queue: Queue) -> str | None:
+    """In a sentence, why a pending entry has not gone out yet; None for others."""
+    if entry.state != "pending":
+        return None
+    if entry.held:
+        return f"held by the operator; `outboxd release {entry.id}` lets it go"
+    if not queue.running:
+        return "no agent is running"
+    destination = queue.status()["destination"]
+    state = destination["state"]
+    because = f": {render.printable(destination['reason'])}" if destination.get("reason") else ""
+    if state == "held":
+        return f"the destination is held{because}"
+    if state in ("backingOff", "throttled"):
+        word = "unavailable" if state == "backingOff" else "throttled"
+        probe = destination.get("nextProbeAt")
+        when = f"; next try {render.distance(probe, now_ms)}" if probe else ""
+        return f"the destination is {word}{because}{when}"
+    if entry.due_at and parse_rfc3339(entry.due_at) > now_ms:
+        return "its last attempt failed while others were delivered; it waits for its own backoff"
+    return "it stands in the queue"
+
+
+def _moment(flag: str, text: str) -> int:
+    """A time, or how long ago: "2026-11-21T23:31:36Z", "2h"."""
+    try:
+        return time.time_ns() // 1_000_000 - round(parse_duration(text) * 1000)
+    except ValueError:
+        pass
+    try:
+        return parse_rfc3339(text)
+    except ValueError:
+        raise UsageError(
+            f"{flag} cannot be {text!r}",
+            'write a time as 2026-11-21T23:31:36Z, or how long ago as "30m" or "7d"',
+        ) from None
+
+
+def _fields(entry: EntryRow, now_ms: int, queue: Queue) -> list[tuple[str, str]]:
+    waits = why_it_waits(entry, now_ms, queue)
+    found: list[tuple[str, str | None]] = [
+        ("Id", entry.id),
+        ("State", render.state_text(entry, now_ms)),
+        ("Waits because", waits),
+        ("Due", render.time_and_distance(entry.due_at, now_ms) if entry.due_at else None),
+        ("Severity", entry.severity),
+        ("Scope", render.scope_text(entry.scope) or "none: every service of the account"),
+        ("Details", _details(entry.details)),
+        ("Occurred", render.time_and_distance(entry.occurred_at or entry.received_at, now_ms)),
+        ("Received", render.time_and_distance(entry.received_at, now_ms)),
+        (
+            "Delivered",
+            render.time_and_distance(entry.delivered_at, now_ms) if entry.delivered_at else None,
+        ),
+        ("Source", entry.source),
+        ("Dedup key", entry.dedup_key),
+        ("Repeats", str(entry.repeats) if entry.repeats else None),
+        ("Attempts", str(entry.attempt_count)),
+        ("Last outcome", _last_outcome(entry)),
+        ("Possible duplicate", "yes" if entry.possible_duplicate else None),
+        ("Sent body" if entry.attempt_count else "Would send", _text(entry.sent_body)),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def _details(raw: msgspec.Raw | None) -> str | None:
+    """The details, one `key: value` a line; values that are no text as JSON."""
+    if raw is None or bytes(raw) == b"null":
+        return None
+    details = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    lines = []
+    for key, value in details.items():
+        text = msgspec.json.decode(value) if bytes(value)[:1] == b'"' else _text(value)
+        lines.append(f"{render.printable(key)}: {render.printable(str(text))}")
+    return "\n".join(lines)
+
+
+def _text(raw: msgspec.Raw | None) -> str | None:
+    if raw is None or bytes(raw) == b"null":
+        return None
+    if bytes(raw)[:1] == b'"':
+        return render.printable(str(msgspec.json.decode(raw)))
+    return render.printable(msgspec.json.format(bytes(raw), indent=-1).decode())
+
+
+def _last_outcome(entry: EntryRow) -> str | None:
+    if entry.last_outcome is None:
+        return None
+    status = f" ({entry.last_status})" if entry.last_status is not None else ""
+    error = f": {render.printable(entry.last_error)}" if entry.last_error else ""
+    return f"{entry.last_outcome}{status}{error}"
+
+
+def _attempts(attempts: list[AttemptRow]) -> list[str]:
+    return render.table(
+        ("AT", "TOOK", "OUTCOME", "STATUS", "ERROR"),
+        [
+            (
+                render.local_time(attempt.at),
+                f"{attempt.duration_ms:g} ms",
+                attempt.outcome,
+                "-" if attempt.status is None else str(attempt.status),
+                attempt.error or "",
+            )
+            for attempt in attempts
+        ],
+        render.terminal_columns(),
+    )

@@ -1,0 +1,119 @@
+"""The queue that the commands look into: the agent's, else the outbox's file.
+
+One place decides which of the two, so that every command behaves alike: while
+an agent runs it is asked over its socket, and the file is opened only when
+nothing listens there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import msgspec
+
+from outboxd.cli.agent import AgentQueue, NoAgent
+from outboxd.cli.rows import Page, Params, read_entry
+from outboxd.cli.spec import Arguments
+from outboxd.config import Config, load_client
+from outboxd.errors import EventError, UnknownId
+from outboxd.times import rfc3339
+
+ID_CHARACTERS = 36
+PREFIX_CHARACTERS_MIN = 8
+# An id begins with its time in ms, 12 hexadecimal digits of it.
+TIME_DIGITS = 12
+# Between an id's own time and the entry's time of receipt.
+TIME_SLACK_MS = 5_000
+PREFIX_ENTRIES_MAX = 5_000
+
+
+class Queue(Protocol):
+    """What a command may ask, of an agent and of a file alike."""
+
+    running: bool  # whether an agent runs
+
+    def status(self) -> dict[str, Any]: ...
+
+    def page(self, params: Params, cursor: str | None, limit: int) -> Page: ...
+
+    def get(self, id: str) -> msgspec.Raw: ...
+
+    def retry(self, id: str) -> None: ...
+
+    def drop(self, id: str) -> None: ...
+
+    def hold(self, id: str | None, reason: str | None) -> None: ...
+
+    def release(self, id: str | None) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def open_queue(arguments: Arguments) -> Iterator[Queue]:
+    """The queue that the command line, the environment and the configuration name."""
+    queue = connect(arguments, client_config(arguments))
+    try:
+        yield queue
+    finally:
+        queue.close()
+
+
+def connect(arguments: Arguments, config: Config) -> Queue:
+    """The agent's queue, or the file's where no agent runs."""
+    try:
+        return AgentQueue(socket_path(arguments, config))
+    except NoAgent:
+        if arguments.socket and not (arguments.config or os.environ.get("OUTBOXD_CONFIG")):
+            # Whoever names a socket means that agent; the default
+            # configuration's outbox may be quite another's.
+            raise
+    from outboxd.cli.offline import FileQueue
+
+    return FileQueue(config)
+
+
+def client_config(arguments: Arguments) -> Config:
+    """The configuration, read as a client reads it."""
+    return load_client(arguments.config)
+
+
+def socket_path(arguments: Arguments, config: Config) -> str:
+    """Where the agent listens."""
+    return arguments.socket or config.intake.socket
+
+
+def resolve_id(queue: Queue, id: str) -> str:
+    """The whole id for its beginning; raises UnknownId, or EventError where it fits several."""
+    id = id.strip().lower()
+    if len(id) >= ID_CHARACTERS or len(id) < PREFIX_CHARACTERS_MIN or not _may_begin_an_id(id):
+        return id
+    digits = id.replace("-", "")[:TIME_DIGITS]
+    earliest = int(digits.ljust(TIME_DIGITS, "0"), 16) - TIME_SLACK_MS
+    latest = int(digits.ljust(TIME_DIGITS, "f"), 16) + TIME_SLACK_MS
+    params = [("since", rfc3339(earliest)), ("until", rfc3339(latest))]
+    found: list[str] = []
+    cursor: str | None = None
+    seen = 0
+    while seen < PREFIX_ENTRIES_MAX:
+        page = queue.page(params, cursor, 500)
+        seen += len(page.entries)
+        ids = (read_entry(entry).id for entry in page.entries)
+        found += [each for each in ids if each.startswith(id)]
+        cursor = page.next
+        if cursor is None or len(found) > 1:
+            break
+    if len(found) > 1:
+        raise EventError(f"{len(found)} or more ids begin with {id!r}", None, "give more of it")
+    if not found:
+        raise UnknownId(
+            f"there is no entry whose id begins with {id!r}", "`outboxd events` lists them"
+        )
+    return found[0]
+
+
+def _may_begin_an_id(text: str) -> bool:
+    return all(each in "0123456789abcdef-" for each in text)

@@ -1,0 +1,68 @@
+"""Entries as the commands get them, from the agent or from the file.
+
+Each is kept as the JSON text that it came as, so that what `--json` prints has
+every key and every digit; `EntryRow` is what people are shown of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+Params = Sequence[tuple[str, str]]  # filters as the query of GET /v1/events has them
+
+
+class Page(NamedTuple):
+    """A page of a listing."""
+
+    entries: list[msgspec.Raw]
+    next: str | None
+
+
+class AttemptRow(msgspec.Struct, rename="camel"):
+    """One HTTP exchange."""
+
+    at: str
+    duration_ms: int | float = 0
+    outcome: str = ""
+    status: int | None = None
+    error: str | None = None
+
+
+class EntryRow(msgspec.Struct, rename="camel"):
+    """An entry, read."""
+
+    id: str
+    state: str
+    event_type: str
+    summary: str
+    received_at: str
+    severity: str = "information"
+    held: bool = False
+    scope: dict[str, list[str]] | None = None
+    details: msgspec.Raw | None = None
+    occurred_at: str | None = None
+    due_at: str | None = None
+    delivered_at: str | None = None
+    source: str | None = None
+    dedup_key: str | None = None
+    repeats: int = 0
+    attempt_count: int = 0
+    last_outcome: str | None = None
+    last_status: int | None = None
+    last_error: str | None = None
+    dead_reason: str | None = None
+    possible_duplicate: bool = False
+    attempts: list[AttemptRow] = []
+    sent_body: msgspec.Raw | None = None
+
+
+read_entry = msgspec.json.Decoder(EntryRow).decode
+
+
+def one_line(entry: msgspec.Raw) -> str:
+    """The entry on a line of its own; numbers keep their text."""
+    # A producer's own line breaks stand between the tokens of its details.
+    return msgspec.json.format(bytes(entry), indent=-1).decode()

@@ -1,0 +1,12 @@
+"""`outboxd run`: the agent itself. Nothing happens here but the handing over."""
+
+from __future__ import annotations
+
+from outboxd.cli.spec import Arguments
+
+
+def run(arguments: Arguments) -> int:
+    from outboxd.daemon import run_agent
+
+    code: int = run_agent(arguments.config)
+    return code

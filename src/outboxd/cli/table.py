@@ -1,0 +1,418 @@
+"""Every command of `outboxd`, with its options and what is said about them.
+
+This is the one source of parsing, help, completion and man page. A command
+`x` is run by `outboxd.cli.x.run(arguments) -> int`. Like `cli/spec.py` this
+file must import nothing heavy.
+"""
+
+from __future__ import annotations
+
+from outboxd.cli.spec import Command, Option, Positional
+
+CONFIG = Option(
+    "-c, --config",
+    "FILE",
+    "configuration file (else $OUTBOXD_CONFIG, /etc/outboxd/config.toml, built-in defaults)",
+    complete="file",
+)
+SOCKET = Option("--socket", "PATH", "the agent's Unix socket (else as configured)", complete="file")
+AGENT = (CONFIG, SOCKET)
+JSON_LINES = Option("--json", "", "print JSON, an entry a line")
+JSON = Option("--json", "", "print JSON")
+
+SEVERITIES = ("information", "warning", "error")
+STATES = ("pending", "delivered", "dead")
+
+SEVERITY = Option("--severity", "S", "information (default), warning or error, in any case")
+SCOPE = (
+    Option("--cluster", "C", "a cluster that the event concerns (repeatable)", repeated=True),
+    Option("--namespace", "N", "a namespace that it concerns (repeatable)", repeated=True),
+    Option("--service", "S", "a service that it concerns (repeatable)", repeated=True),
+)
+DETAIL = Option("--detail", "K=V", "a detail of the event (repeatable)", repeated=True)
+DEDUP_KEY = Option("--dedup-key", "K", "the event's identity: a second one of it is not kept")
+TTL = Option(
+    "--ttl", "D", "give up when not delivered in this time (30s, 5m, 24h, 7d)", kind="duration"
+)
+
+DONE = (0, "done")
+USAGE = (64, "the command line is wrong")
+INVALID = (65, "the event is not valid; nothing was kept")
+NO_SUCH_ID = (65, "there is no entry with this id")
+UNREACHED = (69, "the agent cannot be reached")
+NOWHERE = (75, "the event could be stored nowhere; try again")
+FORBIDDEN = (77, "not permitted")
+CONFIGURATION = (78, "the configuration is wrong")
+
+FILTERS = (
+    Option("--type", "T", "only this event type"),
+    Option("--severity", "S", "only this severity", choices=SEVERITIES),
+    Option("--cluster", "C", "only events that name this cluster"),
+    Option("--namespace", "N", "only events that name this namespace"),
+    Option("--service", "S", "only events that name this service"),
+    Option("--q", "TEXT", "only events with this text in type, summary or details"),
+    Option("--since", "T", "only from this time on (RFC 3339, or a duration ago such as 2h)"),
+    Option("--until", "T", "only before this time (RFC 3339, or a duration ago)"),
+)
+IDS = Positional("ID", "the entry's id", count="any")
+ALL = Option("--all", "", "every dead letter that the filters leave")
+
+_RUN = Command(
+    "run",
+    "run the agent",
+    description=(
+        "Takes events from the Unix socket and the spool, commits them to the outbox, and "
+        "delivers them. Ends on SIGTERM and SIGINT after settling what is in flight; a second "
+        "signal ends it at once. SIGHUP reads the configuration and the key again."
+    ),
+    options=(CONFIG,),
+    exits=(
+        (0, "stopped by a signal, in order"),
+        (74, "the disk failed a sync: start it afresh"),
+        (75, "another agent has this outbox"),
+        CONFIGURATION,
+    ),
+    examples=(("outboxd run -c config.toml", "run with this configuration"),),
+)
+
+_EMIT = Command(
+    "emit",
+    "hand in an event",
+    description=(
+        "Hands an event to the agent and prints the receipt's id, alone, on stdout. Where no "
+        "agent answers, or it takes none now, the event goes into the spool and out when the "
+        "agent is back; stderr says so. Each event gets a dedup key if it has none, so that "
+        "handing it in twice makes no second event. It never waits longer than some seconds."
+    ),
+    positionals=(
+        Positional("TYPE", "the event's type, at most 60 characters", count="optional"),
+        Positional("SUMMARY", "one line that says what happened", count="optional"),
+    ),
+    options=(
+        SEVERITY,
+        *SCOPE,
+        DETAIL,
+        DEDUP_KEY,
+        Option("--occurred-at", "T", "when it happened (RFC 3339), if not now"),
+        TTL,
+        Option(
+            "--json",
+            "FILE",
+            "a whole event as JSON from this file, - for stdin, in place of all the above",
+            complete="file",
+        ),
+        *AGENT,
+    ),
+    exits=(
+        (0, "stored: committed by the agent, or in the spool"),
+        USAGE,
+        INVALID,
+        NOWHERE,
+        CONFIGURATION,
+    ),
+    examples=(
+        ("outboxd emit 'backup done' 'nightly backup of orders' --cluster prod", ""),
+        ('echo \'{"eventType": "deploy", "summary": "v2"}\' | outboxd emit --json -', ""),
+    ),
+)
+
+_EXEC = Command(
+    "exec",
+    "run a command, and hand in an event when it fails",
+    description=(
+        "Runs COMMAND with its input, output, signals and exit status untouched. When it fails, "
+        "an event says so, with the command, its exit code or signal, duration, user, host and "
+        "the last lines of its stderr. The event never changes how the job ends: where it cannot "
+        "be stored, one line on stderr says so. A signal to exec goes on to the command."
+    ),
+    positionals=(
+        Positional("COMMAND", "the command and its arguments", count="rest", name="argv"),
+    ),
+    options=(
+        Option(
+            "--on",
+            "WHEN",
+            "when to hand in an event: failure (default) or always",
+            choices=("failure", "always"),
+            default="failure",
+        ),
+        Option("--type", "T", "event type (default: job failed, job succeeded)"),
+        Option("--summary", "TEXT", "summary (default: says what happened)"),
+        Option("--severity", "S", "severity (default: error when it failed, else information)"),
+        *SCOPE,
+        DETAIL,
+        DEDUP_KEY,
+        TTL,
+        Option("--timeout", "D", "end the command after this time", kind="duration"),
+        Option(
+            "--kill-after",
+            "D",
+            "how long after the timeout's SIGTERM a SIGKILL follows (default 10s)",
+            kind="duration",
+            default="10s",
+        ),
+        Option("--no-output", "", "leave stderr wholly alone: none of it in the event"),
+        *AGENT,
+    ),
+    exits=(
+        ("*", "the command's own exit code"),
+        ("128+n", "signal n ended it"),
+        (126, "it cannot be executed"),
+        (127, "it was not found"),
+        USAGE,
+    ),
+    examples=(
+        ("0 3 * * * outboxd exec --cluster prod -- /opt/backup.sh --all", "in a crontab"),
+        ("outboxd exec --timeout 30m --on always -- rsync -a /srv backup:", ""),
+    ),
+)
+
+_STATUS = Command(
+    "status",
+    "how the agent, its outbox and its destination stand",
+    description=(
+        "One screen: the destination and why it stands so, the backlog, its oldest entry, rate "
+        "and estimated time to drain, free disk. Without an agent it reads the outbox's file."
+    ),
+    options=(
+        JSON,
+        Option("--check", "", "one line and an exit code for monitoring: 0, 1 or 2"),
+        Option("--watch", "", "keep showing it, live"),
+        *AGENT,
+    ),
+    exclusive=(("json", "check", "watch"),),
+    exits=(
+        DONE,
+        (1, "with --check: backing off, throttled, or the backlog is old"),
+        (2, "with --check: held, not accepting, damage, or no agent"),
+        UNREACHED,
+        CONFIGURATION,
+    ),
+)
+
+_EVENTS = Command(
+    "events",
+    "list events, newest first, or show one",
+    options=AGENT,
+    subcommands=(
+        Command(
+            "list",
+            "list events, newest first (the default)",
+            options=(
+                Option("--state", "S", "only entries in this state", choices=STATES),
+                *FILTERS,
+                Option("--limit", "N", "at most so many (default 50)", kind="number", default="50"),
+                Option("--cursor", "CURSOR", "go on where an earlier list ended"),
+                JSON_LINES,
+            ),
+            examples=(("outboxd events --state pending --cluster prod --since 2h", ""),),
+        ),
+        Command(
+            "show",
+            "show one event: its way, its attempts, why it waits",
+            positionals=(Positional("ID", "the entry's id"),),
+            options=(JSON,),
+        ),
+    ),
+    default="list",
+    exits=(DONE, USAGE, NO_SUCH_ID, UNREACHED, FORBIDDEN, CONFIGURATION),
+)
+
+_WAIT = Command(
+    "wait",
+    "wait until an event is delivered",
+    description="Without an agent it looks once.",
+    positionals=(Positional("ID", "the entry's id, as emit prints it"),),
+    options=(
+        Option("--timeout", "D", "at most so long (default 60s)", kind="duration", default="60s"),
+        *AGENT,
+    ),
+    exits=(
+        (0, "it was delivered"),
+        (1, "it is a dead letter"),
+        NO_SUCH_ID,
+        (69, "not in time, or no agent"),
+        CONFIGURATION,
+    ),
+    examples=(("outboxd wait $(outboxd emit deploy 'v2 is out') --timeout 30s", ""),),
+)
+
+_DEAD_LETTERS = Command(
+    "dead-letters",
+    "look at what was given up, and send it back, drop or export it",
+    options=AGENT,
+    subcommands=(
+        Command(
+            "list",
+            "list dead letters, newest first (the default)",
+            options=(
+                *FILTERS,
+                Option("--limit", "N", "at most so many (default 50)", kind="number", default="50"),
+                Option("--cursor", "CURSOR", "go on where an earlier list ended"),
+                JSON_LINES,
+            ),
+        ),
+        Command(
+            "show",
+            "show one: its attempts, and why it was given up",
+            positionals=(Positional("ID", "the entry's id"),),
+            options=(JSON,),
+        ),
+        Command(
+            "retry",
+            "send them back to be delivered",
+            positionals=(IDS,),
+            options=(ALL, *FILTERS),
+            examples=(("outboxd dead-letters retry --all --since 24h", ""),),
+        ),
+        Command(
+            "drop",
+            "remove them for good",
+            positionals=(IDS,),
+            options=(ALL, *FILTERS),
+        ),
+        Command(
+            "export",
+            "print them as JSON Lines, which the batch route takes back",
+            positionals=(IDS,),
+            options=FILTERS,
+            examples=(("outboxd dead-letters export > dead.jsonl", ""),),
+        ),
+    ),
+    default="list",
+    exits=(DONE, USAGE, NO_SUCH_ID, UNREACHED, FORBIDDEN, CONFIGURATION),
+)
+
+_HOLD = Command(
+    "hold",
+    "hold the destination, or one entry: nothing is sent and nothing is spent",
+    description="Events are still taken. A hold outlives a restart; `outboxd release` ends it.",
+    positionals=(Positional("ID", "an entry's id (else the destination)", count="optional"),),
+    options=(Option("--reason", "TEXT", "why, for whoever looks at the status"), *AGENT),
+    exits=(DONE, NO_SUCH_ID, UNREACHED, FORBIDDEN, CONFIGURATION),
+)
+
+_RELEASE = Command(
+    "release",
+    "end a hold",
+    positionals=(Positional("ID", "an entry's id (else the destination)", count="optional"),),
+    options=AGENT,
+    exits=(DONE, NO_SUCH_ID, UNREACHED, FORBIDDEN, CONFIGURATION),
+)
+
+_CHECK = Command(
+    "check",
+    "find what is wrong before it costs events",
+    description=(
+        "Looks at the configuration, directories and their modes, free disk, socket, clock, "
+        "DNS, TLS and the API key, and says of each fault what to do."
+    ),
+    options=AGENT,
+    exits=(
+        (0, "all is well"),
+        (69, "the endpoint cannot be reached"),
+        (77, "a permission is missing, or the key was refused"),
+        CONFIGURATION,
+    ),
+)
+
+_SANDBOX = Command(
+    "sandbox",
+    "run a local stand-in for Komodor",
+    description=(
+        "Answers Komodor's two calls with its validation, shows what it received at "
+        "GET /v1/events and on a page, and misbehaves on demand: POST /sandbox/faults takes "
+        '{"outage": true, "failRate": 0.2, "latencyMs": 80}.'
+    ),
+    options=(
+        Option(
+            "--listen",
+            "ADDRESS",
+            "host:port to listen on (default 127.0.0.1:8099)",
+            default="127.0.0.1:8099",
+        ),
+        Option("--api-key", "K", "take this key only (default: any key, but not none)"),
+        Option("--inventory", "FILE", "TOML: clusters, namespaces, services", complete="file"),
+        Option(
+            "--fail-rate",
+            "SHARE",
+            "share of requests that fail (0 to 1)",
+            kind="share",
+            default="0",
+        ),
+        Option(
+            "--latency",
+            "D",
+            "answer so late (such as 80ms)",
+            kind="duration",
+            default="0s",
+        ),
+    ),
+    examples=(("outboxd sandbox --fail-rate 0.2 --latency 80ms", ""),),
+)
+
+_DEMO = Command(
+    "demo",
+    "see it work for real in under 30 seconds",
+    description=(
+        "Starts a sandbox and an agent in a temporary directory, takes the endpoint down, kills "
+        "the agent, and counts at the end what was accepted, delivered, lost and duplicated."
+    ),
+    options=(Option("--keep", "", "leave both running, and say how to play with them"),),
+    exits=((0, "nothing was lost"), (1, "an event was lost")),
+)
+
+_SCOPE = Command(
+    "scope",
+    "show which services an event with this scope would reach",
+    options=(
+        *SCOPE,
+        Option("--inventory", "FILE", "TOML: clusters, namespaces, services", complete="file"),
+        JSON_LINES,
+    ),
+    examples=(("outboxd scope --cluster B --namespace D", ""),),
+)
+
+_MONITORING = Command(
+    "monitoring",
+    "print what a monitoring system needs",
+    subcommands=(
+        Command("rules", "print alert rules for Prometheus"),
+        Command("dashboard", "print a dashboard for Grafana"),
+    ),
+)
+
+_COMPLETION = Command(
+    "completion",
+    "print a completion script for a shell",
+    positionals=(Positional("SHELL", "bash, zsh or fish", choices=("bash", "zsh", "fish")),),
+    examples=(
+        ("outboxd completion bash > /etc/bash_completion.d/outboxd", ""),
+        ('outboxd completion zsh > "${fpath[1]}/_outboxd"', ""),
+        ("outboxd completion fish > ~/.config/fish/completions/outboxd.fish", ""),
+    ),
+)
+
+_MANPAGE = Command(
+    "manpage",
+    "print the man page (roff)",
+    positionals=(Positional("COMMAND", "one command's page only", count="optional", name="topic"),),
+    examples=(("outboxd manpage | man -l -", "read it"),),
+)
+
+_HELP = Command(
+    "help",
+    "show help, also of one command",
+    positionals=(
+        Positional("COMMAND", "the command", count="optional", name="topic"),
+        Positional("SUBCOMMAND", "its subcommand", count="optional", name="subtopic"),
+    ),
+)
+
+GROUPS = (
+    ("Hand in events", (_EMIT, _EXEC)),
+    ("Look and mend", (_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _HOLD, _RELEASE, _CHECK)),
+    ("Run", (_RUN, _SANDBOX, _DEMO)),
+    ("Tools", (_SCOPE, _MONITORING, _COMPLETION, _MANPAGE, _HELP)),
+)
+COMMANDS = {command.name: command for _, commands in GROUPS for command in commands}
