@@ -94,6 +94,7 @@ class Claimed(NamedTuple):
     repeats: int
     last_occurred_at: int | None
     source: str
+    crc: int = 0  # as stored; `checksums.body_crc(seq, body)` where undamaged
 
 
 class Attempt(NamedTuple):
@@ -116,12 +117,6 @@ class Settlement(NamedTuple):
     spent: int = 0  # added to the entry's spent attempts (0 or 1)
     possible_duplicate: bool = False  # the request may have arrived; sticky
     dead_reason: str | None = None
-
-
-class Attempts(NamedTuple):
-    """What `Entry.attempts` holds: the newest 50; `attempt_count` has them all."""
-
-    newest: tuple[Attempt, ...]
 
 
 class Entry(NamedTuple):

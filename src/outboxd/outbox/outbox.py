@@ -1,0 +1,269 @@
+"""The outbox as the agent's event loop sees it.
+
+Every verb hands an operation to the writer's thread and waits; none blocks the
+loop. Keeps the counts in memory. Must never promise what is not committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from time import perf_counter
+from typing import Any, TypeVar
+
+from outboxd.errors import OutboxdError
+from outboxd.outbox import query
+from outboxd.outbox.ballast import Ballast, free_bytes
+from outboxd.outbox.checksums import body_crc
+from outboxd.outbox.engine import DestinationHold, Engine, Page, parse_cursor
+from outboxd.outbox.model import (
+    Claimed,
+    Counts,
+    Damage,
+    Entry,
+    EntryFilter,
+    Incoming,
+    Receipt,
+    Settlement,
+    SpoolMark,
+)
+from outboxd.outbox.writer import Accept, Change, Exchange, Operation, Read, Writer
+
+T = TypeVar("T")
+
+
+class Outbox:
+    """An open outbox with its writer running. Made by `Outbox.start`."""
+
+    def __init__(self, engine: Engine, ballast: Ballast) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self.ballast = ballast
+        self.path = engine.path
+        self.counts: Counts = engine.counts()
+        self.damage: Damage = engine.damage()
+        self.destination_hold: DestinationHold | None = engine.destination_hold()
+        self.oldest_pending_at: int | None = engine.oldest_pending_at()
+        self.spool_progress: dict[str, int] = engine.spool_progress()
+        # Called on the loop: events came in; a commit took so long for so many
+        # rows; the disk failed, or damage was found, and the agent must stop.
+        self.on_arrival: Callable[[], None] = _nothing
+        self.on_commit: Callable[[float, int], None] = _nothing
+        self.on_fatal: Callable[[OutboxdError], None] = _nothing
+        self.on_damage: Callable[[int, str], None] = _nothing
+        self.fatal: OutboxdError | None = None
+        self._writer = Writer(engine, ballast, self._loop, self._committed, self._failed)
+
+    @classmethod
+    async def start(cls, engine: Engine, ballast: Ballast | None = None) -> Outbox:
+        """Start the writer on an engine that nothing else touches from now on."""
+        outbox = cls(engine, ballast or Ballast(engine.path))
+        outbox._writer.start()
+        return outbox
+
+    async def stop(self) -> None:
+        """Finish what was handed in; the engine is the caller's again, and is closed."""
+        await self._writer.stop()
+        await asyncio.to_thread(self._engine.close)
+
+    # --- what the loop hears ---
+
+    def _committed(self, operations: list[Operation[Any]], duration_s: float) -> None:
+        self.counts = self._engine.counts()
+        rows = arrivals = 0
+        for operation in operations:
+            if isinstance(operation, Accept):
+                rows += len(operation.items)
+                arrivals += 1
+            elif isinstance(operation, Exchange):
+                rows += len(operation.settlements)
+            else:
+                rows += 1
+        self.on_commit(duration_s, rows)
+        if arrivals:
+            self.on_arrival()
+
+    def _failed(self, error: OutboxdError) -> None:
+        self.fatal = error
+        self.on_fatal(error)
+
+    # --- verbs ---
+
+    def _change(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._writer.submit(Change(future, verb))
+        return future
+
+    def _read(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._writer.submit(Read(future, verb))
+        return future
+
+    def accept(
+        self, items: Sequence[Incoming], mark: SpoolMark | None = None
+    ) -> asyncio.Future[list[Receipt]]:
+        """Keep events; the receipts come after the commit.
+
+        Raises:
+            DiskShort: nothing was kept.
+            SyncFailed: what became of them is unknown; the agent stops.
+        """
+        future: asyncio.Future[list[Receipt]] = self._loop.create_future()
+        self._writer.submit(Accept(future, items, mark))
+        return future
+
+    async def exchange(self, settlements: Sequence[Settlement], sending: Collection[int]) -> None:
+        """In one commit: settle, and record exactly which entries are in flight.
+
+        Raises:
+            DiskShort: nothing was written; hand the same in again later, and
+                send nothing meanwhile.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._writer.submit(Exchange(future, settlements, sending))
+        await future
+
+    async def fetch(
+        self, count: int, *, exclude: Collection[int], order: str, fresh_share: float
+    ) -> list[Claimed]:
+        """Due entries that are not held, with undamaged bodies, to be sent next."""
+        taken = list(exclude)
+        found = await self._read(lambda engine: engine.fetch(count, taken, order, fresh_share))
+        sound = [entry for entry in found if entry.crc == body_crc(entry.seq, entry.body)]
+        if len(sound) < len(found):
+            for entry in found:
+                if entry.crc != body_crc(entry.seq, entry.body):
+                    await self.set_aside_damaged(entry.seq, "the body failed its checksum")
+        return sound
+
+    async def set_aside_damaged(self, seq: int, detail: str) -> None:
+        """A row failed its checksum: count it, keep its remains apart, go on."""
+        await self._change(lambda engine: engine.set_aside_damaged(seq, detail))
+        self.damage = await self._read(Engine.damage)
+        self.on_damage(seq, detail)
+
+    async def forget_spool(self, file_keys: Sequence[str]) -> None:
+        """These files are gone from the spool for certain."""
+        keys = list(file_keys)
+        await self._change(lambda engine: engine.forget_spool(keys))
+        for key in keys:
+            self.spool_progress.pop(key, None)
+
+    async def recover_sending(self) -> int:
+        """At start: what was in flight at a crash may have arrived. How many."""
+        return await self._change(Engine.recover_sending)
+
+    async def retry(self, id: str) -> Entry:
+        """A dead letter becomes pending again. Raises UnknownId."""
+        entry = await self._change(lambda engine: engine.retry(id))
+        self.on_arrival()
+        return entry
+
+    async def hold_entry(self, id: str) -> Entry:
+        """Keep a pending entry back. Raises UnknownId."""
+        return await self._change(lambda engine: engine.hold_entry(id))
+
+    async def release_entry(self, id: str) -> Entry:
+        """Let a held entry go. Raises UnknownId."""
+        entry = await self._change(lambda engine: engine.release_entry(id))
+        self.on_arrival()
+        return entry
+
+    async def drop(self, id: str) -> Entry:
+        """Remove an entry for good; returns it as it was. Raises UnknownId."""
+        return await self._change(lambda engine: engine.drop(id))
+
+    async def set_destination_hold(self, hold: DestinationHold | None) -> None:
+        """Set or lift the operator's hold; it outlives a restart."""
+        await self._change(lambda engine: engine.set_destination_hold(hold))
+        self.destination_hold = hold
+
+    def set_windows(self, key_window_s: float, repeat_window_s: float) -> None:
+        """New dedup windows, from the next commit on."""
+        self._engine.set_windows(key_window_s, repeat_window_s)
+
+    # --- reading ---
+
+    async def read(self, look: Callable[[sqlite3.Connection], T]) -> T:
+        """A short read (a few ms) between commits; a long scan is many of them."""
+        return await self._read(lambda engine: look(engine.connection))
+
+    async def get(self, id: str) -> Entry:
+        """The entry with this id. Raises UnknownId."""
+        return await self._read(lambda engine: engine.get(id))
+
+    async def page(self, where: EntryFilter, cursor: str | None, limit: int) -> Page:
+        """A page of a listing, newest first, in steps between which others commit.
+
+        Raises:
+            ValueError: the cursor is none that a listing gave.
+        """
+        before = parse_cursor(cursor)
+        found: list[Entry] = []
+        while True:
+            wanted, position = limit - len(found), before
+            step = await self.read(lambda c, w=wanted, p=position: query.list_step(c, where, p, w))  # type: ignore[misc]
+            found += step.entries
+            if step.before_seq is None or len(found) == limit:
+                more = step.before_seq is not None
+                return Page(found, str(step.before_seq) if more else None)
+            before = step.before_seq
+
+    async def next_due_at(self) -> int | None:
+        """The earliest due time of an entry that waits for its own backoff."""
+        return await self.read(lambda c: query.next_due_at(c, 0))
+
+    async def expired(self, limit: int) -> list[int]:
+        """Pending entries whose ttl ran out."""
+        now = self._engine.clock.wall_ms()
+        return await self.read(lambda c: query.expired(c, now, limit))
+
+    async def refresh(self) -> None:
+        """Look again at what is kept in memory but cannot be counted along."""
+        self.oldest_pending_at = await self._read(Engine.oldest_pending_at)
+
+    # --- upkeep ---
+
+    async def prune(self, after_seq: int, window: int, ended_before: int) -> tuple[int | None, int]:
+        """One step; see `store.prune`."""
+        return await self._change(lambda engine: engine.prune(after_seq, window, ended_before))
+
+    async def prune_dedup(self, limit: int) -> int:
+        """Forget ended dedup windows, a step."""
+        return await self._change(lambda engine: engine.prune_dedup(limit))
+
+    async def checkpoint(self) -> None:
+        """Empty the log, when idle."""
+        await self._read(lambda engine: self._writer.checkpoint())
+
+    async def give_back(self) -> None:
+        """Return some free pages to the file system when there are many."""
+
+        def step(engine: Engine) -> None:
+            free, pages = engine.free_pages()
+            if free > 1024 and free * 4 > pages:
+                engine.give_back(256)
+
+        await self._read(step)
+
+    def bytes_on_disk(self) -> int:
+        """The database and its log, in bytes."""
+        return self._engine.bytes_on_disk()
+
+    def wal_bytes(self) -> int:
+        """The log alone, in bytes."""
+        return self._engine.wal_bytes()
+
+    def free_bytes(self) -> int:
+        """Room left on the outbox's disk, in bytes."""
+        return free_bytes(os.path.dirname(os.path.abspath(self.path)))
+
+    def stuck_s(self) -> float:
+        """For how long the writer has been at one piece of work; 0 when idle."""
+        return perf_counter() - self._writer.progress_at if self._writer.busy else 0.0
+
+
+def _nothing(*_: object) -> None:
+    """No one listens."""

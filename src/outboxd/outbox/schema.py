@@ -1,0 +1,128 @@
+"""The outbox's tables, and how a file gets from one version to the next.
+
+Definitions alone; nothing here reads or writes an entry. The rules that the
+code keeps stand here a second time as CHECK constraints, so that a bug meets
+the database before it meets a customer.
+
+Why the body has a table of its own: settling an entry rewrites the page that
+its row is on. Without bodies some 25 rows share a page, so that settling costs
+a fraction of the bytes, and a listing reads a fraction of the pages.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlite_utils.migrations import Migrations
+
+if TYPE_CHECKING:
+    from sqlite_utils.db import Database
+
+# Stands in the file's header, so that somebody else's database is not taken
+# for an outbox: "outb" in ASCII.
+APPLICATION_ID = 0x6F757462
+
+migrations = Migrations("outboxd")
+
+ENTRIES = """
+CREATE TABLE entries (
+    seq INTEGER PRIMARY KEY,            -- order of receipt
+    id TEXT NOT NULL,                   -- UUIDv7, the receipt's id
+    state TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'dead')),
+    held INTEGER NOT NULL CHECK (held IN (0, 1)),
+    due_at INTEGER NOT NULL,            -- the earliest next claim; 0: at once
+    received_at INTEGER NOT NULL,
+    occurred_at INTEGER,                -- as the producer gave it
+    expires_at INTEGER,
+    ended_at INTEGER,                   -- delivered or died
+    event_type TEXT NOT NULL,
+    severity TEXT NOT NULL CHECK (severity IN ('information', 'warning', 'error')),
+    scope TEXT NOT NULL,                -- JSON as sent, '' for none
+    source TEXT NOT NULL CHECK (source IN ('socket', 'batch', 'spool', 'agent')),
+    dedup_key TEXT,
+    repeats INTEGER NOT NULL CHECK (repeats >= 0),
+    last_occurred_at INTEGER,
+    attempt_count INTEGER NOT NULL CHECK (attempt_count >= 0),
+    spent INTEGER NOT NULL CHECK (spent BETWEEN 0 AND attempt_count),
+    possible_duplicate INTEGER NOT NULL CHECK (possible_duplicate IN (0, 1)),
+    dead_reason TEXT CHECK (dead_reason IN ('rejected', 'exhausted', 'expired')),
+    attempts TEXT NOT NULL,             -- JSON [[at, duration_ms, outcome, status, error]...]
+    head_crc INTEGER NOT NULL,          -- CRC-32 of what never changes, see checksums.py
+    state_crc INTEGER NOT NULL,         -- CRC-32 of what a settlement changes
+    CHECK ((state = 'dead') = (dead_reason IS NOT NULL)),
+    CHECK ((state = 'pending') = (ended_at IS NULL))
+)
+"""
+
+INDEXES = (
+    "CREATE UNIQUE INDEX entries_id ON entries (id)",
+    # What can be claimed. Most entries are due at once (0), so that a clock
+    # that jumps moves none of them.
+    "CREATE INDEX entries_due ON entries (due_at, seq) WHERE state = 'pending' AND held = 0",
+    "CREATE INDEX entries_held ON entries (seq) WHERE held = 1",
+    "CREATE INDEX entries_dead ON entries (seq) WHERE state = 'dead'",
+    "CREATE INDEX entries_expiring ON entries (expires_at)"
+    " WHERE state = 'pending' AND expires_at IS NOT NULL",
+)
+
+BODIES = """
+CREATE TABLE bodies (
+    seq INTEGER PRIMARY KEY,            -- its entry's
+    body TEXT NOT NULL,                 -- the wire body, without stamps
+    crc INTEGER NOT NULL                -- CRC-32 of seq and body
+)
+"""
+
+DEDUP = """
+CREATE TABLE dedup (
+    key TEXT PRIMARY KEY,               -- 'k:' the producer's key, 'r:' a body's hash
+    seq INTEGER NOT NULL,               -- the first event's entry
+    id TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,        -- the end of the dedup window
+    crc INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+
+SPOOL_PROGRESS = """
+CREATE TABLE spool_progress (
+    file_key TEXT PRIMARY KEY,          -- a spool file whose unlink is not yet certain
+    lines_done INTEGER NOT NULL CHECK (lines_done >= 0)
+) WITHOUT ROWID
+"""
+
+META = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,               -- see store.py for the keys there are
+    value TEXT NOT NULL,
+    crc INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+
+DAMAGED = """
+CREATE TABLE damaged (                  -- rows that failed their checksum, kept for a person to see
+    seq INTEGER,
+    found_at INTEGER NOT NULL,
+    detail TEXT NOT NULL,
+    raw BLOB
+)
+"""
+
+
+@migrations(name="0001_entries")
+def _create(db: Database) -> None:
+    for statement in (
+        ENTRIES,
+        *INDEXES,
+        BODIES,
+        DEDUP,
+        "CREATE INDEX dedup_expiring ON dedup (expires_at)",
+        SPOOL_PROGRESS,
+        META,
+        DAMAGED,
+    ):
+        db.execute(statement)
+
+
+def known_migrations() -> set[str]:
+    """The names of all migrations that this version knows."""
+    return {migration.name for migration in migrations._migrations}

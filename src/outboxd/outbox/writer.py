@@ -1,0 +1,293 @@
+"""The thread that owns the outbox, and group commit.
+
+All who wait while one commit is under way share the next: no fixed delay when
+idle, one sync for many when busy. Reads run between commits, one at a time, so
+that neither waits long for the other. Nothing else may touch the engine while
+the thread runs.
+
+What happens when the disk is full is decided here: intake is refused, outcomes
+of requests that were made are written with the ballast's room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Sequence
+from queue import Empty, SimpleQueue
+from time import perf_counter
+from typing import Any, Generic, TypeVar
+
+from outboxd.errors import OutboxdError
+from outboxd.outbox.ballast import Ballast
+from outboxd.outbox.connection import Trouble, classify, translate
+from outboxd.outbox.engine import WAL_BYTES_MAX, Engine
+from outboxd.outbox.model import Incoming, Receipt, Settlement, SpoolMark
+
+T = TypeVar("T")
+
+# One transaction takes at most so many operations, which bounds how long the
+# first of them waits for the last.
+OPERATIONS_MAX = 256
+
+
+class Operation(Generic[T]):
+    """Something to do in a transaction, and who waits for it."""
+
+    # Whether it may be refused on a full disk; what is not intake may use the ballast.
+    is_intake = False
+    rows = 1
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[T]) -> None:
+        self.future = future
+
+    def apply(self, engine: Engine) -> T:
+        raise NotImplementedError
+
+
+class Accept(Operation[list[Receipt]]):
+    """Keep events."""
+
+    is_intake = True
+    __slots__ = ("items", "mark")
+
+    def __init__(
+        self,
+        future: asyncio.Future[list[Receipt]],
+        items: Sequence[Incoming],
+        mark: SpoolMark | None,
+    ) -> None:
+        super().__init__(future)
+        self.items = items
+        self.mark = mark
+
+    def apply(self, engine: Engine) -> list[Receipt]:
+        receipts = engine.accept(self.items)
+        if self.mark is not None:
+            engine.mark_spool(self.mark)
+        return receipts
+
+
+class Exchange(Operation[None]):
+    """Settle outcomes and record what is in flight."""
+
+    __slots__ = ("sending", "settlements")
+
+    def __init__(
+        self,
+        future: asyncio.Future[None],
+        settlements: Sequence[Settlement],
+        sending: Collection[int],
+    ) -> None:
+        super().__init__(future)
+        self.settlements = settlements
+        self.sending = sending
+
+    def apply(self, engine: Engine) -> None:
+        if self.settlements:
+            engine.settle(self.settlements)
+        engine.set_sending(self.sending)
+
+
+class Change(Operation[T]):
+    """Any other verb."""
+
+    __slots__ = ("verb",)
+
+    def __init__(self, future: asyncio.Future[T], verb: Callable[[Engine], T]) -> None:
+        super().__init__(future)
+        self.verb = verb
+
+    def apply(self, engine: Engine) -> T:
+        return self.verb(engine)
+
+
+class Read(Generic[T]):
+    """A short read between commits."""
+
+    __slots__ = ("future", "verb")
+
+    def __init__(self, future: asyncio.Future[T], verb: Callable[[Engine], T]) -> None:
+        self.future = future
+        self.verb = verb
+
+
+class Writer:
+    """Runs operations against the engine, in the order in which they came."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ballast: Ballast,
+        loop: asyncio.AbstractEventLoop,
+        on_commit: Callable[[list[Operation[Any]], float], None],
+        on_fatal: Callable[[OutboxdError], None],
+    ) -> None:
+        """`on_commit(operations, duration_s)` and `on_fatal(error)` run on the loop."""
+        self._engine = engine
+        self._ballast = ballast
+        self._loop = loop
+        self._on_commit = on_commit
+        self._on_fatal = on_fatal
+        self._queue: SimpleQueue[Operation[Any] | Read[Any] | None] = SimpleQueue()
+        self._fatal: OutboxdError | None = None
+        self.progress_at = perf_counter()
+        self.busy = False
+        self._thread = threading.Thread(target=self._run, name="outbox-writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, work: Operation[Any] | Read[Any]) -> None:
+        """Hand work in; its future gets the result or an OutboxdError."""
+        self._queue.put(work)
+
+    async def stop(self) -> None:
+        """Finish what was handed in, and end the thread."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # --- on the thread ---
+
+    def _run(self) -> None:
+        while True:
+            self.busy = False
+            work = self._queue.get()
+            self.busy, self.progress_at = True, perf_counter()
+            operations: list[Operation[Any]] = []
+            read: Read[Any] | None = None
+            while work is not None:
+                if isinstance(work, Read):
+                    read = work
+                    break
+                operations.append(work)
+                if len(operations) == OPERATIONS_MAX:
+                    break
+                try:
+                    work = self._queue.get_nowait()
+                except Empty:
+                    break
+            if operations:
+                self._write(operations)
+            if read is not None:
+                self._read(read)
+            if work is None:
+                return
+
+    def _read(self, read: Read[Any]) -> None:
+        try:
+            result = read.verb(self._engine)
+        except sqlite3.Error as error:
+            self._post(_fail, [read.future], self._judge(error))
+        except Exception as error:
+            self._post(_fail, [read.future], error)
+        else:
+            self._post(_succeed, [read.future], [result])
+
+    def _write(self, operations: list[Operation[Any]]) -> None:
+        if self._fatal is not None:
+            self._post(_fail, [op.future for op in operations], self._fatal)
+            return
+        started = perf_counter()
+        try:
+            results = self._transact(operations)
+        except sqlite3.Error as error:
+            if classify(error) is Trouble.FULL:
+                self._write_on_full_disk(operations, error)
+            elif classify(error) is Trouble.BUG:
+                self._write_singly(operations, error)
+            else:
+                self._post(_fail, [op.future for op in operations], self._judge(error))
+        except Exception as error:
+            self._write_singly(operations, error)
+        else:
+            self._post(self._finish, operations, results, perf_counter() - started)
+            self._tidy()
+
+    def _transact(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        engine = self._engine
+        try:
+            engine.begin()
+            results = [operation.apply(engine) for operation in operations]
+            engine.commit()
+        except BaseException:
+            engine.rollback()
+            raise
+        return results
+
+    def _write_on_full_disk(self, operations: list[Operation[Any]], error: sqlite3.Error) -> None:
+        intake = [op for op in operations if op.is_intake]
+        others = [op for op in operations if not op.is_intake]
+        refusal = translate(error, self._engine.path)
+        if intake:
+            self._post(_fail, [op.future for op in intake], refusal)
+            if others:
+                self._write(others)
+            return
+        if self._ballast.release():
+            self._write(others)
+            return
+        self._post(_fail, [op.future for op in others], refusal)
+
+    def _write_singly(self, operations: list[Operation[Any]], error: Exception) -> None:
+        """One of them failed by itself: it must not take the others with it."""
+        if len(operations) == 1:
+            if isinstance(error, sqlite3.Error):
+                error = translate(error, self._engine.path)
+            self._post(_fail, [operations[0].future], error)
+            return
+        for operation in operations:
+            self._write([operation])
+
+    def _judge(self, error: sqlite3.Error) -> OutboxdError:
+        """After a failed write or sync, or damage, nothing is tried again."""
+        judged = translate(error, self._engine.path)
+        if classify(error) in (Trouble.FATAL, Trouble.DAMAGED) and self._fatal is None:
+            self._fatal = judged
+            self._post(self._on_fatal, judged)
+        return judged
+
+    def _tidy(self) -> None:
+        """Keep the log small: explicitly, so that a failure is seen."""
+        if self._engine.wal_bytes() < WAL_BYTES_MAX:
+            return
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Empty the log; on this thread only. A full disk is waited out."""
+        try:
+            self._engine.checkpoint()
+        except sqlite3.Error as error:
+            if classify(error) is not Trouble.FULL:
+                self._judge(error)
+            elif self._ballast.release():
+                self.checkpoint()
+
+    def _post(self, call: Callable[..., None], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            return  # the loop is closed: nobody waits any more
+
+    # --- on the loop ---
+
+    def _finish(
+        self, operations: list[Operation[Any]], results: list[Any], duration_s: float
+    ) -> None:
+        self._on_commit(operations, duration_s)
+        _succeed([op.future for op in operations], results)
+
+
+def _succeed(futures: Sequence[asyncio.Future[Any]], results: Sequence[Any]) -> None:
+    for future, result in zip(futures, results, strict=True):
+        if not future.done():
+            future.set_result(result)
+
+
+def _fail(futures: Sequence[asyncio.Future[Any]], error: BaseException) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
