@@ -1,0 +1,51 @@
+"""Where files lie when the configuration does not say.
+
+systemd hands a service its directories in the environment; a person's own are
+those of the XDG base directories. Nothing here makes a directory or looks at
+one.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONFIG_PATH = "/etc/outboxd/config.toml"
+CREDENTIAL = "komodor-api-key"
+
+
+def state_dir(environ: Mapping[str, str] = os.environ) -> str:
+    """Where the outbox and the spool are: must outlive a restart of the machine."""
+    given = _first(environ.get("STATE_DIRECTORY"))
+    if given:
+        return given
+    base = environ.get("XDG_STATE_HOME") or os.path.join(_home(environ), ".local", "state")
+    return os.path.join(base, "outboxd")
+
+
+def runtime_dir(environ: Mapping[str, str] = os.environ) -> str:
+    """Where the socket is."""
+    given = _first(environ.get("RUNTIME_DIRECTORY"))
+    if given:
+        return given
+    base = environ.get("XDG_RUNTIME_DIR")
+    return os.path.join(base, "outboxd") if base else state_dir(environ)
+
+
+def credential_path(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Where systemd's LoadCredential puts the API key; None outside of such a service."""
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    return os.path.join(directory, CREDENTIAL) if directory else None
+
+
+def _first(directories: str | None) -> str | None:
+    """systemd joins several directories with colons; the first one is ours."""
+    return directories.split(":", 1)[0] if directories else None
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    # A cron daemon sets HOME; what has none at all (a bare container) gets the current user's.
+    return environ.get("HOME") or os.path.expanduser("~")
