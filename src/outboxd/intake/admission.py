@@ -1,0 +1,145 @@
+"""Whether events are taken now, and if not, for how long.
+
+Two limits: the backlog (`[outbox] events_max`, a high and a low watermark) and
+the free disk (`[outbox] disk_free_min`). The decision is arithmetic on counts
+that lie in memory; the disk is asked at most once a second. It must never let
+the backlog exceed its limit, however many producers come at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from outboxd.clock import Clock
+from outboxd.errors import DiskShort, OutboxFull, Refused
+from outboxd.outbox.model import Counts
+
+SAMPLE_S = 1.0
+RETRY_AFTER_MAX_S = 300
+DISK_RETRY_AFTER_S = 30
+RATE_WINDOW_S = 30.0  # how far back the drain rate remembers, roughly
+
+
+class IntakeState(NamedTuple):
+    """What `GET /v1/status` says of the intake."""
+
+    accepting: bool
+    reason: str | None
+
+
+class Admission:
+    """Decides for each event; `reserve`, accept, `release`."""
+
+    def __init__(
+        self,
+        counts: Callable[[], Counts],
+        free_bytes: Callable[[], int],
+        clock: Clock,
+        events_max: int,
+        disk_free_min: int,
+    ) -> None:
+        self._counts = counts
+        self._free_bytes = free_bytes
+        self._clock = clock
+        self._events_max = events_max  # 0: no limit
+        self._disk_free_min = disk_free_min
+        self._reserved = 0
+        self._accepted = 0  # since the last sample
+        self._full = False
+        self._disk_short = False
+        self._commit_failed_until_s = 0.0
+        self._sampled_at_s = -math.inf
+        self._pending_at_sample = 0
+        self.free_disk_bytes = 0
+        self.drain_rate: float | None = None  # entries a second that leave; None: not known yet
+        self._sample(clock.monotonic_s())
+
+    def reserve(self, wanted: int) -> int:
+        """How many of `wanted` events may be handed to the outbox now, at least
+        one; give them back with `release`. Raises OutboxFull or DiskShort."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._sampled_at_s >= SAMPLE_S:
+            self._sample(now_s)
+        if self._disk_short or now_s < self._commit_failed_until_s:
+            raise self._disk_refusal()
+        if not self._events_max:
+            self._reserved += wanted
+            return wanted
+        pending = self._counts().pending
+        if self._full:
+            self._full = pending > self._events_max * 9 // 10
+        elif pending >= self._events_max:
+            self._full = True
+        room = self._events_max - pending - self._reserved
+        if self._full or room <= 0:
+            raise self._full_refusal(pending)
+        granted = min(wanted, room)
+        self._reserved += granted
+        return granted
+
+    def release(self, granted: int, accepted: int) -> None:
+        """The outbox answered: so many of those reserved became entries."""
+        self._reserved -= granted
+        self._accepted += accepted
+
+    def commit_failed(self) -> None:
+        """A commit found the disk full though the sample did not: wait a little."""
+        self._commit_failed_until_s = self._clock.monotonic_s() + SAMPLE_S
+
+    def refusal(self) -> Refused | None:
+        """Why an event would be refused now; None where it would be taken."""
+        try:
+            self.release(self.reserve(1), 0)
+        except Refused as refusal:
+            return refusal
+        return None
+
+    def state(self) -> IntakeState:
+        """For status and readiness."""
+        refusal = self.refusal()
+        return IntakeState(refusal is None, None if refusal is None else refusal.message)
+
+    def set_limits(self, events_max: int, disk_free_min: int) -> None:
+        """New limits, after a reload of the configuration."""
+        self._events_max = events_max
+        self._disk_free_min = disk_free_min
+        self._full = False
+        self._sampled_at_s = -math.inf
+
+    def _sample(self, now_s: float) -> None:
+        elapsed_s = now_s - self._sampled_at_s
+        pending = self._counts().pending
+        if math.isfinite(elapsed_s):
+            left = max(0, self._pending_at_sample + self._accepted - pending)
+            weight = 1 - math.exp(-elapsed_s / RATE_WINDOW_S)
+            rate = left / elapsed_s
+            known = self.drain_rate
+            self.drain_rate = rate if known is None else known + weight * (rate - known)
+        self._sampled_at_s = now_s
+        self._pending_at_sample = pending
+        self._accepted = 0
+        self.free_disk_bytes = self._free_bytes()
+        self._disk_short = self.free_disk_bytes < self._disk_free_min
+
+    def _full_refusal(self, pending: int) -> OutboxFull:
+        low = self._events_max * 9 // 10
+        retry_after_s = 1
+        if self._full:
+            rate = self.drain_rate or 0.0
+            estimate_s = (pending - low) / rate if rate > 0 else math.inf
+            retry_after_s = max(1, math.ceil(min(RETRY_AFTER_MAX_S, estimate_s)))
+        return OutboxFull(
+            f"the outbox is full: {pending} events wait, {self._events_max} may",
+            f"events are taken again below {low + 1} waiting; `outboxd status` tells why they wait",
+            retry_after_s,
+        )
+
+    def _disk_refusal(self) -> DiskShort:
+        return DiskShort(
+            f"the disk is short: {self.free_disk_bytes} bytes are free, "
+            f"{self._disk_free_min} must stay free",
+            "make room on the outbox's file system; intake resumes by itself",
+            DISK_RETRY_AFTER_S,
+        )

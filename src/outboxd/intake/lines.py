@@ -1,0 +1,52 @@
+"""Cutting a stream into lines, with a limit on the line and on what is kept.
+
+Pure: bytes go in, portions of lines come out. A line over the limit becomes
+None and its bytes are thrown away, so that memory stays bounded whatever comes.
+"""
+
+from __future__ import annotations
+
+PORTION_LINES = 500
+PORTION_BYTES = 1024 * 1024
+
+
+class LineCutter:
+    """Feed bytes, take lines. The end of line is a newline; a last line may lack it."""
+
+    def __init__(self, line_bytes_max: int) -> None:
+        self._line_bytes_max = line_bytes_max
+        self._parts: list[bytes] = []  # of the line that has begun
+        self._size = 0
+        self._too_long = False
+
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """The lines that `data` completes."""
+        *ended, rest = data.split(b"\n")
+        lines: list[bytes | None] = []
+        if ended:
+            self._grow(ended[0])
+            lines.append(self._take())
+            limit = self._line_bytes_max
+            lines += [line if len(line) <= limit else None for line in ended[1:]]
+        self._grow(rest)
+        return lines
+
+    def end(self) -> list[bytes | None]:
+        """The last line, where it had no newline."""
+        return [self._take()] if self._size else []
+
+    def _grow(self, part: bytes) -> None:
+        self._size += len(part)
+        # One byte more is allowed for the carriage return of a foreign line end.
+        if self._size > self._line_bytes_max + 1:
+            self._too_long = True
+            self._parts.clear()
+        elif part:
+            self._parts.append(part)
+
+    def _take(self) -> bytes | None:
+        line = None if self._too_long else b"".join(self._parts).removesuffix(b"\r")
+        self._parts.clear()
+        self._size = 0
+        self._too_long = False
+        return line
