@@ -1,0 +1,211 @@
+"""What an answer means: one pure table from status or fault to an outcome.
+
+It never reads a clock, sleeps, logs or knows of httpx: the transport turns
+foreign exceptions into a `Fault`, and everything behind it speaks these words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import NamedTuple
+
+from outboxd.delivery.retry_after import wait_s
+from outboxd.outbox.model import Outcome
+
+
+class Fault(StrEnum):
+    """Why there is no answer. The first group ended before the request could leave."""
+
+    DNS = "dns"  # the name does not resolve
+    CONNECT = "connect"  # refused, unreachable, no route, or too many open files here
+    CONNECT_TIMEOUT = "connectTimeout"  # name, connection and TLS took too long together
+    CERTIFICATE = "certificate"  # the server's certificate does not verify
+    CLIENT_CERTIFICATE = "clientCertificate"  # the server wants another one of ours, or one at all
+    TLS = "tls"  # the handshake failed in another way
+    PROXY = "proxy"  # the proxy cannot be reached or will not connect us
+    PROXY_AUTH = "proxyAuth"  # the proxy wants (other) credentials
+
+    # From here on the request may have arrived.
+    LOST = "lost"  # the connection ended before the whole head of an answer came
+    GARBAGE = "garbage"  # what came back is not HTTP
+    TIMEOUT = "timeout"  # no answer within request_timeout
+
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class Answer(NamedTuple):
+    """What came of one request: an answer's head and start, or a fault."""
+
+    status: int | None = None
+    headers: Mapping[str, str] = _NO_HEADERS  # looked up with lower-case names
+    body_start: bytes = b""  # at most BODY_START_BYTES
+    fault: Fault | None = None
+    fault_text: str = ""  # what the fault says of itself, for the operator
+    sent: bool = True  # whether any byte of the request may have left
+    duration_ms: int = 0
+
+
+class Verdict(NamedTuple):
+    """What the answer means for the event and for the destination."""
+
+    outcome: Outcome
+    status: int | None = None
+    error: str | None = None  # what happened, in one line
+    hint: str | None = None  # what the operator should do, if anything
+    may_have_arrived: bool = False  # its next delivery is a possible duplicate
+    retry_after_s: float | None = None  # throttled: how long; None: as the breaker waits
+
+
+BODY_START_BYTES = 2048
+_ERROR_CHARS = 200
+
+_CHECK_KEY = (
+    "put a valid key in the file that [komodor] api_key_file names; "
+    "delivery goes on by itself when the file changes"
+)
+_CHECK_ENDPOINT = "check [komodor] endpoint: it is the whole URL, with its path"
+_CHECK_LATER = "nothing: it is tried again by itself"
+_CHECK_CERTIFICATE = (
+    "check the clock of this host, [komodor] endpoint, and [komodor] ca_file "
+    "if a proxy or the endpoint has a certificate of your own"
+)
+_CHECK_CLIENT_CERTIFICATE = "check [komodor] client_cert and client_key"
+_CHECK_PROXY = "check [komodor] proxy, or http_proxy and https_proxy in the agent's environment"
+
+# What only a person can mend: everything is kept and nothing is spent.
+_HOLDS: dict[int, str] = {
+    401: f"the API key is refused: {_CHECK_KEY}",
+    402: "the account does not pay for this: ask the owner of the Komodor account",
+    403: f"the API key may not do this: {_CHECK_KEY}",
+    404: _CHECK_ENDPOINT,
+    405: _CHECK_ENDPOINT,
+    407: f"the proxy wants credentials: {_CHECK_PROXY}",
+}
+_UNAVAILABLE = frozenset({408, 425})
+
+_FAULTS: dict[Fault, tuple[Outcome, str, str]] = {
+    Fault.DNS: (Outcome.UNAVAILABLE, "the name does not resolve", _CHECK_LATER),
+    Fault.CONNECT: (Outcome.UNAVAILABLE, "no connection", _CHECK_LATER),
+    Fault.CONNECT_TIMEOUT: (
+        Outcome.UNAVAILABLE,
+        "no connection within connect_timeout",
+        _CHECK_LATER,
+    ),
+    Fault.CERTIFICATE: (Outcome.HOLD, "the certificate does not verify", _CHECK_CERTIFICATE),
+    Fault.CLIENT_CERTIFICATE: (
+        Outcome.HOLD,
+        "the server does not take our certificate",
+        _CHECK_CLIENT_CERTIFICATE,
+    ),
+    Fault.TLS: (Outcome.UNAVAILABLE, "the TLS handshake failed", _CHECK_ENDPOINT),
+    Fault.PROXY: (Outcome.UNAVAILABLE, "the proxy does not connect us", _CHECK_PROXY),
+    Fault.PROXY_AUTH: (Outcome.HOLD, "the proxy refuses our credentials", _CHECK_PROXY),
+    Fault.LOST: (
+        Outcome.UNAVAILABLE,
+        "the connection ended before the answer: the event may have arrived",
+        _CHECK_LATER,
+    ),
+    Fault.GARBAGE: (Outcome.UNAVAILABLE, "the answer is not HTTP", _CHECK_ENDPOINT),
+    Fault.TIMEOUT: (
+        Outcome.UNAVAILABLE,
+        "no answer within request_timeout: the event may have arrived",
+        _CHECK_LATER,
+    ),
+}
+
+
+def decide(answer: Answer, now_ms: int, retry_after_max_s: float) -> Verdict:
+    """What the answer means. `now_ms` serves a Retry-After with a date alone."""
+    status = answer.status
+    if answer.fault is not None or status is None:
+        return _of_fault(answer)
+    if 200 <= status <= 299:
+        return _of_success(answer, status)
+    if status in (429, 503):
+        wait = wait_s(
+            answer.headers.get("retry-after"), answer.headers.get("date"), now_ms, retry_after_max_s
+        )
+        if status == 429 or wait is not None:
+            return Verdict(
+                Outcome.THROTTLED, status, _described(answer, status), _CHECK_LATER, False, wait
+            )
+    return _of_error_status(answer, status)
+
+
+def is_html_page(answer: Answer) -> bool:
+    """Whether the body is a page for a browser: what a captive portal answers.
+
+    An empty body is no page whatever its type says, and neither is JSON: small
+    web frameworks call everything text/html.
+    """
+    body = answer.body_start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not body or body[:1] in b"{[":
+        return False
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml"):
+        return True
+    if body[:1] != b"<":
+        return False
+    start = body[:1024].lower()
+    return start.startswith((b"<!doctype html", b"<head", b"<script", b"<meta", b"<body")) or (
+        b"<html" in start
+    )
+
+
+def _of_success(answer: Answer, status: int) -> Verdict:
+    if not is_html_page(answer):
+        return Verdict(Outcome.DELIVERED, status)
+    return Verdict(
+        Outcome.UNAVAILABLE,
+        status,
+        f"{status} with an HTML page: something else answers in Komodor's place",
+        "a captive portal? sign in to the network; or " + _CHECK_ENDPOINT,
+    )
+
+
+def _of_error_status(answer: Answer, status: int) -> Verdict:
+    error = _described(answer, status)
+    if status in _HOLDS:
+        return Verdict(Outcome.HOLD, status, error, _HOLDS[status])
+    if 300 <= status <= 399:
+        target = _one_line(answer.headers.get("location", ""))
+        where = f"redirected to {target}" if target else error
+        hint = f"redirects are never followed: {_CHECK_ENDPOINT}"
+        return Verdict(Outcome.HOLD, status, f"{_named(status)}: {where}", hint)
+    if 400 <= status <= 499 and status not in _UNAVAILABLE:
+        hint = "Komodor refuses this event itself: correct what sends it"
+        return Verdict(Outcome.REJECTED, status, error, hint)
+    # An interim answer (1xx) in place of a final one says nothing of the event.
+    return Verdict(Outcome.UNAVAILABLE, status, error, _CHECK_LATER, may_have_arrived=status < 200)
+
+
+def _of_fault(answer: Answer) -> Verdict:
+    fault = answer.fault or Fault.LOST
+    outcome, what, hint = _FAULTS[fault]
+    said = _one_line(answer.fault_text)
+    error = f"{what} ({said})" if said else what
+    return Verdict(outcome, None, error, hint, may_have_arrived=answer.sent)
+
+
+def _described(answer: Answer, status: int) -> str:
+    """The status with its name and the start of what the answer says."""
+    said = _one_line(answer.body_start.decode("utf-8", "replace"))
+    return f"{_named(status)}: {said}" if said else _named(status)
+
+
+def _named(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _one_line(text: str) -> str:
+    """Fit for a log line and a terminal: no control characters, and short."""
+    words = " ".join(text.split())
+    clean = "".join(c if c.isprintable() else "\ufffd" for c in words[: _ERROR_CHARS + 1])
+    return clean if len(clean) <= _ERROR_CHARS else clean[: _ERROR_CHARS - 1] + "…"

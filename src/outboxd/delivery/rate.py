@@ -1,0 +1,166 @@
+"""How many requests may start in a second: a token bucket with two bounds.
+
+One bound is the operator's `rate_max`; the other is learned from answers that
+throttle. Permits alone cannot find it: against a quick server one request in
+flight may already be too many a second, and each refusal stalls the whole
+destination for as long as Retry-After says. So the learned ceiling falls to a
+little below what was accepted, stays there for long, and then probes upward
+the faster the longer nothing objects (the cubic of TCP's congestion control).
+
+Pure: the time is an argument. It never sleeps and knows no event.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+_DEPTH = 0.05  # the ceiling starts this much below its plateau
+_MARGIN = 0.98  # the plateau lies this much below the estimate of what is accepted
+_PLATEAU_FIRST_S = 10.0  # time to reach the plateau, doubled when an estimate holds
+_PLATEAU_MAX_S = 60.0
+_MATURE_S = 10.0  # a rate that was kept up so long is itself the estimate
+_FORGET_S = 600.0  # without a throttle and without need of the ceiling
+
+_EXPLORE_AFTER_S = 3.0
+_EXPLORE_STEP_S = 2.0
+_EXPLORE_FACTOR = 1.4
+
+_BURST_S = 0.02  # what a late wake-up of the event loop may make up for
+_BOUND_S = 0.05  # a token taken so soon after it was ready was waited for
+_RATE_MIN = 0.2
+_ESTIMATE_MIN = 2.0
+_WINDOW_S = 1.0
+
+
+class Rate:
+    """The pace of one destination."""
+
+    def __init__(self, rate_max: int) -> None:
+        self._rate_max = float(rate_max) if rate_max > 0 else None
+        self._tokens = 1.0
+        self._filled_s: float | None = None
+        self._serial = 0
+        self._ceiling: _Ceiling | None = None
+        self._fresh_serial = 0  # requests below were sent before the last throttle counted
+        self._accepted_s: deque[float] = deque()  # the moments of the last second
+        self._accepted = 0  # since the last throttle
+        self._throttled_s = 0.0
+        self._began_s: float | None = None  # the first request since the last throttle
+
+    def per_second(self) -> float | None:
+        """The present bound; None if there is none."""
+        learned = None if self._ceiling is None else self._ceiling.rate()
+        if self._rate_max is None:
+            return learned
+        return self._rate_max if learned is None else min(learned, self._rate_max)
+
+    def ready_s(self, now_s: float) -> float:
+        """When the next request may start: `now_s` or later."""
+        rate = self.per_second()
+        if rate is None:
+            return now_s
+        missing = 1.0 - min(self._tokens_at(now_s, rate), self._burst(rate))
+        return now_s if missing <= 1e-9 else now_s + missing / rate
+
+    def take(self, now_s: float) -> int:
+        """A request starts; the number returned comes back if it is throttled."""
+        rate = self.per_second()
+        if rate is not None:
+            tokens = self._tokens_at(now_s, rate)
+            burst = self._burst(rate)
+            bound = tokens < burst + 1.0 + rate * _BOUND_S
+            self._tokens = max(min(tokens, burst) - 1.0, -burst)
+            self._learn_from_use(now_s, bound)
+        self._filled_s = now_s
+        if self._began_s is None:
+            self._began_s = now_s
+        self._serial += 1
+        return self._serial - 1
+
+    def accepted(self, now_s: float) -> None:
+        """The destination took a request."""
+        self._accepted += 1
+        self._accepted_s.append(now_s)
+        while now_s - self._accepted_s[0] > _WINDOW_S:
+            self._accepted_s.popleft()
+
+    def throttled(self, serial: int, now_s: float) -> None:
+        """The destination says that it is too much."""
+        if serial < self._fresh_serial:
+            return  # sent before we slowed down: the same pushback once more
+        self._fresh_serial = self._serial
+        while self._accepted_s and now_s - self._accepted_s[0] > _WINDOW_S:
+            self._accepted_s.popleft()
+        active_s = 0.0 if self._began_s is None else now_s - self._began_s
+        if self._ceiling is not None:
+            whole_s = max(now_s - self._throttled_s, 1e-3)
+            self._ceiling = self._ceiling.lowered(self._accepted / whole_s, active_s)
+        elif self._accepted_s:
+            # What one second took is right for a server that counts by the
+            # second; one that allows short bursts takes more or less than that.
+            weak = now_s - self._accepted_s[0] < 0.7 * _WINDOW_S
+            self._ceiling = _Ceiling(float(len(self._accepted_s)), explores=weak)
+        self._throttled_s = now_s
+        self._accepted = 0
+        self._began_s = None
+        self._tokens = 1.0
+
+    def _tokens_at(self, now_s: float, rate: float) -> float:
+        elapsed_s = 0.0 if self._filled_s is None else max(0.0, now_s - self._filled_s)
+        return self._tokens + elapsed_s * rate
+
+    def _burst(self, rate: float) -> float:
+        return max(1.0, rate * _BURST_S)
+
+    def _learn_from_use(self, now_s: float, bound: bool) -> None:
+        if self._ceiling is None:
+            return
+        if bound and self._began_s is not None and self._filled_s is not None:
+            self._ceiling.used(min(now_s - self._filled_s, 1.0 + 1.0 / self._ceiling.rate()))
+        elif not bound and now_s - self._throttled_s > _FORGET_S:
+            self._ceiling = None
+
+
+class _Ceiling:
+    """The learned bound: an estimate, and how far the time has grown past it."""
+
+    def __init__(
+        self, estimate: float, explores: bool = False, plateau_s: float = _PLATEAU_FIRST_S
+    ) -> None:
+        self._plateau = max(estimate, _ESTIMATE_MIN if explores else _RATE_MIN) * _MARGIN
+        self._plateau_s = plateau_s
+        # A first estimate from less than a second of sending may be far too
+        # low; then the bound climbs by steps until the next throttle.
+        self._explores = explores
+        self._steps = 0
+        self._used_s = 0.0  # for so long has the bound been what we waited for
+
+    def rate(self) -> float:
+        if self._explores:
+            return self._plateau * (1 - _DEPTH) * _EXPLORE_FACTOR**self._steps
+        offset = self._used_s / self._plateau_s - 1
+        return self._plateau * (1 + _DEPTH * offset**3)
+
+    def used(self, seconds: float) -> None:
+        self._used_s += seconds
+        step_s = _EXPLORE_AFTER_S if self._steps == 0 else _EXPLORE_STEP_S
+        if self._explores and self._used_s >= step_s:
+            self._steps += 1
+            self._used_s = 0.0
+
+    def lowered(self, accepted_rate: float, active_s: float) -> _Ceiling:
+        """The ceiling after a throttle at the present rate, which was in use for
+        `active_s`; `accepted_rate` is the mean since the last one, waits included."""
+        rate = self.rate()
+        if self._explores and self._steps > 0:
+            known_good = rate / _EXPLORE_FACTOR
+            return _Ceiling(known_good * 1.08, plateau_s=_PLATEAU_FIRST_S / 2)
+        if active_s >= _MATURE_S:
+            holds = 0.9 < rate / self._plateau < 1.1
+            longer_s = min(self._plateau_s * 2, _PLATEAU_MAX_S) if holds else _PLATEAU_FIRST_S
+            return _Ceiling(rate, plateau_s=longer_s)
+        # Soon: the rate is too high and the mean, with the wait in it, too low.
+        # The longer it was kept up, the more the mean is worth.
+        low = min(max(accepted_rate, rate * 0.25), rate)
+        trust = min(0.5, 1.0 / max(active_s, 1e-3))
+        return _Ceiling(low * (rate / low) ** trust, plateau_s=self._plateau_s)
