@@ -290,12 +290,11 @@ def parse(data: bytes, path: str) -> dict[str, Any]:
 def _unknown(
     source: str | None, label: str, name: str, known: tuple[str, ...], what: str
 ) -> ConfigError:
+    # The right key under the wrong section is a common slip.
+    homes = [section for section, keys in SECTIONS.items() if name in keys]
+    if homes and what == "key":
+        return ConfigError(f"{source}: unknown key {label}", f"it belongs to [{homes[0]}]")
     meant = nearest(name, known)
-    if meant is None and what == "key":
-        # The right key under the wrong section is a common slip.
-        homes = [section for section, keys in SECTIONS.items() if name in keys]
-        if homes:
-            return ConfigError(f"{source}: unknown key {label}", f"it belongs to [{homes[0]}]")
     hint = f'did you mean "{meant}"? ' if meant else ""
     return ConfigError(f"{source}: unknown {what} {label}", f"{hint}known are {', '.join(known)}")
 

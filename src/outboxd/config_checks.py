@@ -25,7 +25,8 @@ def check(config: Config) -> None:
     if group and not _has_group(group):
         raise _wrong(config, "intake", "socket_group", "there is no such group")
     if config.delivery.backoff_max_s < config.delivery.backoff_initial_s:
-        raise _wrong(config, "delivery", "backoff_max", "it is less than backoff_initial", "_s")
+        shown = f"{config.delivery.backoff_max_s:g}s"
+        raise _wrong(config, "delivery", "backoff_max", "backoff_initial is longer", shown)
     if config.http.listen:
         try:
             split_listen(config.http.listen)
@@ -50,7 +51,7 @@ def _check_endpoint(config: Config) -> None:
         raise _wrong(config, "komodor", "endpoint", "it is no https URL")
     if parts.username is not None or parts.fragment:
         why = "credentials and fragments have no place in it"
-        raise _wrong(config, "komodor", "endpoint", why, shown=_without_credentials(parts))
+        raise _wrong(config, "komodor", "endpoint", why, _without_credentials(parts))
     if not parts.path:
         raise _wrong(config, "komodor", "endpoint", "its path is missing, such as /mgmt/v1/events")
     allowed = config.komodor.allow_plain_http or is_loopback(parts.hostname or "")
@@ -65,7 +66,7 @@ def _check_proxy(config: Config) -> None:
     parts = _split(config.komodor.proxy)
     if parts is None or parts.scheme not in ("http", "https"):
         shown = _without_credentials(parts) if parts else "…"
-        raise _wrong(config, "komodor", "proxy", "it is no http URL", shown=shown)
+        raise _wrong(config, "komodor", "proxy", "it is no http URL", shown)
 
 
 def _check_files(config: Config) -> None:
@@ -122,9 +123,8 @@ def _wrong(
     section: str,
     name: str,
     why: str | None = None,
-    suffix: str = "",
     shown: str | None = None,
 ) -> ConfigError:
     key = SECTIONS[section][name]
-    value = shown if shown is not None else getattr(getattr(config, section), name + suffix)
+    value = shown if shown is not None else getattr(getattr(config, section), name)
     return wrong(key, config.source, value, why)

@@ -45,6 +45,7 @@ _SEVERITY_WORDS = {
     "error": "error",
 }
 _MISSING = (None, 0, 0)
+_DETAILS_MARK = ',"details":'
 
 
 class Event:
@@ -127,7 +128,8 @@ def parse(
         raise EventError(message, None, "send the event in UTF-8") from None
     members = strictjson.read_object(text)
     if not members.keys() <= _FIELD_SET:
-        raise _unknown(members, FIELDS, "$")
+        unknown = next(name for name in members if name not in _FIELD_SET)
+        raise _unknown(unknown, FIELDS, "$")
 
     event_type = _text(members, "eventType")
     if len(event_type) > event_type_max:
@@ -194,7 +196,7 @@ def wire_body(event: Event, defaults: Defaults = NO_DEFAULTS, scope: str | None 
         f'{{"eventType":{strictjson.quoted(event.event_type)}'
         f',"summary":{strictjson.quoted(event.summary)},"severity":"{event.severity}"'
         + (f',"scope":{scope}' if scope else "")
-        + (f',"details":{details}}}' if details else "}")
+        + (f"{_DETAILS_MARK}{details}}}" if details else "}")
     ).encode()
 
 
@@ -215,18 +217,20 @@ def scope_text(event: Event, defaults: Defaults = NO_DEFAULTS) -> str:
 def merge_details(
     body: bytes, additions: Mapping[str, object], overwrite: frozenset[str] = frozenset()
 ) -> bytes:
-    """A wire body with keys added to its details; no other text is touched.
+    """A body that `wire_body` wrote, with keys added to its details; no other text is touched.
 
     Keys that are there already stay, but those named in `overwrite`.
     """
     if not additions:
         return body
     text = body.decode()
-    details, start, end = strictjson.read_object(text).get("details", _MISSING)
-    if details is None:
-        return strictjson.merge(text, {"details": dict(additions)}, ("details",)).encode()
-    merged = strictjson.merge(text[start:end], additions, overwrite)
-    return f"{text[:start]}{merged}{text[end:]}".encode()
+    # In a JSON string each quote has a backslash before it, and only `details` has objects with
+    # names of their own: so the first such mark is the member itself, always the last one.
+    start = text.find(_DETAILS_MARK)
+    if start < 0:
+        return f"{text[:-1]}{_DETAILS_MARK}{strictjson.merge('{}', additions)}}}".encode()
+    start += len(_DETAILS_MARK)
+    return f"{text[:start]}{strictjson.merge(text[start:-1], additions, overwrite)}}}".encode()
 
 
 def checked_dedup_key(key: str, field: str | None = "$.dedupKey") -> str:
@@ -280,7 +284,7 @@ def _scope(scope: Any, warnings: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, values in scope.items():
         if name not in _SCOPE_SET and name != SERVICE_NAMES:
-            raise _unknown(scope, (*SCOPE_FIELDS, SERVICE_NAMES), "$.scope")
+            raise _unknown(name, SCOPE_FIELDS, "$.scope")
         if values is None:
             continue
         if type(values) is not list:
@@ -341,8 +345,7 @@ def _encoded(name: str, value: object) -> str:
         raise EventError(message, f"$.{name}", "use strings, numbers, lists and dicts") from None
 
 
-def _unknown(found: Mapping[str, object], known: Sequence[str], path: str) -> EventError:
-    name = next(name for name in found if name not in known)
+def _unknown(name: str, known: Sequence[str], path: str) -> EventError:
     message = f'unknown field "{shown(name)}"'
     if path == "$" and (name in _SCOPE_SET or name == SERVICE_NAMES):
         return EventError(message, path_to(path, name), f'did you mean "scope.{name}"?')

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 DEPTH_MAX = 100
 _SPACE = " \t\n\r"
 _PATH_MAX = 200
+_PLAIN_MAX = 1 << 63
 
 
 class Number(str):
@@ -83,6 +84,10 @@ def encode(value: object) -> str:
     """One value as compact JSON; ValueError or TypeError if JSON cannot say it."""
     if type(value) is str:
         return quoted(value)
+    if type(value) is int and -_PLAIN_MAX < value < _PLAIN_MAX:
+        return str(value)
+    if type(value) is bool:
+        return "true" if value else "false"
     import json
 
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -201,6 +206,7 @@ def _members(text: str) -> tuple[dict[str, Member], int]:
     index = _skip(text, index + 1)
     if text[index] == "}":
         return members, index + 1
+    # Spelled out rather than split in functions: each call here costs every receipt.
     while True:
         if text[index] != '"':
             raise _Fault
@@ -211,20 +217,26 @@ def _members(text: str) -> tuple[dict[str, Member], int]:
                 raise _Fault
         index += 1
         if text[index] in _SPACE:
-            index = _skip(text, index)
-        value, end = _scan(text, index)
+            index = _skip(text, index + 1)
         if name in members:
             raise _Fault
+        if text[index] == '"':
+            value, end = scanstring(text, index + 1, True)
+        else:
+            value, end = _scan(text, index)
         members[name] = (value, index, end)
-        if text[end] in _SPACE:
-            end = _skip(text, end)
-        if text[end] == "}":
-            return members, end + 1
-        if text[end] != ",":
-            raise _Fault
+        mark = text[end]
+        if mark != ",":
+            if mark in _SPACE:
+                end = _skip(text, end + 1)
+                mark = text[end]
+            if mark == "}":
+                return members, end + 1
+            if mark != ",":
+                raise _Fault
         index = end + 1
         if text[index] in _SPACE:
-            index = _skip(text, index)
+            index = _skip(text, index + 1)
 
 
 def _skip(text: str, index: int) -> int:
