@@ -88,6 +88,13 @@ def encode(value: object) -> str:
         return str(value)
     if type(value) is bool:
         return "true" if value else "false"
+    # What `emit` is given on a command line, lists of names and details that
+    # are strings, is written without `json`.
+    if type(value) is list and all(type(each) is str for each in value):
+        return f"[{','.join(map(quoted, value))}]"
+    if type(value) is dict and all(type(name) is str for name in value):
+        members = (f"{quoted(name)}:{encode(each)}" for name, each in value.items())
+        return f"{{{','.join(members)}}}"
     import json
 
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
