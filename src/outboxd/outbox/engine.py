@@ -251,11 +251,18 @@ class Engine:
         return dict(rows.fetchall())
 
     def fetch(
-        self, count: int, taken: Collection[int], order: str, fresh_share: float
+        self,
+        count: int,
+        taken: Collection[int],
+        order: str,
+        fresh_share: float,
+        due_horizon_s: float,
     ) -> list[Claimed]:
         """Entries that may be sent now; see `query.fetch`."""
+        now = self.clock.wall_ms()
+        horizon = now + round(due_horizon_s * 1000)
         return query.fetch(
-            self.connection, count, taken, order == "fifo", fresh_share, self.clock.wall_ms()
+            self.connection, count, taken, order == "fifo", fresh_share, now, horizon
         )
 
     def get(self, id: str) -> Entry:

@@ -126,11 +126,23 @@ class Outbox:
         await future
 
     async def fetch(
-        self, count: int, *, exclude: Collection[int], order: str, fresh_share: float
+        self,
+        count: int,
+        *,
+        exclude: Collection[int],
+        order: str,
+        fresh_share: float,
+        due_horizon_s: float,
     ) -> list[Claimed]:
-        """Due entries that are not held, with undamaged bodies, to be sent next."""
+        """Due entries that are not held, with undamaged bodies, to be sent next.
+
+        No due time lies further ahead than `due_horizon_s`; one that does was
+        written before the wall clock was set back, and counts as due.
+        """
         taken = list(exclude)
-        found = await self._read(lambda engine: engine.fetch(count, taken, order, fresh_share))
+        found = await self._read(
+            lambda engine: engine.fetch(count, taken, order, fresh_share, due_horizon_s)
+        )
         sound = [entry for entry in found if entry.crc == body_crc(entry.seq, entry.body)]
         if len(sound) < len(found):
             for entry in found:
@@ -215,10 +227,12 @@ class Outbox:
         """The earliest due time of an entry that waits for its own backoff."""
         return await self.read(lambda c: query.next_due_at(c, 0))
 
-    async def expired(self, limit: int) -> list[int]:
-        """Pending entries whose ttl ran out."""
+    async def expired(self, limit: int) -> tuple[list[int], int | None]:
+        """Pending entries whose ttl ran out, and when the next one's does."""
         now = self._engine.clock.wall_ms()
-        return await self.read(lambda c: query.expired(c, now, limit))
+        return await self.read(
+            lambda c: (query.expired(c, now, limit), query.next_expiry_at(c, now))
+        )
 
     async def refresh(self) -> None:
         """Look again at what is kept in memory but cannot be counted along."""

@@ -207,14 +207,22 @@ def fetch(
     fifo: bool,
     fresh_share: float,
     now: int,
+    horizon: int,
 ) -> list[Claimed]:
     """Entries that may be sent now, except those in `taken`.
+
+    A due time beyond the horizon was written before the clock was set back.
 
     Mixed: first a share of the newest, then those whose own backoff ended, then
     the oldest. In strict order (fifo): the oldest ones, and nothing while the
     very oldest waits.
     """
-    values = {"taken": msgspec.json.encode(list(taken)).decode(), "now": now, "count": count}
+    values = {
+        "taken": msgspec.json.encode(list(taken)).decode(),
+        "now": now,
+        "horizon": horizon,
+        "count": count,
+    }
     seqs = _fifo(connection, values) if fifo else _mixed(connection, values, count, fresh_share)
     if not seqs:
         return []
@@ -260,6 +268,7 @@ def _mixed(
     chosen: list[int] = []
     for sql, share in (
         (f"due_at = 0 AND {_NOT_TAKEN} ORDER BY seq DESC", fresh),
+        (f"due_at > :horizon AND {_NOT_TAKEN} ORDER BY due_at, seq", count),
         (f"due_at > 0 AND due_at <= :now AND {_NOT_TAKEN} ORDER BY due_at, seq", count),
         (f"due_at = 0 AND {_NOT_TAKEN} ORDER BY seq", count),
     ):
@@ -289,7 +298,7 @@ def _fifo(connection: sqlite3.Connection, values: dict[str, object]) -> list[int
     ).fetchone()
     ready: list[int] = []
     for seq, due_at in msgspec.json.decode(text):
-        if due_at > int(str(values["now"])):
+        if int(str(values["now"])) < due_at <= int(str(values["horizon"])):
             break
         ready.append(seq)
     return ready
@@ -312,6 +321,16 @@ def expired(connection: sqlite3.Connection, now: int, limit: int) -> list[int]:
         " AND expires_at IS NOT NULL AND expires_at <= :now LIMIT :limit",
         {"now": now, "limit": limit},
     )
+
+
+def next_expiry_at(connection: sqlite3.Connection, after: int) -> int | None:
+    """When the ttl of a pending entry runs out next."""
+    (at,) = connection.execute(
+        "SELECT min(expires_at) FROM entries INDEXED BY entries_expiring"
+        " WHERE state = 'pending' AND expires_at IS NOT NULL AND expires_at > ?",
+        (after,),
+    ).fetchone()
+    return None if at is None else int(at)
 
 
 def oldest_pending_at(connection: sqlite3.Connection) -> int | None:
