@@ -80,6 +80,7 @@ def keep_secret(secrets: Iterable[str | None]) -> None:
 def flush() -> None:
     """Tell what was left out so far, as before the end of the program."""
     _output.tell_left_out(_throttle.close())
+    _output.tell_lost()
 
 
 @contextmanager
@@ -121,20 +122,25 @@ class _Output:
 
     def __call__(self, _logger: WrappedLogger, method: str, values: EventDict) -> EventDict:
         self.tell_left_out(_throttle.ended(self._clock.monotonic_s()))
-        if self._sink.lost:
-            self._say("warning", {"event": "lines.lost", "count": self._sink.take_lost()})
+        self.tell_lost()
         try:
             self._say(method, values)
         except Exception:  # whatever could not be put into words, its name can
             self._say(method, {"event": str(values.get("event")), "unprintable": True})
         raise structlog.DropEvent
 
+    def tell_lost(self) -> None:
+        lost = self._sink.lost
+        told: EventDict = {"event": "lines.lost", "count": lost}
+        if lost and self._say("warning", told, counted=False):
+            self._sink.told(lost)
+
     def tell_left_out(self, left_out: Iterable[tuple[Any, int]]) -> None:
         for (level, event, library), count in left_out:
             values: EventDict = {"event": "lines.omitted", "of": event, "count": count}
             self._say(level, values if library is None else {**values, "library": library})
 
-    def _say(self, level: str, values: EventDict) -> None:
+    def _say(self, level: str, values: EventDict, counted: bool = True) -> bool:
         line: EventDict = {
             "timestamp": rfc3339(self._clock.wall_ms()),
             "level": level,
@@ -148,7 +154,7 @@ class _Output:
         if self._journal:
             mark = f"<{_JOURNAL_PRIORITIES.get(level, 6)}>"
             text = mark + text.replace("\n", "\n" + mark)
-        self._sink.write(text + "\n")
+        return self._sink.write(text + "\n", counted)
 
 
 def _printable(values: EventDict) -> EventDict:

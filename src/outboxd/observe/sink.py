@@ -21,7 +21,7 @@ class Sink:
 
     def __init__(self, descriptor: int = 2) -> None:
         self.descriptor = descriptor
-        self.lost = 0  # lines that could not be written since the last that could
+        self.lost = 0  # lines that could not be written, and nobody was told so far
         self._broken_off = False  # a line was cut short: begin the next on a new one
         self._lock = threading.Lock()  # the writer's thread logs too
 
@@ -39,8 +39,8 @@ class Sink:
             return False
         return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
-    def write(self, line: str) -> bool:
-        """Write a line, its end included; False if it was lost."""
+    def write(self, line: str, counted: bool = True) -> bool:
+        """Write a line, its end included; False if it was lost, which is counted."""
         data = line.encode("utf-8", "backslashreplace")
         with self._lock:
             if self._broken_off:
@@ -49,14 +49,13 @@ class Sink:
             self._broken_off = 0 < written < len(data) or (self._broken_off and not written)
             if written == len(data):
                 return True
-            self.lost += 1
+            self.lost += counted
             return False
 
-    def take_lost(self) -> int:
-        """How many lines were lost since this was last asked."""
+    def told(self, count: int) -> None:
+        """So many of the lost lines have been told of."""
         with self._lock:
-            lost, self.lost = self.lost, 0
-            return lost
+            self.lost -= count
 
     def _write_all(self, data: bytes) -> int:
         written = 0
