@@ -1,0 +1,115 @@
+"""`outboxd emit`: hand in one event.
+
+On stdout stands the receipt's id and nothing else, so that a script can keep
+it; whatever else there is to say goes to stderr. It stands in crontabs: it
+imports nothing heavy and every wait in it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from outboxd.cli.main import say
+from outboxd.cli.spec import Arguments
+from outboxd.client.producer import Stored, hand_in
+from outboxd.config import load_client
+from outboxd.errors import EX_OK, OutboxdError, UsageError
+from outboxd.event import build
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+READ_BYTES = 65536
+
+
+def run(arguments: Arguments) -> int:
+    _check_form(arguments)
+    details = read_details(arguments.detail)
+    config = load_client(arguments.config)
+    if arguments.json is not None:
+        data = _read(arguments.json, config.intake.event_bytes_max)
+    else:
+        data = build(
+            arguments.type,
+            arguments.summary,
+            arguments.severity,
+            arguments.cluster,
+            arguments.namespace,
+            arguments.service,
+            details,
+            arguments.dedup_key,
+            arguments.occurred_at,
+            arguments.ttl_s,
+        )
+    stored = hand_in(data, config, arguments.socket)
+    tell(stored)
+    if stored.id is not None:
+        print(stored.id)
+    return EX_OK
+
+
+def tell(stored: Stored) -> None:
+    """What its sender should know, on stderr."""
+    for warning in stored.warnings:
+        say(f"warning: {warning}")
+    if stored.where == "spool":
+        say(f"{stored.reason}; spooled as {stored.spool_name}; goes out when the agent takes it")
+    elif stored.status == "duplicate":
+        say("duplicate: an event with this dedup key is known; its id is printed")
+
+
+def read_details(pairs: Iterable[str]) -> dict[str, str]:
+    """`K=V`, each; a value may hold more equals signs."""
+    details: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--detail cannot be {pair!r}", "write --detail KEY=VALUE")
+        if name in details:
+            raise UsageError(f"--detail {name} is given twice", "give each detail once")
+        details[name] = value
+    return details
+
+
+def _check_form(arguments: Arguments) -> None:
+    if arguments.json is None:
+        if arguments.type is None or arguments.summary is None:
+            missing = "TYPE and SUMMARY" if arguments.type is None else "SUMMARY"
+            hint = "write: outboxd emit TYPE SUMMARY; or outboxd emit --json - for a whole event"
+            raise UsageError(f"emit needs {missing}", hint)
+        return
+    if arguments.type is not None:
+        raise UsageError(
+            "--json takes the whole event, beside TYPE and SUMMARY there is none",
+            "leave out one of the two; a stream of events is for the batch route or the spool",
+        )
+    beside = sorted(arguments.given - {"json", "config", "socket"})
+    if beside:
+        flag = "--" + beside[0].removesuffix("_s").replace("_", "-")
+        raise UsageError(
+            f"--json takes the whole event, {flag} cannot be given beside it",
+            "put it into the event",
+        )
+
+
+def _read(path: str, bytes_max: int) -> bytes:
+    """The file, but no more of it than shows that it is too large."""
+    try:
+        if path == "-":
+            if sys.stdin is None:
+                raise UsageError("there is no standard input", "give --json a file")
+            descriptor = 0
+        else:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        parts: list[bytes] = []
+        left = bytes_max + 1
+        while left > 0 and (part := os.read(descriptor, min(left, READ_BYTES))):
+            parts.append(part)
+            left -= len(part)
+    except OSError as error:
+        failure = OutboxdError(f"{path} cannot be read: {error.strerror}", "name a file, or -")
+        failure.exit_code = 66  # EX_NOINPUT
+        raise failure from None
+    return b"".join(parts)

@@ -1,0 +1,146 @@
+"""Put an event into the spool, as a maildir delivery does.
+
+Write in `tmp/`, sync the file, rename it into `new/`, sync that directory: a
+crash between two steps leaves nothing half-written in `new/`, and what was
+reported as stored is there after a power cut. It never reads the spool; a
+producer may have no right to list it.
+"""
+
+# ruff: noqa: SIM105 (contextlib brings half a dozen modules that a cron job would wait for)
+
+from __future__ import annotations
+
+import os
+from time import time_ns
+
+from outboxd.errors import EX_TEMPFAIL, OutboxdError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+MODE_DIRECTORY = 0o700
+MODE_OWN, MODE_SHARED_GROUP, MODE_SHARED = 0o600, 0o640, 0o644
+# Set on a directory, it gives new files the directory's group.
+S_ISGID = 0o2000
+
+
+class NotStored(OutboxdError):
+    """The event could be stored nowhere."""
+
+    exit_code = EX_TEMPFAIL
+
+
+def put(spool: str, data: bytes) -> str:
+    """Store it durably; gives the file's name in `new/`. Raises NotStored."""
+    # The time first, so that the agent takes them in order; random bits behind
+    # it, so that names neither meet nor can be guessed.
+    name = f"{time_ns() // 1000:017d}-{os.urandom(8).hex()}.json"
+    temporary = f"{spool}/tmp/{name}"
+    try:
+        _make_directories(spool)
+        mode = _mode_for(f"{spool}/new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(temporary, flags, mode)
+    except OSError as error:
+        _fail(spool, error)
+    try:
+        os.fchmod(file, mode)  # whatever the umask: the agent must be able to read it
+        _write_all(file, data)
+        os.fsync(file)
+        os.rename(temporary, f"{spool}/new/{name}")
+        _sync_rename(f"{spool}/new", file)
+    except OSError as error:
+        # In `new/` too: what we say is not stored must not go out all the same.
+        _remove(temporary)
+        _remove(f"{spool}/new/{name}")
+        _fail(spool, error)
+    finally:
+        os.close(file)
+    return name
+
+
+def _make_directories(spool: str) -> None:
+    """Make what is missing of the spool; usually nothing is."""
+    for part in ("tmp", "new"):
+        try:
+            os.mkdir(f"{spool}/{part}", MODE_DIRECTORY)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            _make_parents(spool)
+            os.mkdir(f"{spool}/{part}", MODE_DIRECTORY)
+        except OSError:
+            if os.path.isdir(f"{spool}/{part}"):
+                continue  # no right to make one, and none is missing
+            raise
+        _sync_directory(spool)
+
+
+def _make_parents(directory: str) -> None:
+    parent = os.path.dirname(directory) or "."
+    if not os.path.isdir(parent):
+        _make_parents(parent)
+    try:
+        os.mkdir(directory, MODE_DIRECTORY)
+    except FileExistsError:
+        return
+    _sync_directory(parent)
+
+
+def _mode_for(new: str) -> int:
+    """As few readers as the agent can be among.
+
+    The agent owns the spool. Where that is us, nobody else need read it; where
+    new files get the spool's group, the agent is in it; else all may read, and
+    a name that cannot be guessed in a directory that cannot be listed hides it.
+    """
+    status = os.stat(new)
+    if status.st_uid == os.geteuid():
+        return MODE_OWN
+    return MODE_SHARED_GROUP if status.st_mode & S_ISGID else MODE_SHARED
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _sync_rename(directory: str, file: int) -> None:
+    try:
+        _sync_directory(directory)
+    except PermissionError:
+        # Whoever may hand in but not list cannot open the directory to sync it.
+        # A sync of the renamed file makes ext4, XFS and Btrfs commit the rename too.
+        os.fsync(file)
+
+
+def _sync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # it is not there, or the disk fails: the first error is the one to tell
+
+
+def _fail(spool: str, error: OSError) -> NoReturn:
+    raise NotStored(
+        f"the spool {spool} cannot take it: {error.strerror or error}",
+        _hint(spool, error),
+    ) from None
+
+
+def _hint(spool: str, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return f"let this user write in {spool}/tmp and {spool}/new, or name another spool with -c"
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return f"make {spool}/tmp and {spool}/new, or start the agent once, which does"
+    return "make room on its disk, or start the agent; then hand it in again"
