@@ -50,6 +50,14 @@ class AgentQueue:
         status: dict[str, Any] = msgspec.json.decode(self._ask("GET", "/v1/status"))
         return status
 
+    def activity(self) -> dict[str, Any] | None:
+        """The last hour in samples; None where the agent does not tell."""
+        try:
+            activity: dict[str, Any] | None = msgspec.json.decode(self._ask("GET", "/v1/activity"))
+        except UnknownId:
+            return None
+        return activity
+
     def page(self, params: Params, cursor: str | None, limit: int) -> Page:
         """Entries that match, newest first, each as the agent wrote it."""
         query = [*params, ("limit", str(limit)), *([("cursor", cursor)] if cursor else [])]

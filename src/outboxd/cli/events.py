@@ -27,56 +27,72 @@ def run(arguments: Arguments) -> int:
         return list_entries(queue, filters(arguments), arguments)
 
 
-def filters(arguments: Arguments) -> Params:
+def filters(arguments: Arguments, state: str | None = None) -> Params:
     """The filters of the command line as the listing's query."""
-    params: list[tuple[str, str]] = []
-    for name in ("state", "type", "severity", "cluster", "namespace", "service"):
-        params += [(name, value) for value in getattr(arguments, name, None) or []]
-    if getattr(arguments, "q", None):
-        params.append(("q", arguments.q))
+    params = [("state", state)] if state else []
+    for name in ("state", "type", "severity", "cluster", "namespace", "service", "q"):
+        given = getattr(arguments, name, None) or []
+        params += [(name, value) for value in ([given] if isinstance(given, str) else given)]
     for name in ("since", "until"):
         text = getattr(arguments, name, None)
         if text:
             params.append((name, rfc3339(_moment(f"--{name}", text))))
-    if getattr(arguments, "held", False):
-        params.append(("held", "true"))
     return params
 
 
 def list_entries(queue: Queue, params: Params, arguments: Arguments) -> int:
     """Print entries, newest first, and say on stderr when there are more."""
-    limit = arguments.limit or None  # 0 means all
-    entries = walk(queue, params, limit)
+    listing = Listing(queue, params, arguments.limit or None, arguments.cursor)
     if arguments.json:
-        for entry in entries:
+        for entry in listing:
             sys.stdout.write(one_line(entry) + "\n")
-        return EX_OK
-    now_ms = time.time_ns() // 1_000_000
-    # One more than wanted is asked for, to know whether to say that there are more.
-    rows = [read_entry(entry) for entry in walk(queue, params, limit + 1 if limit else None)]
-    if not rows:
-        print("no events" + (" match" if params else ""), file=sys.stderr)
-        return EX_OK
-    shown = rows[:limit] if limit else rows
-    for line in render.entries_table(shown, now_ms, render.terminal_columns()):
-        print(line)
-    if len(rows) > len(shown):
-        print(f"the newest {limit}; --limit 0 shows all", file=sys.stderr)
+    else:
+        now_ms = time.time_ns() // 1_000_000
+        # A page at a time, so that an endless listing needs no memory; the
+        # columns of one page are as wide as that page needs.
+        for number, page in enumerate(listing.pages()):
+            rows = [read_entry(entry) for entry in page]
+            lines = render.entries_table(rows, now_ms, render.terminal_columns())
+            for line in lines if number == 0 else lines[1:]:
+                print(line)
+    if not listing.count:
+        print("no event matches" if params else "no events yet", file=sys.stderr)
+    elif listing.next is not None:
+        sys.stdout.flush()
+        print(
+            f"the newest {listing.count}; go on with --cursor {listing.next}, or --limit 0 for all",
+            file=sys.stderr,
+        )
     return EX_OK
 
 
-def walk(queue: Queue, params: Params, limit: int | None) -> Iterator[msgspec.Raw]:
-    """Entries of a listing, page after page, at most `limit` of them."""
-    cursor: str | None = None
-    left = limit
-    while left is None or left > 0:
-        page = queue.page(params, cursor, PAGE if left is None else min(PAGE, left))
-        yield from page.entries
-        cursor = page.next
-        if cursor is None:
-            return
-        if left is not None:
-            left -= len(page.entries)
+class Listing:
+    """Entries of a listing, page after page, at most `limit` of them (None: all)."""
+
+    def __init__(
+        self, queue: Queue, params: Params, limit: int | None = None, cursor: str | None = None
+    ) -> None:
+        self.count = 0
+        self.next = cursor
+        self._queue = queue
+        self._params = params
+        self._limit = limit
+
+    def pages(self) -> Iterator[list[msgspec.Raw]]:
+        """The pages, at least one entry in each."""
+        while self._limit is None or self.count < self._limit:
+            wanted = PAGE if self._limit is None else min(PAGE, self._limit - self.count)
+            page = self._queue.page(self._params, self.next, wanted)
+            self.next = page.next
+            self.count += len(page.entries)
+            if page.entries:
+                yield page.entries
+            if self.next is None:
+                return
+
+    def __iter__(self) -> Iterator[msgspec.Raw]:
+        for page in self.pages():
+            yield from page
 
 
 def show(queue: Queue, id: str, as_json: bool) -> int:
@@ -163,9 +179,9 @@ def _fields(entry: EntryRow, now_ms: int, queue: Queue) -> list[tuple[str, str]]
     return [(name, value) for name, value in found if value]
 
 
-def _details(raw: msgspec.Raw | None) -> str | None:
+def _details(raw: msgspec.Raw) -> str | None:
     """The details, one `key: value` a line; values that are no text as JSON."""
-    if raw is None or bytes(raw) == b"null":
+    if bytes(raw) == b"null":
         return None
     details = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     lines = []
@@ -175,8 +191,8 @@ def _details(raw: msgspec.Raw | None) -> str | None:
     return "\n".join(lines)
 
 
-def _text(raw: msgspec.Raw | None) -> str | None:
-    if raw is None or bytes(raw) == b"null":
+def _text(raw: msgspec.Raw) -> str | None:
+    if bytes(raw) == b"null":
         return None
     if bytes(raw)[:1] == b'"':
         return render.printable(str(msgspec.json.decode(raw)))

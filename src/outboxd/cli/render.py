@@ -12,7 +12,7 @@ import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from outboxd.cli.main import printable
+from outboxd.cli.main import printable as printable  # used with this room's name
 from outboxd.cli.rows import EntryRow
 from outboxd.times import parse_rfc3339
 from outboxd.units import format_duration
@@ -144,3 +144,17 @@ def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     return [
         cell + " " * (columns - width(cell)) for cell, columns in zip(shown, widths, strict=True)
     ]
+
+
+COLOUR_CODES = {"green": "32", "yellow": "33", "red": "31", "bold": "1", "dim": "2"}
+
+
+def colours() -> bool:
+    """Whether the output may be coloured."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def colour(text: str, name: str, coloured: bool) -> str:
+    """The text in a colour, where colours are wanted."""
+    code = COLOUR_CODES.get(name)
+    return f"\x1b[{code}m{text}\x1b[0m" if coloured and code else text

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
+NOTHING = msgspec.Raw(b"null")
+
 Params = Sequence[tuple[str, str]]  # filters as the query of GET /v1/events has them
 
 
@@ -42,7 +44,7 @@ class EntryRow(msgspec.Struct, rename="camel"):
     severity: str = "information"
     held: bool = False
     scope: dict[str, list[str]] | None = None
-    details: msgspec.Raw | None = None
+    details: msgspec.Raw = NOTHING
     occurred_at: str | None = None
     due_at: str | None = None
     delivered_at: str | None = None
@@ -56,7 +58,7 @@ class EntryRow(msgspec.Struct, rename="camel"):
     dead_reason: str | None = None
     possible_duplicate: bool = False
     attempts: list[AttemptRow] = []
-    sent_body: msgspec.Raw | None = None
+    sent_body: msgspec.Raw = NOTHING
 
 
 read_entry = msgspec.json.Decoder(EntryRow).decode

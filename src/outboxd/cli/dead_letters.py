@@ -1,0 +1,144 @@
+"""`outboxd dead-letters`: look at what was given up; send it back, drop or export it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from outboxd.cli.events import Listing, filters, list_entries, show
+from outboxd.cli.main import report
+from outboxd.cli.queue import Queue, open_queue, resolve_id
+from outboxd.cli.rows import EntryRow, read_entry
+from outboxd.cli.spec import Arguments
+from outboxd.errors import EX_OK, EventError, OutboxdError, UnknownId, UsageError
+
+PROGRESS_FROM = 200  # fewer are done before anyone could read it
+
+
+def run(arguments: Arguments) -> int:
+    """One of the five subcommands."""
+    with open_queue(arguments) as queue:
+        if arguments.subcommand == "show":
+            return show(queue, arguments.id, arguments.json)
+        if arguments.subcommand == "export":
+            return _export(queue, arguments)
+        if arguments.subcommand == "retry":
+            return _change(queue, arguments, queue.retry, "sent back to be delivered")
+        if arguments.subcommand == "drop":
+            return _change(queue, arguments, queue.drop, "dropped for good")
+        return list_entries(queue, filters(arguments, "dead"), arguments)
+
+
+def exported(entry: EntryRow) -> bytes:
+    """A dead letter as an event that the batch route takes.
+
+    Its dedup key is made from the entry's id: the dead letter's own key would
+    make it a duplicate of itself, and with none a file handed in twice would
+    make two events.
+    """
+    event: dict[str, object] = {
+        "eventType": entry.event_type,
+        "summary": entry.summary,
+        "severity": entry.severity,
+    }
+    if entry.scope:
+        event["scope"] = entry.scope
+    if bytes(entry.details) not in (b"{}", b"null"):
+        event["details"] = entry.details
+    event["occurredAt"] = entry.occurred_at or entry.received_at
+    event["dedupKey"] = f"retry of {entry.id}"
+    # Line breaks of the producer's stand between the tokens of its details.
+    return msgspec.json.format(msgspec.json.encode(event), indent=-1)
+
+
+def _export(queue: Queue, arguments: Arguments) -> int:
+    count = 0
+    with _progress("exporting", queue, arguments) as step:
+        for entry in _wanted(queue, arguments, must_be_dead=True):
+            sys.stdout.write(exported(entry).decode() + "\n")
+            count += 1
+            step()
+    sys.stdout.flush()
+    print(f"{_letters(count)} exported", file=sys.stderr)
+    return EX_OK
+
+
+def _change(queue: Queue, arguments: Arguments, change: Callable[[str], None], done: str) -> int:
+    """Do it to each one; what fails is told and the rest is done all the same."""
+    if bool(arguments.id) == arguments.all:
+        raise UsageError(
+            f"dead-letters {arguments.subcommand} needs ids, or --all with or without filters",
+            "`outboxd dead-letters` lists them",
+        )
+    if arguments.id and len(filters(arguments)):
+        raise UsageError("filters go with --all, not with ids", "leave out one of them")
+    count = 0
+    failure: OutboxdError | None = None
+    with _progress("working", queue, arguments) as step:
+        for entry in _wanted_or_failures(queue, arguments):
+            try:
+                if isinstance(entry, OutboxdError):
+                    raise entry
+                change(entry.id)
+                count += 1
+            except (UnknownId, EventError) as error:
+                # With --all, another hand may have been quicker.
+                if not arguments.all:
+                    report(error)
+                    failure = failure or error
+            step()
+    print(f"{_letters(count)} {done}")
+    return EX_OK if failure is None else failure.exit_code
+
+
+def _wanted_or_failures(queue: Queue, arguments: Arguments) -> Iterator[EntryRow | OutboxdError]:
+    """The entries that are meant, or why one of them cannot be had."""
+    if arguments.all:
+        yield from _wanted(queue, arguments, must_be_dead=True)
+        return
+    for id in arguments.id:
+        try:
+            entry = read_entry(queue.get(resolve_id(queue, id)))
+            if entry.state == "delivered":
+                yield EventError(f"{entry.id} was delivered, it is no dead letter")
+            else:
+                yield entry
+        except (UnknownId, EventError) as error:
+            yield error
+
+
+def _wanted(queue: Queue, arguments: Arguments, must_be_dead: bool) -> Iterator[EntryRow]:
+    """The entries that ids or filters name; raises for an id that is wrong."""
+    ids = arguments.id
+    if not ids:
+        for raw in Listing(queue, filters(arguments, "dead")):
+            yield read_entry(raw)
+        return
+    for id in ids:
+        entry = read_entry(queue.get(resolve_id(queue, id)))
+        if must_be_dead and entry.state != "dead":
+            raise EventError(f"{entry.id} is {entry.state}, it is no dead letter")
+        yield entry
+
+
+@contextmanager
+def _progress(word: str, queue: Queue, arguments: Arguments) -> Iterator[Callable[[], None]]:
+    """A bar on stderr for what takes long, in a terminal alone."""
+    total = len(arguments.id or ()) or int(queue.status()["outbox"]["dead"])
+    if total < PROGRESS_FROM or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(word, *columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(word, total=total)
+        yield lambda: progress.advance(task)
+
+
+def _letters(count: int) -> str:
+    return "1 dead letter" if count == 1 else f"{count} dead letters"

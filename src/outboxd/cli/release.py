@@ -1,0 +1,24 @@
+"""`outboxd release`: end a hold of the destination or of one entry."""
+
+from __future__ import annotations
+
+from outboxd.cli.queue import open_queue, resolve_id
+from outboxd.cli.spec import Arguments
+from outboxd.errors import EX_OK
+
+
+def run(arguments: Arguments) -> int:
+    """Let the destination, or one entry, go on."""
+    with open_queue(arguments) as queue:
+        if arguments.id is None:
+            queue.release(None)
+            print("the destination is released" + _when(queue.running))
+        else:
+            id = resolve_id(queue, arguments.id)
+            queue.release(id)
+            print(f"{id} is released" + _when(queue.running))
+    return EX_OK
+
+
+def _when(running: bool) -> str:
+    return "" if running else "; it goes on when the agent starts"
