@@ -88,6 +88,8 @@ def encode(value: object) -> str:
         return str(value)
     if type(value) is bool:
         return "true" if value else "false"
+    if type(value) is float and value - value == 0:  # finite
+        return repr(value)
     # What `emit` is given on a command line, lists of names and details that
     # are strings, is written without `json`.
     if type(value) is list and all(type(each) is str for each in value):

@@ -10,10 +10,9 @@ module around it costs a cron job as much as starting the interpreter.
 from __future__ import annotations
 
 import os
+from _socket import AF_UNIX, SHUT_RDWR, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET, socket
 from struct import pack
 from time import monotonic
-
-from _socket import AF_UNIX, SHUT_RDWR, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET, socket
 
 from outboxd.errors import Unavailable
 
