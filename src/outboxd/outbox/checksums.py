@@ -50,9 +50,19 @@ def state_crc(
 ) -> int:
     """Covers what a settlement or the operator changes in an entry."""
     return crc32(
-        f"{seq}|{state}|{held}|{due_at}|{ended_at}|{repeats}|{last_occurred_at}|"
-        f"{attempt_count}|{spent}|{possible_duplicate}|{dead_reason}|{attempts}".encode()
+        f"{state}|{held}|{due_at}|{ended_at}|{repeats}|{last_occurred_at}|"
+        f"{attempt_count}|{spent}|{possible_duplicate}|{dead_reason}|{attempts}".encode(),
+        seq & 0xFFFFFFFF,
     )
+
+
+# What `state_crc` covers in an entry that has just come in.
+_FRESH = b"pending|0|0|None|0|None|0|0|0|None|[]"
+
+
+def fresh_state_crc(seq: int) -> int:
+    """`state_crc` of an entry that has just come in and is not held."""
+    return crc32(_FRESH, seq & 0xFFFFFFFF)
 
 
 def text_crc(*parts: object) -> int:

@@ -147,7 +147,7 @@ class Engine:
         receipts = store.accept(
             self.connection,
             items,
-            _ids(),
+            uuid_utils.uuid7,
             self._next_seq + self._accepted_in_transaction,
             self._windows,
             self.clock.wall_ms(),
@@ -318,11 +318,6 @@ def parse_cursor(cursor: str | None) -> int | None:
     if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
         raise ValueError(f"not a cursor of this listing: {cursor!r}")
     return int(cursor)
-
-
-def _ids() -> Iterator[str]:
-    while True:
-        yield str(uuid_utils.uuid7())
 
 
 def _size(path: str) -> int:

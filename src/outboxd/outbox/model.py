@@ -61,7 +61,6 @@ class Incoming(NamedTuple):
     occurred_at: int | None = None  # as the producer gave it
     expires_at: int | None = None
     dedup_key: str | None = None
-    held: bool = False
 
 
 class Receipt(NamedTuple):

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import msgspec
 
 from outboxd.outbox import query
-from outboxd.outbox.checksums import body_crc, head_crc, state_crc, text_crc
+from outboxd.outbox.checksums import body_crc, fresh_state_crc, head_crc, state_crc, text_crc
 from outboxd.outbox.model import (
     Entry,
     Incoming,
@@ -31,11 +31,13 @@ from outboxd.outbox.model import (
 ATTEMPTS_KEPT = 50
 NO_ATTEMPTS = "[]"
 
-_ENTRY_COLUMNS = (
-    "seq, id, state, held, due_at, received_at, occurred_at, expires_at, ended_at, event_type,"
-    " severity, scope, source, dedup_key, repeats, last_occurred_at, attempt_count, spent,"
-    " possible_duplicate, dead_reason, attempts, head_crc, state_crc"
+# An entry that comes in: what is the same in all of them stands in the statement.
+_INSERT_ENTRIES = (
+    "INSERT INTO entries (seq, id, received_at, occurred_at, expires_at, event_type, severity,"
+    " scope, source, dedup_key, repeats, last_occurred_at, head_crc, state_crc, state, held,"
+    " due_at, attempt_count, spent, possible_duplicate, attempts)"
 )
+_ENTRY_PATTERN = "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,'pending',0,0,0,0,0,'[]')"
 _STATE_COLUMNS = (
     "state",
     "held",
@@ -131,11 +133,15 @@ def portions(rows: Sequence[Any], largest: int = 64) -> Iterator[Sequence[Any]]:
 
 
 def insert_rows(
-    connection: sqlite3.Connection, head: str, rows: Sequence[tuple[Any, ...]], tail: str = ""
+    connection: sqlite3.Connection,
+    head: str,
+    rows: Sequence[tuple[Any, ...]],
+    tail: str = "",
+    pattern: str | None = None,
 ) -> None:
-    """Many rows, few statements."""
+    """Many rows, few statements; `pattern` is the row's text where not all of it is bound."""
     for portion in portions(rows):
-        marks = "(" + ",".join("?" * len(portion[0])) + ")"
+        marks = pattern or "(" + ",".join("?" * len(portion[0])) + ")"
         values = ",".join([marks] * len(portion))
         connection.execute(f"{head} VALUES {values}{tail}", tuple(chain.from_iterable(portion)))
 
@@ -161,7 +167,7 @@ class Windows:
 def accept(
     connection: sqlite3.Connection,
     items: Sequence[Incoming],
-    ids: Iterator[str],
+    ids: Callable[[], object],
     next_seq: int,
     windows: Windows,
     now: int,
@@ -169,34 +175,104 @@ def accept(
 ) -> list[Receipt]:
     """Keep the events that are not known yet; a receipt each, in order."""
     wanted = _keys(items, windows)
-    known = _known(connection, {key for keys in wanted for key in keys}, now) if wanted else {}
+    if not wanted:
+        receipts, entries, bodies = _rows(items, ids, next_seq)
+        dedup: list[tuple[Any, ...]] = []
+    else:
+        receipts, entries, bodies, dedup = _unknown_rows(
+            connection, items, wanted, ids, next_seq, windows, now
+        )
+    tally.pending += len(entries)
+    insert_rows(connection, _INSERT_ENTRIES, entries, pattern=_ENTRY_PATTERN)
+    insert_rows(connection, "INSERT INTO bodies (seq, body, crc)", bodies)
+    insert_rows(connection, "INSERT OR REPLACE INTO dedup (key, seq, id, expires_at, crc)", dedup)
+    return receipts
+
+
+def _rows(
+    items: Sequence[Incoming], ids: Callable[[], object], next_seq: int
+) -> tuple[list[Receipt], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """The rows of events that carry no identity: the hot path."""
+    receipts, entries, bodies = [], [], []
+    for seq, item in enumerate(items, next_seq):
+        id = str(ids())
+        body = item.body
+        entries.append(_entry_row(seq, id, item))
+        bodies.append((seq, body.decode(), body_crc(seq, body)))
+        receipts.append(Receipt(id, "accepted", "pending"))
+    return receipts, entries, bodies
+
+
+def _unknown_rows(
+    connection: sqlite3.Connection,
+    items: Sequence[Incoming],
+    wanted: Sequence[tuple[str, ...]],
+    ids: Callable[[], object],
+    next_seq: int,
+    windows: Windows,
+    now: int,
+) -> tuple[list[Receipt], list[tuple[Any, ...]], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """The rows of those events whose identities are not known."""
+    known = _known(connection, {key for keys in wanted for key in keys}, now)
     receipts: list[Receipt] = []
     entries: list[tuple[Any, ...]] = []
     bodies: list[tuple[Any, ...]] = []
     dedup: list[tuple[Any, ...]] = []
-    seq = next_seq
-    for index, item in enumerate(items):
-        keys = wanted[index] if wanted else ()
-        first = next((known[key] for key in keys if key in known), None)
-        if first is not None:
-            repeated = (keys[-1][0] == "r" and known.get(keys[0]) is None) or keys[0][0] == "r"
-            receipts.append(_duplicate(connection, first, item if repeated else None, entries))
+    repeats: dict[int, tuple[int, int]] = {}
+    for item, keys in zip(items, wanted, strict=True):
+        found = next((key for key in keys if key in known), None)
+        if found is not None:
+            seq, id = known[found]
+            if found[0] == "r":
+                count, _ = repeats.get(seq, (0, 0))
+                repeats[seq] = (count + 1, item.occurred_at or item.received_at)
+            receipts.append(Receipt(id, "duplicate", ""))
             continue
-        id = next(ids)
+        seq = next_seq + len(entries)
+        id = str(ids())
         entries.append(_entry_row(seq, id, item))
-        body = item.body
-        bodies.append((seq, body.decode(), body_crc(seq, body)))
+        bodies.append((seq, item.body.decode(), body_crc(seq, item.body)))
         for key in keys:
             window = windows.key_ms if key[0] == "k" else windows.repeat_ms
             known[key] = (seq, id)
             dedup.append((key, seq, id, now + window, text_crc(key, seq, id, now + window)))
-        tally.add(State.PENDING, item.held, +1)
-        receipts.append(Receipt(id, "accepted", State.PENDING))
-        seq += 1
-    insert_rows(connection, f"INSERT INTO entries ({_ENTRY_COLUMNS})", entries)
-    insert_rows(connection, "INSERT INTO bodies (seq, body, crc)", bodies)
-    insert_rows(connection, "INSERT OR REPLACE INTO dedup (key, seq, id, expires_at, crc)", dedup)
-    return receipts
+        receipts.append(Receipt(id, "accepted", "pending"))
+    fresh = {row[1] for row in entries}
+    first_ones = {id: seq for seq, id in known.values() if id not in fresh}
+    states = _count_repeats(connection, first_ones, repeats, entries, next_seq)
+    receipts = [
+        r if r.status == "accepted" else Receipt(r.id, "duplicate", states.get(r.id, "pending"))
+        for r in receipts
+    ]
+    return receipts, entries, bodies, dedup
+
+
+def _count_repeats(
+    connection: sqlite3.Connection,
+    first_ones: dict[str, int],
+    repeats: dict[int, tuple[int, int]],
+    entries: list[tuple[Any, ...]],
+    next_seq: int,
+) -> dict[str, str]:
+    """Count the repeats at the first ones; the state of those that were there before."""
+    for seq, (count, last_at) in repeats.items():
+        if seq >= next_seq:  # the first one came in this very transaction
+            entries[seq - next_seq] = _repeated_row(entries[seq - next_seq], count, last_at)
+    # What is gone for good was delivered, and pruned.
+    states: dict[str, str] = dict.fromkeys(first_ones, State.DELIVERED.value)
+    found = {entry.seq: entry for entry in read_changeable(connection, first_ones.values())}
+    changed = []
+    for id, seq in first_ones.items():
+        entry = found.get(seq)
+        if entry is None:
+            continue
+        states[id] = entry.state
+        if seq in repeats:
+            count, entry.last_occurred_at = repeats[seq]
+            entry.repeats += count
+            changed.append(entry)
+    write_changeable(connection, changed)
+    return states
 
 
 def _keys(items: Sequence[Incoming], windows: Windows) -> list[tuple[str, ...]]:
@@ -226,77 +302,41 @@ def _known(
 
 
 def _entry_row(seq: int, id: str, item: Incoming) -> tuple[Any, ...]:
-    head = (
-        item.received_at,
-        item.occurred_at,
-        item.expires_at,
-        item.event_type,
-        item.severity,
-        item.scope,
-        item.source,
-        item.dedup_key,
-    )
-    held = int(item.held)
+    (
+        _,
+        event_type,
+        severity,
+        scope,
+        source,
+        received_at,
+        occurred_at,
+        expires_at,
+        dedup_key,
+    ) = item
     return (
         seq,
         id,
-        "pending",
-        held,
-        0,
-        item.received_at,
-        item.occurred_at,
-        item.expires_at,
-        None,
-        item.event_type,
-        item.severity,
-        item.scope,
-        item.source,
-        item.dedup_key,
+        received_at,
+        occurred_at,
+        expires_at,
+        event_type,
+        severity,
+        scope,
+        source,
+        dedup_key,
         0,
         None,
-        0,
-        0,
-        0,
-        None,
-        NO_ATTEMPTS,
-        head_crc(seq, id, *head),
-        state_crc(seq, "pending", held, 0, None, 0, None, 0, 0, 0, None, NO_ATTEMPTS),
-    )
-
-
-def _duplicate(
-    connection: sqlite3.Connection,
-    first: tuple[int, str],
-    repeat: Incoming | None,
-    fresh: list[tuple[Any, ...]],
-) -> Receipt:
-    """The receipt of a known event; a repeat is counted at the first one."""
-    seq, id = first
-    if fresh and seq >= fresh[0][0]:  # the first one came in this very transaction
-        position = seq - fresh[0][0]
-        if repeat is not None:
-            fresh[position] = _repeated_row(fresh[position], repeat)
-        return Receipt(id, "duplicate", State.PENDING)
-    found = read_changeable(connection, [seq])
-    if not found:  # pruned: what is gone for good was delivered
-        return Receipt(id, "duplicate", State.DELIVERED)
-    entry = found[0]
-    if repeat is not None:
-        entry.repeats += 1
-        entry.last_occurred_at = repeat.occurred_at or repeat.received_at
-        write_changeable(connection, [entry])
-    return Receipt(id, "duplicate", entry.state)
-
-
-def _repeated_row(row: tuple[Any, ...], repeat: Incoming) -> tuple[Any, ...]:
-    changed = list(row)
-    changed[14] += 1
-    changed[15] = repeat.occurred_at or repeat.received_at
-    changed[22] = state_crc(
-        changed[0], "pending", changed[3], 0, None, changed[14], changed[15], 0, 0, 0, None,
-        NO_ATTEMPTS,
+        head_crc(
+            seq, id, received_at, occurred_at, expires_at, event_type, severity, scope, source,
+            dedup_key,
+        ),
+        fresh_state_crc(seq),
     )  # fmt: skip
-    return tuple(changed)
+
+
+def _repeated_row(row: tuple[Any, ...], count: int, last_at: int) -> tuple[Any, ...]:
+    crc = state_crc(row[0], "pending", 0, 0, None, count, last_at, 0, 0, 0, None, NO_ATTEMPTS)
+    return (*row[:10], count, last_at, row[12], crc)
 
 
 def mark_spool(connection: sqlite3.Connection, mark: SpoolMark) -> None:
