@@ -1,0 +1,16 @@
+"""`outboxd monitoring`: print the alert rules or the dashboard of this version."""
+
+from __future__ import annotations
+
+import sys
+
+from outboxd.cli.spec import Arguments
+from outboxd.errors import EX_OK
+from outboxd.monitoring import read
+
+
+def run(arguments: Arguments) -> int:
+    """Print the file as it is, to be written where Prometheus or Grafana reads it."""
+    assert arguments.subcommand is not None  # the command line's grammar sees to it
+    sys.stdout.write(read(arguments.subcommand))
+    return EX_OK
