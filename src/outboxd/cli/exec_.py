@@ -1,0 +1,185 @@
+"""`outboxd exec`: run a job as if we were not there, and say when it failed.
+
+How the job runs is `cli/job.py`; this is the event about it. The event comes
+after the job's end and never changes it: where none can be stored, one line
+on stderr says so. What the event needs is imported only when there is one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from outboxd.cli.job import Ending, Job
+from outboxd.cli.main import say
+from outboxd.cli.spec import Arguments
+from outboxd.errors import EventError, EventTooLarge, OutboxdError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from outboxd.config import Config
+
+COMMAND_CHARACTERS_MAX = 1000
+COMMAND_IN_SUMMARY_MAX = 100
+PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
+# The options that can be wrong as an event's field is, with the field.
+OPTIONS = {
+    "$.eventType": "type",
+    "$.summary": "summary",
+    "$.severity": "severity",
+    "$.dedupKey": "dedup_key",
+    "$.ttlSeconds": "ttl_s",
+}
+
+
+def run(arguments: Arguments) -> int:
+    for pair in arguments.detail:
+        if pair.find("=") < 1:  # before the job runs, not after
+            raise UsageError(f"--detail cannot be {pair!r}", "write --detail KEY=VALUE")
+    job = Job(
+        arguments.argv,
+        keep_stderr=not arguments.no_output,
+        timeout_s=arguments.timeout_s,
+        kill_after_s=arguments.kill_after_s,
+    )
+    ending = job.run()
+    if ending.error is not None:
+        say(f"{arguments.argv[0]}: {ending.error}")
+    if ending.failed or arguments.on == "always":
+        _report(arguments, ending)
+    return ending.status
+
+
+def _report(arguments: Arguments, ending: Ending) -> None:
+    """Hand in the event. Whatever fails here is one line and changes nothing."""
+    try:
+        from outboxd.config import load_client
+
+        _hand_in(arguments, ending, load_client(arguments.config))
+    except OutboxdError as error:
+        say(f"no event about it could be stored: {error}")
+    except Exception as error:
+        say(f"no event about it could be stored: {type(error).__name__}: {error}")
+
+
+def _hand_in(arguments: Arguments, ending: Ending, config: Config) -> None:
+    from outboxd.client.producer import hand_in
+
+    details = _details(arguments, ending)
+    options = {name: getattr(arguments, name) for name in OPTIONS.values()}
+    while True:
+        try:
+            hand_in(_event(arguments, options, details, ending), config, arguments.socket)
+            return
+        except EventTooLarge:
+            # Better an event without its output than none.
+            if details.pop("stderr", None) is None:
+                raise
+        except EventError as error:
+            # The job failed, and a slip in one of our options must not hide that.
+            option = OPTIONS.get(error.field or "")
+            if option is None or options[option] is None:
+                raise
+            say(f"--{option.removesuffix('_s').replace('_', '-')} is left out: {error}")
+            options[option] = None
+
+
+def _event(
+    arguments: Arguments, options: dict[str, object], details: dict[str, object], ending: Ending
+) -> bytes:
+    from outboxd.event import build
+
+    default_type = "job failed" if ending.failed else "job succeeded"
+    default_severity = "error" if ending.failed else "information"
+    return build(
+        _given(options["type"], default_type),
+        _given(options["summary"], _summary(arguments.argv, ending)),
+        _given(options["severity"], default_severity),
+        arguments.cluster,
+        arguments.namespace,
+        arguments.service,
+        details,
+        options["dedup_key"],  # type: ignore[arg-type]
+        None,
+        options["ttl_s"],  # type: ignore[arg-type]
+    )
+
+
+def _given(option: object, default: str) -> str:
+    return default if option is None else str(option)
+
+
+def _summary(argv: list[str], ending: Ending) -> str:
+    from outboxd.units import format_duration
+
+    command = _cut(command_text(argv), COMMAND_IN_SUMMARY_MAX)
+    short = ending.duration_s < 10
+    took = f"{ending.duration_s:.1f}s" if short else format_duration(ending.duration_s)
+    if ending.error is not None:
+        return f"{command} could not be started: {ending.error}"
+    if ending.timed_out:
+        return f"{command} was ended by its timeout after {took}"
+    if ending.signal is not None:
+        return f"{command} was ended by {signal_name(ending.signal)} after {took}"
+    if ending.exit_code:
+        return f"{command} failed with exit code {ending.exit_code} after {took}"
+    return f"{command} succeeded after {took}"
+
+
+def _details(arguments: Arguments, ending: Ending) -> dict[str, object]:
+    """What is to be said of the job; details that were given win over ours."""
+    details: dict[str, object] = {}
+    for pair in arguments.detail:
+        name, _, value = pair.partition("=")
+        details[name] = value
+    ours: dict[str, object] = {
+        "command": _cut(command_text(arguments.argv), COMMAND_CHARACTERS_MAX)
+    }
+    if ending.signal is not None:
+        ours["signal"] = signal_name(ending.signal)
+    else:
+        ours["exitCode"] = ending.exit_code
+    if ending.timed_out:
+        ours["timeoutSeconds"] = arguments.timeout_s
+    if ending.error is not None:
+        ours["error"] = ending.error
+    ours["durationSeconds"] = round(ending.duration_s, 3)
+    ours["user"] = _user()
+    ours["host"] = os.uname().nodename
+    if ending.stderr:
+        # U+0000 is in no event; and whatever bytes these are, the event is UTF-8.
+        ours["stderr"] = ending.stderr.decode("utf-8", "replace").replace("\0", "\ufffd")
+    return {**ours, **details}
+
+
+def command_text(argv: list[str]) -> str:
+    """The command as one could type it."""
+    text = " ".join(_quoted(word) for word in argv)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def signal_name(number: int) -> str:
+    from signal import Signals
+
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _quoted(word: str) -> str:
+    if word and PLAIN.issuperset(word):
+        return word
+    return "'" + word.replace("'", "'\"'\"'") + "'"
+
+
+def _cut(text: str, characters_max: int) -> str:
+    return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
