@@ -48,12 +48,13 @@ def test_promtool_finds_the_rules_in_order(need, tmp_path):
     assert result.stderr == ""
 
 
-def test_the_alerts_fire_when_they_should_and_only_then(need, tmp_path):
+@pytest.mark.parametrize("cases", ["rules_test.yml", "damage_test.yml"])
+def test_the_alerts_fire_when_they_should_and_only_then(need, tmp_path, cases):
     promtool = need("promtool", "prometheus")
     (tmp_path / "rules.yml").write_text(read("rules"))
-    shutil.copy(HERE / "rules_test.yml", tmp_path)
+    shutil.copy(HERE / cases, tmp_path)
     result = subprocess.run(
-        [promtool, "test", "rules", "rules_test.yml"],
+        [promtool, "test", "rules", cases],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -65,7 +66,8 @@ def test_the_alerts_fire_when_they_should_and_only_then(need, tmp_path):
 def test_every_alert_is_tried():
     alerts = set(re.findall(r"alert: (\w+)", read("rules")))
     assert alerts
-    assert alerts <= set(re.findall(r"Outboxd\w+", (HERE / "rules_test.yml").read_text()))
+    cases = "".join(path.read_text() for path in HERE.glob("*_test.yml"))
+    assert alerts <= set(re.findall(r"Outboxd\w+", cases))
 
 
 def test_the_rules_name_no_metric_that_there_is_not():
