@@ -7,6 +7,7 @@ committed, and never keep anything of what it refuses.
 
 from __future__ import annotations
 
+from asyncio import Future, gather, sleep
 from collections.abc import Sequence
 from json import dumps
 from typing import NamedTuple, Protocol
@@ -22,8 +23,10 @@ from outboxd.event import (
     wire_body,
 )
 from outboxd.intake.admission import Admission
-from outboxd.outbox.model import Incoming, Receipt, SpoolMark
+from outboxd.outbox.model import Incoming, Receipt, Source, SpoolMark
 from outboxd.outbox.outbox import Outbox
+
+CHECK_SLICE = 64  # lines between which the loop serves others
 
 # The end of what a 64-bit column and a four-digit year can hold.
 _LATEST_AT = 253_402_300_799_000
@@ -52,6 +55,22 @@ class Prepared(NamedTuple):
 
     incoming: Incoming
     warnings: list[str]
+
+
+class Portion(NamedTuple):
+    """Events of one spool file, to be committed with how far they go."""
+
+    key: str  # of the spool's progress
+    items: Sequence[Incoming]
+    line_numbers: Sequence[int]  # of the items
+    lines_done: int  # once all of them are taken
+
+
+class Kept(NamedTuple):
+    """How far a portion was taken, and why no further (None: all of it)."""
+
+    lines_done: int
+    refusal: Refused | None
 
 
 class Door:
@@ -146,7 +165,7 @@ class Door:
                     f"the outbox has room for {granted} of these {count} events",
                     "send fewer at once, or later",
                 )
-            receipts = await self._outbox.accept(items, mark)
+            receipts = await self._outbox.accept(items)
             for receipt in receipts:
                 accepted += receipt.status == "accepted"
         except DiskShort:
@@ -160,6 +179,59 @@ class Door:
             self.metrics.duplicates(count - accepted)
         return receipts
 
+    async def keep_portions(self, portions: Sequence[Portion]) -> list[Kept]:
+        """Commit portions of spool files, sharing commits; for each how far it
+        was taken. Where there is room for a part of one, that part is taken.
+
+        Raises:
+            SyncFailed: unknown; the agent stops.
+        """
+        answers = [Kept(portion.lines_done, None) for portion in portions]
+        waiting: list[tuple[int, int, Future[list[Receipt]]]] = []
+        for place, portion in enumerate(portions):
+            wanted = len(portion.items)
+            if not wanted:
+                continue
+            try:
+                granted = self.admission.reserve(wanted)
+            except Refused as error:
+                answers[place] = Kept(0, error)
+                continue
+            items, lines_done = portion.items, portion.lines_done
+            if granted < wanted:
+                items, lines_done = items[:granted], portion.line_numbers[granted - 1]
+                full = OutboxFull("the outbox filled up in the middle of the file")
+                answers[place] = Kept(lines_done, full)
+            future = self._outbox.accept(items, SpoolMark(portion.key, lines_done))
+            waiting.append((place, granted, future))
+        await self._settle_portions(waiting, answers)
+        return answers
+
+    async def _settle_portions(
+        self, waiting: list[tuple[int, int, Future[list[Receipt]]]], answers: list[Kept]
+    ) -> None:
+        outcomes = await gather(*(entry[2] for entry in waiting), return_exceptions=True)
+        fatal: BaseException | None = None
+        count = accepted = 0
+        for (place, granted, _), outcome in zip(waiting, outcomes, strict=True):
+            kept = 0
+            if isinstance(outcome, DiskShort):
+                self.admission.commit_failed()
+                answers[place] = Kept(0, outcome)
+            elif isinstance(outcome, BaseException):
+                fatal = outcome
+            else:
+                count += granted
+                kept = sum(receipt.status == "accepted" for receipt in outcome)
+                accepted += kept
+            self.admission.release(granted, kept)
+        if accepted:
+            self.metrics.accepted(Source.SPOOL, accepted)
+        if accepted < count:
+            self.metrics.duplicates(count - accepted)
+        if fatal is not None:
+            raise fatal
+
     async def take_lines(self, lines: Sequence[bytes | None], source: str) -> list[bytes]:
         """A portion of a batch: for each line its result as JSON. A line of None
         was longer than an event may be.
@@ -170,7 +242,9 @@ class Door:
         results: list[bytes] = []
         good: list[Prepared] = []
         places: list[int] = []
-        for line in lines:
+        for number, line in enumerate(lines, 1):
+            if number % CHECK_SLICE == 0:
+                await sleep(0)
             try:
                 good.append(self.prepare_line(line, source))
             except EventError as error:
@@ -178,7 +252,8 @@ class Door:
             else:
                 places.append(len(results))
                 results.append(b"")
-        self.metrics_refused(len(lines) - len(good))
+        if len(good) < len(lines):
+            self.metrics.refused("invalid", len(lines) - len(good))
         done = 0
         try:
             while done < len(good):
@@ -207,11 +282,6 @@ class Door:
         if not line or line.isspace():
             raise EventError("the line is empty", None, "write one event on each line")
         return self.prepare(line, source)
-
-    def metrics_refused(self, count: int) -> None:
-        """Count lines that were no valid events."""
-        if count:
-            self.metrics.refused("invalid", count)
 
 
 def receipt_json(receipt: Receipt, warnings: Sequence[str]) -> bytes:

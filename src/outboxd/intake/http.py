@@ -116,7 +116,6 @@ class IntakeRoutes:
         for start in range(0, len(lines), PORTION_LINES):
             portion = lines[start : start + PORTION_LINES]
             results.add(await self._door.take_lines(portion, Source.BATCH))
-            await asyncio.sleep(0)
         lines.clear()
 
     async def _send(self, request: BaseRequest, results: Results, complete: bool) -> StreamResponse:

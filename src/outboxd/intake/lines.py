@@ -6,6 +6,8 @@ None and its bytes are thrown away, so that memory stays bounded whatever comes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 PORTION_LINES = 500
 PORTION_BYTES = 1024 * 1024
 
@@ -13,8 +15,12 @@ PORTION_BYTES = 1024 * 1024
 class LineCutter:
     """Feed bytes, take lines. The end of line is a newline; a last line may lack it."""
 
-    def __init__(self, line_bytes_max: int) -> None:
+    def __init__(
+        self, line_bytes_max: int, too_long: Callable[[bytes], None] | None = None
+    ) -> None:
+        """`too_long` is given the parts of lines over the limit, without the newline."""
         self._line_bytes_max = line_bytes_max
+        self._throw = too_long or _throw_away
         self._parts: list[bytes] = []  # of the line that has begun
         self._size = 0
         self._too_long = False
@@ -26,8 +32,7 @@ class LineCutter:
         if ended:
             self._grow(ended[0])
             lines.append(self._take())
-            limit = self._line_bytes_max
-            lines += [line if len(line) <= limit else None for line in ended[1:]]
+            lines += [self._whole(line) for line in ended[1:]]
         self._grow(rest)
         return lines
 
@@ -40,13 +45,26 @@ class LineCutter:
         # One byte more is allowed for the carriage return of a foreign line end.
         if self._size > self._line_bytes_max + 1:
             self._too_long = True
+            for kept in self._parts:
+                self._throw(kept)
             self._parts.clear()
+            self._throw(part)
         elif part:
             self._parts.append(part)
 
+    def _whole(self, line: bytes) -> bytes | None:
+        if len(line) <= self._line_bytes_max + 1:
+            return line
+        self._throw(line)
+        return None
+
     def _take(self) -> bytes | None:
-        line = None if self._too_long else b"".join(self._parts).removesuffix(b"\r")
+        line = None if self._too_long else b"".join(self._parts)
         self._parts.clear()
         self._size = 0
         self._too_long = False
         return line
+
+
+def _throw_away(_: bytes) -> None:
+    """Nobody wants it."""

@@ -1,0 +1,47 @@
+"""What the routes are given: the parts of the agent that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from outboxd.clock import Clock
+from outboxd.outbox.model import Entry
+from outboxd.outbox.outbox import Outbox
+from outboxd.status import Destination
+
+
+class IntakeView(Protocol):
+    """How the intake stands; `intake.admission` has it."""
+
+    drain_rate: float | None
+    free_disk_bytes: int
+
+    def state(self) -> tuple[bool, str | None]: ...
+
+
+class ApiMetrics(Protocol):
+    """What the routes count, and what `/metrics` prints."""
+
+    content_type: str
+
+    def render(self) -> bytes: ...
+
+    def operator(self, action: str, count: int = 1) -> None: ...
+
+
+class ApiContext(NamedTuple):
+    """All that the routes may touch."""
+
+    outbox: Outbox
+    intake: IntakeView
+    destination: Destination
+    metrics: ApiMetrics
+    clock: Clock
+    version: str
+    # What is or would be sent: stamps are delivery's matter.
+    sent_body: Callable[[Entry], bytes]
+    # Why the agent makes no progress; None while it does.
+    unhealthy: Callable[[], str | None]
+    # Whether intake is open.
+    ready: Callable[[], bool]

@@ -1,0 +1,118 @@
+"""The routes that change entries or hold the destination.
+
+For root and the agent's own user, on the Unix socket alone. Each change is
+logged with who asked for it; nothing is changed silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+from aiohttp.web import BaseRequest, Response
+
+from outboxd.api.context import ApiContext
+from outboxd.api.peer import Peer, require_operator
+from outboxd.outbox.model import Entry, State
+from outboxd.outbox.shapes import entry_json
+from outboxd.serve.body import read_body
+from outboxd.serve.table import Refusal, Route, reply
+
+BODY_BYTES_MAX = 16 * 1024
+
+_log = structlog.get_logger()
+_encode = msgspec.json.Encoder().encode
+
+
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of hold and release."""
+
+    id: str | None = None
+    reason: str | None = None
+
+
+class ControlRoutes:
+    """`POST /v1/hold`, `/v1/release`, `/v1/events/{id}/retry`, `…/drop`."""
+
+    def __init__(self, context: ApiContext) -> None:
+        self._context = context
+
+    def routes(self) -> list[Route]:
+        """For the Unix socket alone."""
+        return [
+            Route("POST", "/v1/hold", self.hold),
+            Route("POST", "/v1/release", self.release),
+            Route("POST", "/v1/events/{id}/retry", self.retry),
+            Route("POST", "/v1/events/{id}/drop", self.drop),
+        ]
+
+    async def hold(self, request: BaseRequest, _: str) -> Response:
+        """Hold the destination, or one entry."""
+        peer = require_operator(request)
+        order = await _order(request)
+        if order.id is not None:
+            _require(await self._context.outbox.get(order.id), "held", State.PENDING)
+            return await self._change("hold", self._context.outbox.hold_entry, order.id, peer)
+        await self._context.destination.hold(order.reason or "held by the operator", str(peer))
+        return self._destination_changed("hold", peer)
+
+    async def release(self, request: BaseRequest, _: str) -> Response:
+        """Let go of the destination, or of one entry."""
+        peer = require_operator(request)
+        order = await _order(request)
+        if order.id is not None:
+            return await self._change("release", self._context.outbox.release_entry, order.id, peer)
+        await self._context.destination.release(str(peer))
+        return self._destination_changed("release", peer)
+
+    async def retry(self, request: BaseRequest, id: str) -> Response:
+        """A dead letter becomes pending again."""
+        peer = require_operator(request)
+        _require(await self._context.outbox.get(id), "retried", State.PENDING, State.DEAD)
+        return await self._change("retry", self._context.outbox.retry, id, peer)
+
+    async def drop(self, request: BaseRequest, id: str) -> Response:
+        """Remove an entry for good; the answer has it as it was."""
+        peer = require_operator(request)
+        _require(await self._context.outbox.get(id), "dropped", State.PENDING, State.DEAD)
+        return await self._change("drop", self._context.outbox.drop, id, peer)
+
+    async def _change(
+        self, action: str, verb: Callable[[str], Awaitable[Entry]], id: str, peer: Peer
+    ) -> Response:
+        entry = await verb(id)
+        self._context.metrics.operator(action)
+        _log.warning(
+            "entry.changed", action=action, id=entry.id, type=entry.event_type, by=str(peer)
+        )
+        if action in ("retry", "release"):
+            self._context.destination.wake()
+        return reply(200, _encode(entry_json(entry)) + b"\n")
+
+    def _destination_changed(self, action: str, peer: Peer) -> Response:
+        self._context.metrics.operator(action)
+        _log.warning("destination.changed", action=action, by=str(peer))
+        status = self._context.destination.status()
+        return reply(200, _encode({"state": status.state, "reason": status.reason}) + b"\n")
+
+
+def _require(entry: Entry, done: str, *states: State) -> None:
+    """What does not wait any more cannot be held, and what arrived not be undone."""
+    if entry.state not in states:
+        allowed = " or ".join(states)
+        raise Refusal(
+            409, f"the entry is {entry.state}", "id", f"only what is {allowed} can be {done}"
+        )
+
+
+async def _order(request: BaseRequest) -> _Order:
+    body = await read_body(request, BODY_BYTES_MAX)
+    if not body.strip():
+        return _Order()
+    try:
+        return msgspec.json.decode(body, type=_Order)
+    except msgspec.DecodeError as error:
+        reason, _, path = str(error).partition(" - at `")
+        hint = '{} for the destination, {"id": "…"} for one entry'
+        raise Refusal(400, reason, path.rstrip("`") or None, hint) from None

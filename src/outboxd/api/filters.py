@@ -1,0 +1,133 @@
+"""The filters of a listing, from the query of a URL. Pure.
+
+Each may be given several times; within one any value matches, between them all
+must. What is not known or not valid is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from multidict import MultiMapping
+
+from outboxd.outbox.model import EntryFilter, State
+from outboxd.serve.table import Refusal
+from outboxd.times import parse_rfc3339
+
+LIMIT_DEFAULT = 100
+LIMIT_MAX = 1000
+VALUE_MAX = 1000  # characters of one value
+VALUES_MAX = 100  # of one filter
+
+STATES = tuple(State)
+_SEVERITIES: Mapping[str, str] = {
+    "information": "information",
+    "info": "information",
+    "warning": "warning",
+    "error": "error",
+}
+NAMES = (
+    *("state", "held", "type", "severity", "cluster", "namespace", "service", "q"),
+    *("since", "until", "limit", "cursor"),
+)
+
+
+class Listing(NamedTuple):
+    """What is asked for."""
+
+    where: EntryFilter
+    cursor: str | None
+    limit: int
+
+
+def parse_listing(query: MultiMapping[str]) -> Listing:
+    """Raises Refusal 400, its field being the filter's name."""
+    _check_names(query)
+    return Listing(parse_filter(query), _one(query, "cursor"), _limit(_one(query, "limit")))
+
+
+def parse_filter(query: MultiMapping[str]) -> EntryFilter:
+    """The filters alone; other names in the query are not looked at."""
+    return EntryFilter(
+        states=_words(query, "state", {state.value: state.value for state in State}),
+        held=_flag(query, "held"),
+        event_types=_many(query, "type"),
+        severities=_words(query, "severity", _SEVERITIES),
+        clusters=_many(query, "cluster"),
+        namespaces=_many(query, "namespace"),
+        services=_many(query, "service"),
+        q=_one(query, "q") or "",
+        since=_time(query, "since"),
+        until=_time(query, "until"),
+    )
+
+
+def _check_names(query: MultiMapping[str]) -> None:
+    for name in query:
+        if name not in NAMES:
+            near = get_close_matches(name[:60], NAMES, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "filters are " + ", ".join(NAMES)
+            raise Refusal(400, f"there is no filter {name[:60]!r}", name[:60], hint)
+
+
+def _many(query: MultiMapping[str], name: str) -> tuple[str, ...]:
+    values = tuple(value for value in query.getall(name, []) if value)
+    if len(values) > VALUES_MAX:
+        raise Refusal(400, f"{name} is given {len(values)} times", name, f"at most {VALUES_MAX}")
+    for value in values:
+        if len(value) > VALUE_MAX:
+            raise Refusal(400, f"{name} is too long", name, f"at most {VALUE_MAX} characters")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Refusal(400, f"{name} is not UTF-8", name, "encode it as UTF-8") from None
+    return values
+
+
+def _one(query: MultiMapping[str], name: str) -> str | None:
+    values = _many(query, name)
+    if len(values) > 1:
+        raise Refusal(400, f"{name} is given {len(values)} times", name, "give it once")
+    return values[0] if values else None
+
+
+def _words(query: MultiMapping[str], name: str, known: Mapping[str, str]) -> tuple[str, ...]:
+    words = []
+    for value in _many(query, name):
+        word = known.get(value.lower())
+        if word is None:
+            hint = "it is one of " + ", ".join(dict.fromkeys(known.values()))
+            raise Refusal(400, f"{name}={value[:60]!r} is not known", name, hint)
+        words.append(word)
+    return tuple(words)
+
+
+def _flag(query: MultiMapping[str], name: str) -> bool | None:
+    value = _one(query, name)
+    if value is None:
+        return None
+    if value not in ("true", "false"):
+        raise Refusal(400, f"{name}={value[:60]!r} is not known", name, "it is true or false")
+    return value == "true"
+
+
+def _time(query: MultiMapping[str], name: str) -> int | None:
+    value = _one(query, name)
+    if value is None:
+        return None
+    try:
+        return parse_rfc3339(value)
+    except ValueError as error:
+        hint = "write it as 2026-11-21T23:31:36Z (in a URL, + is %2B)"
+        raise Refusal(400, f"{name}={value[:60]!r}: {error}", name, hint) from None
+
+
+def _limit(value: str | None) -> int:
+    if value is None:
+        return LIMIT_DEFAULT
+    if value.isascii() and value.isdigit() and len(value) <= 4 and 1 <= int(value) <= LIMIT_MAX:
+        return int(value)
+    hint = f"a whole number from 1 to {LIMIT_MAX}"
+    raise Refusal(400, f"limit={value[:60]!r} is not possible", "limit", hint)

@@ -1,0 +1,514 @@
+"""The spool reader: takes files from `new/` into the outbox.
+
+The order of steps makes it crash-safe: commit the events together with how far
+the file was taken, unlink, sync the directory, forget the progress. A crash
+between two of them leaves a file that is known, and is unlinked unread. It
+must never lose a good event for a bad one, never follow what a stranger put
+there, and never keep other producers waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol, TypeVar
+
+import structlog
+
+from outboxd.clock import Clock
+from outboxd.errors import OutboxdError, Refused, SyncFailed
+from outboxd.intake.door import Door, Portion, refusal_reason
+from outboxd.intake.largefile import LargeOutcome, take_large
+from outboxd.intake.rejects import BadLines, Fault, clean_up, printable, reject_lines, reject_whole
+from outboxd.intake.spoolcontent import Content, read_content
+from outboxd.intake.spoolfiles import Identity, Look, SpoolFolder, Verdict
+from outboxd.intake.spoolwatch import SpoolWatch
+from outboxd.outbox.outbox import Outbox
+
+CHUNK_FILES = 256
+PARSE_SLICE = 32  # files between which the loop serves others
+WAITING_MAX = 100_000
+
+T = TypeVar("T")
+_log = structlog.get_logger()
+
+
+class SpoolMetrics(Protocol):
+    """What the reader counts beside the door."""
+
+    def refused(self, reason: str, count: int) -> None: ...
+
+    def spool_file(self, result: str, count: int = 1) -> None: ...
+
+    def progress(self, part: str) -> None: ...
+
+
+class Pace(NamedTuple):
+    """How long things wait, in seconds."""
+
+    rescan_s: float = 30.0  # for what inotify misses
+    grow_s: float = 2.0  # what does not parse may still be growing
+    link_s: float = 10.0  # a second name may be a delivery in progress
+    look_again_s: float = 0.1
+    refused_min_s: float = 0.5  # while the intake refuses
+    refused_max_s: float = 10.0
+    trouble_s: float = 5.0  # after an error of the system
+
+
+class _Waiting(NamedTuple):
+    since_s: float
+    until_s: float
+    identity: Identity | None
+    reason: str
+
+
+class _Taking(NamedTuple):
+    """A small file on its way through the outbox."""
+
+    look: Look
+    content: Content
+    portion: Portion  # what of it was not taken before
+
+
+class SpoolReader:
+    """Reads one spool directory until it is stopped."""
+
+    def __init__(
+        self,
+        path: str,
+        door: Door,
+        outbox: Outbox,
+        metrics: SpoolMetrics,
+        clock: Clock,
+        pace: Pace | None = None,
+    ) -> None:
+        self._path = path
+        self._door = door
+        self._outbox = outbox
+        self._metrics = metrics
+        self._clock = clock
+        self._pace = pace = pace or Pace()
+        self._folder: SpoolFolder | None = None
+        self._wake = asyncio.Event()
+        self._watch = SpoolWatch(self._wake.set)
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="spool")
+        self._progress = dict(outbox.spool_progress)
+        self._left_over = set(self._progress)  # of an earlier run, not seen again yet
+        self._waiting: dict[str, _Waiting] = {}
+        self._large: dict[str, Identity] = {}
+        self._large_task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._refused_until_s = 0.0
+        self._refused_wait_s = 0.0
+        self._scan_at_s = 0.0
+        self._rescan_s = pace.rescan_s
+        self.idle = asyncio.Event()  # set while nothing is left to do but wait
+
+    async def start(self) -> None:
+        """Make and open the directories; raises ConfigError."""
+        await self._open()
+        self._task = asyncio.create_task(self._run(), name="spool")
+
+    async def stop(self) -> None:
+        """Finish the chunk in hand, and close."""
+        task, self._task = self._task, None
+        self._wake.set()
+        if task is not None:
+            await task
+        if self._large_task is not None:
+            self._large_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._large_task
+        self._watch.stop()
+        await asyncio.to_thread(self._threads.shutdown)
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
+
+    # --- the loop ---
+
+    async def _open(self) -> None:
+        folder = await self._thread(SpoolFolder, self._path)
+        if self._folder is not None:
+            self._folder.close()
+        self._folder = folder
+        await self._thread(clean_up, folder)
+        try:
+            self._watch.start(f"{self._path}/new")
+            self._rescan_s = self._pace.rescan_s
+        except OSError as error:
+            # No watch to be had: look often instead.
+            self._rescan_s = min(1.0, self._pace.rescan_s)
+            _log.warning("spool.unwatched", error=str(error), rescan_s=self._rescan_s)
+        self._watch.scan_due = True
+
+    async def _run(self) -> None:
+        while self._task is not None:
+            self._metrics.progress("spool")
+            try:
+                await self._turn()
+            except SyncFailed:
+                return  # the outbox has told the agent, which stops
+            except (OSError, OutboxdError) as error:
+                _log.warning("spool.failed", error=str(error), retry_s=self._pace.trouble_s)
+                self._scan_at_s = self._clock.monotonic_s() + self._pace.trouble_s
+                self._watch.scan_due = False
+            await self._sleep()
+
+    async def _sleep(self) -> None:
+        if self._task is None:
+            return
+        self.idle.set()
+        wait_s = max(0.0, self._next_s() - self._clock.monotonic_s())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        self.idle.clear()
+        self._wake.clear()
+
+    def _next_s(self) -> float:
+        now_s = self._clock.monotonic_s()
+        if now_s < self._refused_until_s:
+            return self._refused_until_s
+        if self._watch.names or self._watch.scan_due:
+            return now_s
+        due_s = min((waiting.until_s for waiting in self._waiting.values()), default=1e18)
+        return min(due_s, self._scan_at_s)
+
+    async def _turn(self) -> None:
+        """Whatever is due now."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._refused_until_s:
+            return
+        if self._watch.scan_due or now_s >= self._scan_at_s:
+            await self._scan()
+        else:
+            await self._take_due(now_s)
+
+    async def _take_due(self, now_s: float) -> None:
+        due = [name for name, waiting in self._waiting.items() if waiting.until_s <= now_s]
+        await self._take(sorted({*self._watch.take(), *due}))
+
+    async def _scan(self) -> None:
+        """Everything in `new/`, in chunks, and what arrives meanwhile between them."""
+        assert self._folder is not None
+        if not await self._thread(self._folder.is_current):
+            _log.warning("spool.reopened", path=self._path)
+            await self._open()
+        self._watch.scan_due = False
+        self._scan_at_s = self._clock.monotonic_s() + self._rescan_s
+        chunks = self._folder.names(CHUNK_FILES)
+        waiting = self._waiting
+        while self._task is not None:
+            names = await self._thread(_next_chunk, chunks)
+            if names is None:
+                self._refused_wait_s = 0.0
+                await self._forget_left_over()
+                return
+            now_s = self._clock.monotonic_s()
+            due = [name for name in names if name not in waiting or waiting[name].until_s <= now_s]
+            if not await self._take(due):
+                return
+            if self._watch.names:
+                await self._take_due(self._clock.monotonic_s())
+
+    async def _forget_left_over(self) -> None:
+        """Progress of files that were unlinked just before a crash."""
+        if self._left_over and not self._waiting and not self._large:
+            assert self._folder is not None
+            await self._thread(self._folder.sync)
+            gone = list(self._left_over)
+            self._left_over.clear()
+            await self._forget(gone)
+
+    # --- small files ---
+
+    async def _take(self, names: Sequence[str]) -> bool:
+        """Take these files; False where the intake refused."""
+        assert self._folder is not None
+        names = [name for name in names if name not in self._large]
+        position = 0
+        while position < len(names) and self._task is not None:
+            refusal = self._door.admission.refusal()
+            if refusal is not None:
+                self._refuse(refusal)
+                return False
+            chunk = names[position : position + CHUNK_FILES]
+            looks = await self._thread(self._folder.look, chunk, self._door.event_bytes_max)
+            position += len(looks)
+            refusal = await self._take_looks(looks)
+            self._metrics.progress("spool")
+            if refusal is not None:
+                self._refuse(refusal)
+                return False
+        return True
+
+    async def _take_looks(self, looks: Sequence[Look]) -> Refused | None:
+        ready: list[_Taking] = []
+        for number, look in enumerate(looks, 1):
+            if look.verdict is Verdict.READ:
+                taking = self._read(look)
+                if taking is not None:
+                    ready.append(taking)
+                if number % PARSE_SLICE == 0:
+                    await asyncio.sleep(0)
+            else:
+                await self._not_read(look)
+        return await self._commit(ready)
+
+    def _read(self, look: Look) -> _Taking | None:
+        """Its events; None where it must wait."""
+        content = read_content(self._door, look.data)
+        if content.faults and self._is_young(look):
+            self._wait(look, self._pace.grow_s, "it does not parse and may still be growing")
+            return None
+        self._left_over.discard(look.key)
+        items, numbers = content.items, content.line_numbers
+        done = self._progress.get(look.key, 0)
+        if done:
+            start = bisect_right(numbers, done)
+            items, numbers = items[start:], numbers[start:]
+        return _Taking(look, content, Portion(look.key, items, numbers, content.lines))
+
+    async def _commit(self, ready: Sequence[_Taking]) -> Refused | None:
+        """Commit, then unlink and reject, then forget."""
+        answers = await self._door.keep_portions([taking.portion for taking in ready])
+        refusal: Refused | None = None
+        clean: list[Look] = []
+        for taking, kept in zip(ready, answers, strict=True):
+            look = taking.look
+            if kept.lines_done and taking.portion.items:
+                self._progress[look.key] = kept.lines_done
+            if kept.refusal is not None:
+                refusal = kept.refusal
+                continue
+            self._waiting.pop(look.name, None)
+            if not taking.content.faults:
+                clean.append(look)
+        await self._remove(clean)
+        for taking, kept in zip(ready, answers, strict=True):
+            if taking.content.faults and kept.refusal is None:
+                await self._reject(taking)
+        return refusal
+
+    async def _remove(self, looks: Sequence[Look]) -> None:
+        """Unlink, sync the directory, and only then forget the progress."""
+        if not looks:
+            return
+        assert self._folder is not None
+        pairs = [(look.name, look.identity) for look in looks]
+        stuck = set()
+        for name, error in await self._thread(self._folder.remove, pairs):
+            if error is None:
+                self._watch.names[name] = None
+            else:
+                stuck.add(name)
+                self._stuck(name, dict(pairs)[name], error)
+        await self._forget([look.key for look in looks if look.name not in stuck])
+        self._metrics.spool_file("taken", len(looks) - len(stuck))
+
+    async def _reject(self, taking: _Taking) -> None:
+        look, content = taking.look, taking.content
+        assert look.identity is not None
+        if not content.items:
+            faults = [fault for fault, _ in content.faults]
+            await self._reject_whole(look, faults, len(faults))
+        else:
+            assert self._folder is not None
+            bad = BadLines(self._folder)
+            for fault, line in content.faults:
+                bad.add(fault, line)
+            await self._reject_lines(look.name, look.identity, bad, len(content.items))
+        if look.name not in self._waiting:
+            await self._forget([look.key])
+
+    async def _reject_lines(self, name: str, identity: Identity, bad: BadLines, taken: int) -> None:
+        assert self._folder is not None
+        try:
+            target = await self._thread(
+                reject_lines, self._folder, name, identity, bad, taken, self._clock.wall_ms()
+            )
+        except OSError as error:
+            bad.discard()
+            self._stuck(name, identity, error)
+            return
+        self._count_rejected(name, target, bad.faults[0], bad.count)
+
+    async def _reject_whole(self, look: Look, faults: Sequence[Fault], count: int = 1) -> None:
+        assert self._folder is not None
+        now_ms = self._clock.wall_ms()
+        try:
+            target = await self._thread(
+                reject_whole, self._folder, look.name, look.identity, faults, count, now_ms
+            )
+        except OSError as error:
+            self._stuck(look.name, look.identity, error)
+            return
+        self._waiting.pop(look.name, None)
+        if target is not None:
+            self._count_rejected(look.name, target, faults[0], count)
+
+    def _count_rejected(self, name: str, target: str, fault: Fault, count: int) -> None:
+        self._waiting.pop(name, None)
+        self._metrics.refused("invalid", count)
+        self._metrics.spool_file("rejected")
+        _log.warning(
+            "spool.file_rejected",
+            file=printable(name),
+            moved_to=printable(target),
+            faults=count,
+            first=fault.text(),
+        )
+
+    # --- what is not read ---
+
+    async def _not_read(self, look: Look) -> None:
+        name = look.name
+        match look.verdict:
+            case Verdict.GONE:
+                self._waiting.pop(name, None)
+            case Verdict.LARGE:
+                self._start_large(look)
+            case Verdict.CHANGING:
+                self._wait(look, self._pace.look_again_s, "it changes while it is read")
+            case Verdict.TROUBLE:
+                _log.warning("spool.file_unread", file=printable(name), error=look.reason)
+                self._wait(look, self._pace.trouble_s, look.reason)
+            case Verdict.LINKED:
+                if self._waits_since(look) < self._pace.link_s:
+                    self._wait(look, self._look_again_s(look), "it has a second name")
+                else:
+                    reason = "it has more than one name (hard links); not read"
+                    hint = "rename it into new/, or unlink the other name"
+                    await self._reject_whole(look, [Fault(0, None, reason, hint)])
+            case Verdict.UNREADABLE:
+                if self._waits_since(look) < self._pace.grow_s:
+                    self._wait(look, self._look_again_s(look), look.reason)
+                else:
+                    reason = f"the agent may not read it: {look.reason}"
+                    hint = "give the agent's group the right to read, before the rename"
+                    await self._reject_whole(look, [Fault(0, None, reason, hint)])
+            case _:
+                hint = "a spool file is a regular file with one event, or JSON Lines"
+                fault = Fault(0, None, f"{look.reason}; not read", hint)
+                await self._reject_whole(look, [fault])
+
+    def _is_young(self, look: Look) -> bool:
+        """Whether it was written less than `grow_s` ago, by the wall clock or,
+        where that clock jumped, since it was first seen so."""
+        assert look.identity is not None
+        age_s = self._clock.wall_ms() / 1000 - look.identity.changed_ns / 1e9
+        if age_s >= self._pace.grow_s:
+            return False
+        return self._waits_since(look) < self._pace.grow_s
+
+    def _waits_since(self, look: Look) -> float:
+        """For how long it has stood there unchanged, as far as was seen."""
+        before = self._waiting.get(look.name)
+        if before is None or before.identity != look.identity:
+            return 0.0
+        return self._clock.monotonic_s() - before.since_s
+
+    def _look_again_s(self, look: Look) -> float:
+        """Soon at first, then less and less often."""
+        return max(self._pace.look_again_s, self._waits_since(look) / 2)
+
+    def _wait(self, look: Look, wait_s: float, reason: str) -> None:
+        now_s = self._clock.monotonic_s()
+        before = self._waiting.get(look.name)
+        since_s = before.since_s if before and before.identity == look.identity else now_s
+        if before is None and len(self._waiting) >= WAITING_MAX:
+            return  # the rescan will find it again
+        self._waiting[look.name] = _Waiting(since_s, now_s + wait_s, look.identity, reason)
+
+    def _stuck(self, name: str, identity: Identity | None, error: OSError) -> None:
+        """It cannot be moved: leave it, and try again later."""
+        look = Look(name, Verdict.TROUBLE, identity)
+        if name not in self._waiting or self._waiting[name].reason != str(error):
+            _log.warning("spool.file_stuck", file=printable(name), error=str(error))
+        self._wait(look, self._pace.trouble_s, str(error))
+
+    def _refuse(self, refusal: Refused) -> None:
+        """The outbox takes nothing: files stay where they are."""
+        pace = self._pace
+        if not self._refused_wait_s:
+            _log.warning("spool.waiting", reason=refusal.message)
+            self._metrics.refused(refusal_reason(refusal), 1)
+        self._refused_wait_s = min(
+            pace.refused_max_s, max(pace.refused_min_s, self._refused_wait_s * 2)
+        )
+        self._refused_until_s = self._clock.monotonic_s() + self._refused_wait_s
+        self._watch.scan_due = True
+
+    # --- large files ---
+
+    def _start_large(self, look: Look) -> None:
+        assert look.identity is not None
+        self._large[look.name] = look.identity
+        if self._large_task is None or self._large_task.done():
+            self._large_task = asyncio.create_task(self._take_larges(), name="spool-large")
+
+    async def _take_larges(self) -> None:
+        """One large file after the other, beside the small ones."""
+        while self._large and self._folder is not None:
+            name, identity = next(iter(self._large.items()))
+            look = Look(name, Verdict.LARGE, identity)
+            try:
+                outcome = await take_large(
+                    self._folder, look, self._door, self._progress, self._is_young, self._thread
+                )
+                await self._end_large(look, outcome)
+            except FileNotFoundError:
+                self._waiting.pop(name, None)
+                self._watch.names[name] = None
+            except Refused as refusal:
+                self._refuse(refusal)
+                self._wait(look, self._refused_wait_s, refusal.message)
+            except SyncFailed:
+                return
+            except (OSError, OutboxdError) as error:
+                _log.warning("spool.file_unread", file=printable(name), error=str(error))
+                self._wait(look, self._pace.trouble_s, str(error))
+            finally:
+                self._large.pop(name, None)
+                self._wake.set()
+
+    async def _end_large(self, look: Look, outcome: LargeOutcome) -> None:
+        assert self._folder is not None
+        assert look.identity is not None
+        self._left_over.discard(outcome.key)
+        if outcome.must_wait:
+            self._wait(look, self._pace.grow_s, "its end does not parse; it may still be growing")
+            return
+        identity = look.identity
+        look = look._replace(key=outcome.key)
+        if not outcome.bad.count:
+            self._waiting.pop(look.name, None)
+            await self._remove([look])
+            return
+        if outcome.good:
+            await self._reject_lines(look.name, identity, outcome.bad, outcome.good)
+        else:
+            await self._thread(outcome.bad.discard)
+            await self._reject_whole(look, outcome.bad.faults, outcome.bad.count)
+        if look.name not in self._waiting:
+            await self._forget([outcome.key])
+
+    # --- small helpers ---
+
+    async def _forget(self, keys: Sequence[str]) -> None:
+        known = [key for key in keys if key in self._progress]
+        if known:
+            await self._outbox.forget_spool(known)
+        for key in known:
+            self._progress.pop(key, None)
+
+    def _thread(self, call: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+
+def _next_chunk(chunks: Iterator[list[str]]) -> list[str] | None:
+    return next(chunks, None)
