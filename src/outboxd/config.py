@@ -196,7 +196,8 @@ def read_api_key(config: Config, environ: Mapping[str, str] = os.environ) -> str
     if path:
         return _api_key_from(path, "[komodor] api_key_file")
     credential = credential_path(environ)
-    if credential and os.path.exists(credential):
+    # The service's unit gives a blank one where there is no key file yet.
+    if credential and os.path.exists(credential) and os.path.getsize(credential) > 1:
         return _api_key_from(credential, "the credential komodor-api-key")
     return None
 
@@ -283,8 +284,11 @@ def parse(data: bytes, path: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"{path}: nested too deep", "the configuration is two levels") from None
     except ValueError as error:
-        # tomllib's message ends with line and column.
-        raise ConfigError(f"{path}: not TOML: {error}", "see config.example.toml") from None
+        # tomllib's message ends with line and column, but where the text ends too early.
+        lines = text.rstrip("\n").split("\n")
+        end = f"at line {len(lines)}, column {len(lines[-1]) + 1}, the end"
+        fault = str(error).replace("at end of document", end)
+        raise ConfigError(f"{path}: not TOML: {fault}", "see config.example.toml") from None
 
 
 def _unknown(
@@ -300,16 +304,29 @@ def _unknown(
 
 
 def _written(value: object) -> str:
-    """A value as TOML writes it, short enough for a message."""
-    if type(value) is bool:
-        return "true" if value else "false"
+    """A value as TOML writes it, short and harmless enough for a message."""
     try:
-        text = f'"{value}"' if type(value) is str else str(value)
+        text = _in_toml(value)
     except ValueError:  # an integer of thousands of digits
         return "a huge number"
     if len(text) > 80:
         text = text[:79] + "…"
     return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _in_toml(value: object, depth: int = 0) -> str:
+    if depth > 3:
+        return "…"
+    if type(value) is bool:
+        return "true" if value else "false"
+    if type(value) is str:
+        return f'"{value}"'
+    if type(value) is list:
+        return "[" + ", ".join(_in_toml(each, depth + 1) for each in value[:50]) + "]"
+    if type(value) is dict:
+        members = [f"{name} = {_in_toml(each, depth + 1)}" for name, each in value.items()]
+        return "{ " + ", ".join(members) + " }" if members else "{}"
+    return str(value)
 
 
 def _api_key_from(path: str, label: str) -> str:
