@@ -37,7 +37,6 @@ class Notifier:
         """Whether somebody listens."""
         return self._address is not None
 
-    @property
     def watchdog_interval_s(self) -> float | None:
         """How often to call `watchdog`: a third of the time allowed; None: no need."""
         return None if self.watchdog_s is None else self.watchdog_s / 3

@@ -96,7 +96,7 @@ def test_a_manager_that_does_not_read_delays_nobody(notifier, manager):
 def test_the_watchdogs_time_is_ours_alone(environ, watchdog_s):
     notifier = Notifier(environ)
     assert notifier.watchdog_s == watchdog_s
-    assert notifier.watchdog_interval_s == (watchdog_s and watchdog_s / 3)
+    assert notifier.watchdog_interval_s() == (watchdog_s and watchdog_s / 3)
 
 
 TAKE = """
