@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from outboxd.cli.spec import HELP, Arguments, Command, Option, Positional
-from outboxd.cli.table import COMMANDS
+from outboxd.cli.table import AGENT, COMMANDS
 from outboxd.errors import EX_OK
 
 VERSION_FLAGS = ("-V", "--version")
@@ -23,7 +23,8 @@ def run(arguments: Arguments) -> int:
 def bash() -> str:
     """A script for bash, which needs nothing but bash itself."""
     words = [f"    [:]={_quoted(' '.join((*COMMANDS, *HELP.flags, *VERSION_FLAGS)))}"]
-    values: list[str] = []
+    # These may also stand before the command.
+    values = [f"    [::{flag}]=@file" for option in AGENT for flag in option.flags]
     for called, command, subcommand in _all_forms():
         offered = [*(each.name for each in command.subcommands if subcommand is None)]
         offered += _choices(called, command, subcommand)
@@ -267,8 +268,9 @@ function __outboxd_is
         return
     end
     set -l wanted (string split ' ' -- $argv[1])
-    test (count $free) -ge (count $wanted); or return 1
-    test "$free[1..(count $wanted)]" = "$argv[1]"
+    set -l last (count $wanted)
+    test (count $free) -ge $last; or return 1
+    test "$free[1..$last]" = "$argv[1]"
 end
 complete -c outboxd -f
 """
