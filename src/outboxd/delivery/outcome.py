@@ -47,6 +47,7 @@ class Answer(NamedTuple):
     fault_text: str = ""  # what the fault says of itself, for the operator
     sent: bool = True  # whether any byte of the request may have left
     duration_ms: int = 0
+    complete: bool = True  # whether the body came to its end
 
 
 class Verdict(NamedTuple):
@@ -143,10 +144,13 @@ def is_html_page(answer: Answer) -> bool:
     web frameworks call everything text/html.
     """
     body = answer.body_start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not body or body[:1] in b"{[":
-        return False
     kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in ("text/html", "application/xhtml+xml"):
+    html = kind in ("text/html", "application/xhtml+xml")
+    if not body:
+        return html and not answer.complete  # the page was on its way
+    if body[:1] in b"{[":
+        return False
+    if html:
         return True
     if body[:1] != b"<":
         return False

@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections import deque
 
 _DEPTH = 0.05  # the ceiling starts this much below its plateau
-_MARGIN = 0.98  # the plateau lies this much below the estimate of what is accepted
+_MARGIN = 0.96  # the plateau lies this much below the estimate of what is accepted
 _PLATEAU_FIRST_S = 10.0  # time to reach the plateau, doubled when an estimate holds
 _PLATEAU_MAX_S = 60.0
 _MATURE_S = 10.0  # a rate that was kept up so long is itself the estimate
 _FORGET_S = 600.0  # without a throttle and without need of the ceiling
 
 _EXPLORE_AFTER_S = 3.0
-_EXPLORE_STEP_S = 2.0
+_EXPLORE_STEP_S = 1.5
 _EXPLORE_FACTOR = 1.4
 
 _BURST_S = 0.02  # what a late wake-up of the event loop may make up for
@@ -36,7 +36,7 @@ class Rate:
     """The pace of one destination."""
 
     def __init__(self, rate_max: int) -> None:
-        self._rate_max = float(rate_max) if rate_max > 0 else None
+        self.configure(rate_max)
         self._tokens = 1.0
         self._filled_s: float | None = None
         self._serial = 0
@@ -46,6 +46,10 @@ class Rate:
         self._accepted = 0  # since the last throttle
         self._throttled_s = 0.0
         self._began_s: float | None = None  # the first request since the last throttle
+
+    def configure(self, rate_max: int) -> None:
+        """The operator's bound in requests a second; 0: none."""
+        self._rate_max = float(rate_max) if rate_max > 0 else None
 
     def per_second(self) -> float | None:
         """The present bound; None if there is none."""
@@ -89,6 +93,8 @@ class Rate:
         if serial < self._fresh_serial:
             return  # sent before we slowed down: the same pushback once more
         self._fresh_serial = self._serial
+        if self._ceiling is not None and now_s - self._throttled_s < _WINDOW_S:
+            return  # a probe into what the same second has left: the next one counts
         while self._accepted_s and now_s - self._accepted_s[0] > _WINDOW_S:
             self._accepted_s.popleft()
         active_s = 0.0 if self._began_s is None else now_s - self._began_s
@@ -125,7 +131,12 @@ class _Ceiling:
     """The learned bound: an estimate, and how far the time has grown past it."""
 
     def __init__(
-        self, estimate: float, explores: bool = False, plateau_s: float = _PLATEAU_FIRST_S
+        self,
+        estimate: float,
+        *,
+        explores: bool = False,
+        trusted: bool = False,
+        plateau_s: float = _PLATEAU_FIRST_S,
     ) -> None:
         self._plateau = max(estimate, _ESTIMATE_MIN if explores else _RATE_MIN) * _MARGIN
         self._plateau_s = plateau_s
@@ -133,6 +144,7 @@ class _Ceiling:
         # low; then the bound climbs by steps until the next throttle.
         self._explores = explores
         self._steps = 0
+        self._trusted = trusted  # a rate near this one has been kept up for long
         self._used_s = 0.0  # for so long has the bound been what we waited for
 
     def rate(self) -> float:
@@ -152,15 +164,20 @@ class _Ceiling:
         """The ceiling after a throttle at the present rate, which was in use for
         `active_s`; `accepted_rate` is the mean since the last one, waits included."""
         rate = self.rate()
+        near = 0.85 < rate / self._plateau < 1.15
         if self._explores and self._steps > 0:
-            known_good = rate / _EXPLORE_FACTOR
-            return _Ceiling(known_good * 1.08, plateau_s=_PLATEAU_FIRST_S / 2)
+            # Between the last step and this. One step only: the first estimate
+            # was good, and the answer lies close above it.
+            back = 1.3 if self._steps == 1 else 1.2
+            return _Ceiling(rate / back, plateau_s=_PLATEAU_FIRST_S / 2)
         if active_s >= _MATURE_S:
-            holds = 0.9 < rate / self._plateau < 1.1
-            longer_s = min(self._plateau_s * 2, _PLATEAU_MAX_S) if holds else _PLATEAU_FIRST_S
-            return _Ceiling(rate, plateau_s=longer_s)
+            if near:
+                longer_s = min(self._plateau_s * 2, _PLATEAU_MAX_S)
+                return _Ceiling(rate, trusted=True, plateau_s=longer_s)
+            # Far above the plateau it rose fast, and so went past what is taken.
+            return _Ceiling(rate * 0.95, trusted=True)
+        if self._trusted and near:
+            return _Ceiling(rate * 0.98, trusted=active_s > 2.0, plateau_s=self._plateau_s)
         # Soon: the rate is too high and the mean, with the wait in it, too low.
-        # The longer it was kept up, the more the mean is worth.
         low = min(max(accepted_rate, rate * 0.25), rate)
-        trust = min(0.5, 1.0 / max(active_s, 1e-3))
-        return _Ceiling(low * (rate / low) ** trust, plateau_s=self._plateau_s)
+        return _Ceiling((low * rate) ** 0.5, plateau_s=self._plateau_s)
