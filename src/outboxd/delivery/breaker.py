@@ -253,6 +253,11 @@ class Breaker:
         self._wait_until_s = now_s
         return True
 
+    def configure(self, backoff: Backoff, hold_probe_s: float) -> None:
+        """Other waits, from the next one on."""
+        self._backoff = backoff
+        self._hold_probe_s = hold_probe_s
+
     # -- inside --------------------------------------------------------------------
 
     def _tolerance(self, now_s: float) -> int:

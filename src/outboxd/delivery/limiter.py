@@ -22,7 +22,7 @@ class Limiter:
     def __init__(self, concurrency_max: int) -> None:
         self.permits = 1
         self.in_flight = 0
-        self._max = min(concurrency_max, CEILING) if concurrency_max > 0 else CEILING
+        self.configure(concurrency_max)
         self._serial = 0
         self._fresh_serial = 0  # requests below began before the last decrease
         self._answers = 0  # in this round
@@ -30,6 +30,11 @@ class Limiter:
         self._healthy = True
         self._latency_s: float | None = None
         self._floor_s: float | None = None
+
+    def configure(self, concurrency_max: int) -> None:
+        """The highest number of permits; 0: no limit of the operator's."""
+        self._max = min(concurrency_max, CEILING) if concurrency_max > 0 else CEILING
+        self.permits = min(self.permits, self._max)
 
     def free(self) -> int:
         """How many requests may start now."""

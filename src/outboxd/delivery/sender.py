@@ -55,9 +55,6 @@ class Sending(Protocol):
 
     async def send(self, id: str, body: bytes) -> Answer: ...
 
-    def refresh(self) -> None:
-        """Forget connections and addresses: the network may be another one."""
-
 
 class Settings(NamedTuple):
     """What `[delivery]` and `[komodor]` say, in the sender's units."""
@@ -186,10 +183,21 @@ class Sender:
         if self._breaker.key_changed(self._clock.monotonic_s()):
             self._wake.set()
 
-    def reconfigure(self, settings: Settings) -> None:
-        """New settings, from the next request on; what is in flight is not touched."""
-        self._settings = settings
-        self._backoff.initial_s = settings.backoff_initial_s
+    def reconfigure(self, settings: Settings, transport: Sending) -> None:
+        """New settings, from the next request on; what is in flight is not touched.
+
+        What was learned of the destination (its state, permits, rate) stays,
+        unless it is another destination.
+        """
+        before, self._settings = self._settings, settings
+        self._transport = transport
+        self._backoff = Backoff(settings.backoff_initial_s, settings.backoff_max_s)
+        self._breaker.configure(self._backoff, settings.hold_probe_s)
+        if settings.concurrency_max != before.concurrency_max:
+            self._limiter.configure(settings.concurrency_max)
+        if settings.rate_max != before.rate_max:
+            self._rate.configure(settings.rate_max)
+        self.key_changed()
         self.wake()
 
     def stuck_s(self) -> float:
@@ -460,7 +468,6 @@ class Sender:
             limiter.failed(flight.permit)
             if breaker.unavailable(ticket, reason, now_s, self._random()):
                 self._went_away(reason)
-            self._transport.refresh()
         self._told(verdict.hint)
 
     def _settlement(
