@@ -93,7 +93,8 @@ CREATE TABLE dedup (
 SPOOL_PROGRESS = """
 CREATE TABLE spool_progress (
     file_key TEXT PRIMARY KEY,          -- a spool file whose unlink is not yet certain
-    lines_done INTEGER NOT NULL CHECK (lines_done >= 0)
+    lines_done INTEGER NOT NULL CHECK (lines_done >= 0),
+    crc INTEGER NOT NULL
 ) WITHOUT ROWID
 """
 

@@ -342,7 +342,8 @@ def _repeated_row(row: tuple[Any, ...], count: int, last_at: int) -> tuple[Any, 
 def mark_spool(connection: sqlite3.Connection, mark: SpoolMark) -> None:
     """How far a spool file has been taken."""
     connection.execute(
-        "INSERT OR REPLACE INTO spool_progress (file_key, lines_done) VALUES (?, ?)", mark
+        "INSERT OR REPLACE INTO spool_progress (file_key, lines_done, crc) VALUES (?, ?, ?)",
+        (*mark, text_crc(*mark)),
     )
 
 
