@@ -15,6 +15,7 @@ from outboxd.config_keys import KEYS, PATHS, SECTIONS
 from outboxd.errors import ConfigError
 from outboxd.event import Defaults, nearest
 from outboxd.locations import CONFIG_PATH, credential_path, runtime_dir, state_dir
+from outboxd.strictjson import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def load_client(path: str | None = None, environ: Mapping[str, str] = os.environ
     tables = _read(source) if source else {}
     for section in tables:
         if section not in SECTIONS:
-            raise _unknown(source, f"[{section}]", section, tuple(SECTIONS), "section")
+            raise _unknown(source, f"[{shown(section)}]", section, tuple(SECTIONS), "section")
     for section, known in SECTIONS.items():
         table = tables.get(section, {})
         if type(table) is not dict:
@@ -169,7 +170,7 @@ def load_client(path: str | None = None, environ: Mapping[str, str] = os.environ
             )
         for name in table:
             if name not in known:
-                raise _unknown(source, f"[{section}] {name}", name, tuple(known), "key")
+                raise _unknown(source, f"[{section}] {shown(name)}", name, tuple(known), "key")
     for key in KEYS:
         given = tables.get(key.section, {})
         value = _value(key, given, source, environ)
@@ -309,9 +310,7 @@ def _written(value: object) -> str:
         text = _in_toml(value)
     except ValueError:  # an integer of thousands of digits
         return "a huge number"
-    if len(text) > 80:
-        text = text[:79] + "…"
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return shown(text, 80)
 
 
 def _in_toml(value: object, depth: int = 0) -> str:

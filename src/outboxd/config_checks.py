@@ -15,12 +15,17 @@ from outboxd.config import Config, split_listen, wrong
 from outboxd.config_keys import SECTIONS
 from outboxd.errors import ConfigError
 
+SOCKET_PATH_MAX = 107
+
 
 def check(config: Config) -> None:
     """Raise a ConfigError for what cannot work."""
     _check_endpoint(config)
     _check_proxy(config)
     _check_files(config)
+    if len(os.fsencode(config.intake.socket)) > SOCKET_PATH_MAX:
+        why = f"Linux takes {SOCKET_PATH_MAX} bytes for a socket's path"
+        raise _wrong(config, "intake", "socket", why)
     group = config.intake.socket_group
     if group and not _has_group(group):
         raise _wrong(config, "intake", "socket_group", "there is no such group")
@@ -65,7 +70,7 @@ def _check_proxy(config: Config) -> None:
         return
     parts = _split(config.komodor.proxy)
     if parts is None or parts.scheme not in ("http", "https"):
-        shown = _without_credentials(parts) if parts else "…"
+        shown = config.komodor.proxy.rpartition("@")[2]
         raise _wrong(config, "komodor", "proxy", "it is no http URL", shown)
 
 
@@ -77,9 +82,6 @@ def _check_files(config: Config) -> None:
         path = getattr(komodor, name)
         if path and _is_missing(path):
             raise _wrong(config, "komodor", name, "there is no such file")
-    textfile = config.metrics.textfile
-    if textfile and not textfile.endswith(".prom"):
-        raise _wrong(config, "metrics", "textfile", "node_exporter reads only *.prom")
 
 
 def _is_missing(path: str) -> bool:

@@ -227,7 +227,7 @@ KEYS: tuple[Key, ...] = (
     Key("delivery", "fresh_share", 0.25, "a number from 0 to 1", _as_share),
     _switch("delivery", "report_outage", True),
     _text("http", "listen", "", 'host:port, such as "127.0.0.1:8098", or "" for none'),
-    _optional_path("metrics", "textfile", "the file to write, ending in .prom"),
+    _optional_path("metrics", "textfile", "the file to write (node_exporter reads *.prom)"),
     _choice("log", "level", "info", "debug", "info", "warning", "error"),
     _choice("log", "format", "auto", "auto", "json", "console"),
 )
