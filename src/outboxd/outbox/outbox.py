@@ -37,7 +37,9 @@ T = TypeVar("T")
 class Outbox:
     """An open outbox with its writer running. Made by `Outbox.start`."""
 
-    def __init__(self, engine: Engine, ballast: Ballast) -> None:
+    def __init__(
+        self, engine: Engine, ballast: Ballast, make_writer: Callable[..., Writer] = Writer
+    ) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self.ballast = ballast
@@ -54,12 +56,17 @@ class Outbox:
         self.on_fatal: Callable[[OutboxdError], None] = _nothing
         self.on_damage: Callable[[int, str], None] = _nothing
         self.fatal: OutboxdError | None = None
-        self._writer = Writer(engine, ballast, self._loop, self._committed, self._failed)
+        self._writer = make_writer(engine, ballast, self._loop, self._committed, self._failed)
 
     @classmethod
-    async def start(cls, engine: Engine, ballast: Ballast | None = None) -> Outbox:
+    async def start(
+        cls,
+        engine: Engine,
+        ballast: Ballast | None = None,
+        make_writer: Callable[..., Writer] = Writer,
+    ) -> Outbox:
         """Start the writer on an engine that nothing else touches from now on."""
-        outbox = cls(engine, ballast or Ballast(engine.path))
+        outbox = cls(engine, ballast or Ballast(engine.path), make_writer)
         outbox._writer.start()
         return outbox
 
