@@ -1,0 +1,219 @@
+"""Small real servers on loopback, each with one way to misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from dataclasses import dataclass
+
+import pytest
+import trustme
+
+from outboxd.delivery.outcome import Answer
+from outboxd.delivery.transport import Transport
+
+GOOD = (
+    b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n"
+    b'{"id":"k1"}'
+)
+
+
+@dataclass
+class Komodor:
+    """What the transport reads of the configuration."""
+
+    endpoint: str
+    proxy: str = ""
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    connect_timeout_s: float = 5.0
+    request_timeout_s: float = 5.0
+
+
+class Server:
+    """Reads requests whole and answers with what the script says.
+
+    The script is called with (writer, request number, request) and writes what
+    it likes; the connection is closed when it returns True.
+    """
+
+    def __init__(self, script, context=None, host="127.0.0.1", reads_first=True):
+        self.script, self.context, self.host = script, context, host
+        self.reads_first = reads_first
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.errors: list[Exception] = []
+        self._tasks: set[asyncio.Task] = set()
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(
+            self._serve, self.host, 0, ssl=self.context, limit=2**20
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def url(self, scheme="http", host=None):
+        host = host or (f"[{self.host}]" if ":" in self.host else self.host)
+        return f"{scheme}://{host}:{self.port}/mgmt/v1/events"
+
+    async def _serve(self, reader, writer):
+        self.connections += 1
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            while True:
+                request = await read_request(reader) if self.reads_first else b""
+                self.requests.append(request)
+                done = self.script(writer, len(self.requests), request)
+                if asyncio.iscoroutine(done):
+                    done = await done
+                await writer.drain()
+                if done:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            with contextlib.suppress(Exception):
+                writer.close()
+
+
+async def read_request(reader):
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = 0
+    for line in head.split(b"\r\n"):
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.partition(b":")[2])
+    return head + await reader.readexactly(length)
+
+
+def good(writer, _number, _request):
+    writer.write(GOOD)
+
+
+class ConnectProxy:
+    """An HTTP proxy that knows CONNECT, and perhaps wants credentials."""
+
+    def __init__(self, authorization: str | None = None, refuses: bytes | None = None):
+        self.authorization, self.refuses = authorization, refuses
+        self.connects: list[bytes] = []
+        self._tasks: set[asyncio.Task] = set()
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_):
+        self._server.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader, writer):
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.connects.append(head)
+            wanted = self.authorization
+            if (
+                wanted
+                and f"proxy-authorization: basic {wanted}".lower() not in head.decode().lower()
+            ):
+                writer.write(
+                    b"HTTP/1.1 407 Proxy Authentication Required\r\n"
+                    b'Proxy-Authenticate: Basic realm="x"\r\nContent-Length: 0\r\n\r\n'
+                )
+                return
+            if self.refuses:
+                writer.write(self.refuses)
+                return
+            host, _, port = head.split()[1].decode().rpartition(":")
+            there_reader, there_writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            try:
+                await asyncio.gather(_pipe(reader, there_writer), _pipe(there_reader, writer))
+            finally:
+                there_writer.close()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            with contextlib.suppress(Exception):
+                await writer.drain()
+            writer.close()
+
+
+async def _pipe(reader, writer):
+    while chunk := await reader.read(65536):
+        writer.write(chunk)
+        await writer.drain()
+    with contextlib.suppress(OSError):
+        writer.write_eof() if writer.can_write_eof() else writer.close()
+
+
+async def send_once(settings: Komodor, body: bytes = b"{}", key: str | None = "secret") -> Answer:
+    transport = Transport(settings, key)
+    try:
+        return await transport.send("0190-id", body)
+    finally:
+        await transport.close()
+
+
+class Loopback:
+    """The above, for tests: there are no packages of tests to import from."""
+
+    Komodor, Server, ConnectProxy = Komodor, Server, ConnectProxy
+    GOOD = GOOD
+    good = staticmethod(good)
+    send_once = staticmethod(send_once)
+
+    @staticmethod
+    def closed_port() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+
+@pytest.fixture
+def loopback():
+    return Loopback
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    """An authority of our own, and files for the settings."""
+    ca = trustme.CA()
+    folder = tmp_path_factory.mktemp("tls")
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    client = ca.issue_cert("agent@example.com")
+    client.cert_chain_pems[0].write_to_path(folder / "client.pem")
+    client.private_key_pem.write_to_path(folder / "client.key")
+    ca.folder = folder
+
+    def context(*names: str, **options):
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ca.issue_cert(*(names or ("127.0.0.1", "localhost")), **options).configure_cert(made)
+        return made
+
+    ca.server_context = context
+    return ca
+
+
+@pytest.fixture(autouse=True)
+def no_proxy_from_the_environment(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
