@@ -14,6 +14,9 @@ from typing import Any
 import msgspec
 
 from outboxd import __version__
+from outboxd.api.context import ApiContext
+from outboxd.api.control import ControlRoutes
+from outboxd.api.routes import ReadingRoutes
 from outboxd.clock import Clock
 from outboxd.config import Config
 from outboxd.delivery.facts import Fact, OutageEnded
@@ -38,9 +41,14 @@ from outboxd.serve.server import HttpServer
 from outboxd.serve.table import RouteTable
 from outboxd.systemd import PassedSocket
 from outboxd.upkeep import Job, OutboxUpkeep, Upkeep
+from outboxd.web.activity import Activity
+from outboxd.web.outbox_source import OutboxSource
+from outboxd.web.page import web_routes
 
 TEXTFILE_S = 15.0
 KEY_WATCH_S = 2.0
+# The patience with one piece of work: a commit on a slow disk.
+STUCK_AFTER_S = 60.0
 
 
 def sender_settings(config: Config) -> Settings:
@@ -109,6 +117,20 @@ class AgentParts:
         self._servers: list[HttpServer] = []
         self.http_address: str | None = None
         self._reporting: set[asyncio.Task[None]] = set()
+        self._ready = False
+        self._api = ApiContext(
+            outbox=outbox,
+            intake=self.admission,
+            destination=self.sender,
+            metrics=self.metrics,
+            clock=clock,
+            version=__version__,
+            sent_body=self.sent_body,
+            unhealthy=self.unhealthy,
+            ready=lambda: self._ready,
+        )
+        self._activity = Activity(outbox, self.sender, clock)
+        self._timeline = OutboxSource(outbox, self.sender, self._activity, clock)
         outbox.on_arrival = self.sender.arrived
         outbox.on_commit = self.metrics.commit
         outbox.on_damage = self._damage_found
@@ -148,8 +170,9 @@ class AgentParts:
     async def open_intake(self, passed: Sequence[PassedSocket]) -> None:
         """Open the socket, the spool and the page; from here on events come in."""
         config = self.config
+        reading = ReadingRoutes(self._api).routes()
         routes = IntakeRoutes(self.door, self.metrics).routes()
-        table = RouteTable(routes)
+        table = RouteTable([*routes, *reading, *ControlRoutes(self._api).routes()])
         handed_in = next((p for p in passed if p.socket.family == sockets_of_host.AF_UNIX), None)
         if handed_in is not None:
             bound = sockets.adopt(handed_in.socket.detach())
@@ -158,11 +181,19 @@ class AgentParts:
                 config.intake.socket, int(config.intake.socket_mode, 8), config.intake.socket_group
             )
         self._socket = bound
-        await self._serve(table, bound)
+        await self._serve(HttpServer(table), bound)
+        if config.http.listen:
+            # Read only: nothing that comes in by TCP changes anything.
+            table = RouteTable([*reading, *web_routes(self._timeline)])
+            bound = sockets.bind_tcp(config.http.listen)
+            address = bound.socket.getsockname()
+            self.http_address = f"http://{_host(address[0])}:{address[1]}"
+            guard = sockets.host_guard(config.http.listen)
+            await self._serve(HttpServer(table, guard=guard), bound)
         await self.spool.start()
+        self._ready = True
 
-    async def _serve(self, table: RouteTable, bound: sockets.BoundSocket) -> None:
-        server = HttpServer(table)
+    async def _serve(self, server: HttpServer, bound: sockets.BoundSocket) -> None:
         await server.start(bound.socket)
         self._servers.append(server)
 
@@ -245,7 +276,10 @@ class AgentParts:
         path = self.config.metrics.textfile
         if path:
             jobs.append(Job("textfile", TEXTFILE_S, self._write_textfile))
-        return [("upkeep", Upkeep(self.clock, jobs).run())]
+        running = [("upkeep", Upkeep(self.clock, jobs).run())]
+        if self.config.http.listen:
+            running.append(("activity", self._activity.run()))
+        return running
 
     async def _write_textfile(self) -> None:
         await asyncio.to_thread(write_textfile, self.config.metrics.textfile, self.metrics)
@@ -296,6 +330,15 @@ class AgentParts:
     def stuck_s(self) -> float:
         """For how long writer or sender have made no progress with work in hand."""
         return max(self.outbox.stuck_s(), self.sender.stuck_s())
+
+    def unhealthy(self) -> str | None:
+        """Why the agent makes no progress; None while it does."""
+        if self.outbox.fatal is not None:
+            return self.outbox.fatal.message
+        stuck_s = self.stuck_s()
+        if stuck_s < STUCK_AFTER_S:
+            return None
+        return f"no progress for {round(stuck_s)} s with work in hand"
 
     def _damage_found(self, seq: int, detail: str) -> None:
         self._log.error(
@@ -348,6 +391,10 @@ def _needs_restart(before: Config, after: Config) -> list[str]:
 
     now = fixed(after)
     return [name for name, value in fixed(before).items() if value != now[name]]
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 async def _close_later(transport: Transport, config: Config) -> None:

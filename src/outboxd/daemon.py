@@ -29,9 +29,6 @@ from outboxd.observe import logs
 from outboxd.outbox.opening import Opened, open_outbox
 from outboxd.systemd import Notifier, PassedSocket, passed_sockets
 
-# The watchdog's patience with one piece of work: a commit on a slow disk.
-STUCK_AFTER_S = 60.0
-
 
 def run_agent(config_path: str | None) -> int:
     """Run until SIGTERM or SIGINT; the exit code.
@@ -219,7 +216,7 @@ class Agent:
     async def _feed_watchdog(self, interval_s: float) -> None:
         """Only while writer and sender get on with their work."""
         while True:
-            if self._parts.stuck_s() < STUCK_AFTER_S:
+            if self._parts.unhealthy() is None:
                 self._notifier.watchdog()
             await asyncio.sleep(interval_s)
 
