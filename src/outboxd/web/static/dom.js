@@ -1,0 +1,56 @@
+// Makes elements. Text only ever becomes a text node, so that nothing an event
+// says can become markup; there is no other way to put text on this page.
+
+const SVG = 'http://www.w3.org/2000/svg';
+
+export const byId = (id) => document.getElementById(id);
+
+/** An element with attributes, listeners (`onclick`) and children (nodes or text). */
+export function h(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+/** The same in SVG. */
+export function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, tag), attributes, children);
+}
+
+/** Sets a text only where it differs, so that nothing is laid out again for nothing. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Tells screen readers, and nobody else. */
+export function announce(text) {
+  byId('announcer').textContent = text;
+}
+
+/** The round icon of a severity. */
+export function severityIcon(severity) {
+  const icon = svg('svg', { class: 'severity-icon', viewBox: '0 0 24 24', 'aria-hidden': 'true' },
+    svg('circle', { cx: 12, cy: 12, r: 11 }), svg('path'));
+  setSeverity(icon, severity);
+  return icon;
+}
+
+const SHAPES = {
+  information: 'M12 10.8v6M12 7.2v.1',
+  warning: 'M12 6.6v6.6M12 16.8v.1',
+  error: 'm8.4 8.4 7.2 7.2M15.6 8.4l-7.2 7.2',
+};
+
+export function setSeverity(icon, severity) {
+  if (icon.dataset.severity === severity) return;
+  icon.dataset.severity = severity;
+  icon.lastChild.setAttribute('d', SHAPES[severity] ?? SHAPES.information);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (typeof value === 'function') element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? '' : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}

@@ -1,0 +1,223 @@
+// The drawer: one event whole, as Komodor shows it; below that the way it took,
+// the body that was sent, and the commands that would change it.
+
+import { getText, isStale } from './api.js';
+import { announce, byId, h, svg } from './dom.js';
+import { commands, due, occurredAt, outcomeWord, SEVERITY_WORDS, time } from './entry.js';
+import { ago, count, duration, full } from './format.js';
+import { Map as InventoryMap } from './inventory.js';
+import { memberText, parse, plain } from './raw.js';
+import { KIND } from './view.js';
+
+export class Drawer {
+  /** `onClose()` is called for the reader's wish to close, `onStep(by)` for the next one. */
+  constructor({ onClose, onStep, inventory }) {
+    this.element = byId('drawer');
+    this.onClose = onClose;
+    this.onStep = onStep;
+    this.inventory = inventory;
+    this.id = null;
+    setInterval(() => this.tick(), 1000);
+  }
+
+  get isOpen() {
+    return this.id !== null;
+  }
+
+  /** Opens on an event; what is known of it shows at once. */
+  async open(id, known, { focus = false } = {}) {
+    const same = this.id === id;
+    this.id = id;
+    this.element.hidden = false;
+    document.body.classList.add('drawer-open');
+    if (known && !same) this.paint(known, null);
+    if (!same) this.element.scrollTop = 0;
+    if (focus) this.element.querySelector('.close')?.focus({ preventScroll: true });
+    try {
+      const text = await getText(`/v1/events/${encodeURIComponent(id)}`, null, 'drawer');
+      if (this.id !== id || text === this.text) return;
+      this.text = text;
+      const held = this.element.contains(document.activeElement) ? document.activeElement.dataset.keep : null;
+      const open = new Set([...this.element.querySelectorAll('details[open]')].map((own) => own.className));
+      const top = this.element.scrollTop;
+      this.paint(parse(text), memberText(text, 'sentBody'));
+      for (const own of this.element.querySelectorAll('details')) own.open = open.has(own.className);
+      this.element.scrollTop = same ? top : 0;
+      if (held || focus) (this.element.querySelector(`[data-keep="${held ?? 'close'}"]`) ?? this.element).focus({ preventScroll: true });
+    } catch (error) {
+      if (isStale(error) || this.id !== id) return;
+      this.element.replaceChildren(
+        this.head(h('span', { class: 'badge', 'data-severity': 'error' }, 'Not shown')),
+        h('h2', { id: 'drawer-title' }, error.status === 404 ? 'This event is gone' : 'This event cannot be shown'),
+        h('p', { class: 'summary' }, error.hint ?? error.message),
+      );
+    }
+  }
+
+  close() {
+    this.id = null;
+    this.text = null;
+    this.element.hidden = true;
+    this.element.replaceChildren();
+    document.body.classList.remove('drawer-open');
+  }
+
+  tick() {
+    if (!this.isOpen) return;
+    for (const element of this.element.querySelectorAll('[data-ago]')) {
+      element.textContent = ago(Number(element.dataset.ago));
+    }
+  }
+
+  paint(entry, body) {
+    const at = occurredAt(entry);
+    this.element.replaceChildren(
+      this.head(
+        h('span', { class: 'badge', 'data-severity': entry.severity }, SEVERITY_WORDS[entry.severity].toUpperCase()),
+        h('time', { datetime: new Date(at).toISOString(), title: full(at) }, full(at)),
+        h('span', { class: 'ago', 'data-ago': at }, ago(at)),
+      ),
+      h('h2', { id: 'drawer-title' }, entry.eventType),
+      h('p', { class: 'summary' }, entry.summary),
+      where(entry),
+      entry.correlatedServices ? this.correlated(entry) : '',
+      details(entry),
+      way(entry),
+      body === null ? '' : sent(entry, body),
+      KIND === 'agent' ? commandList(entry) : '',
+      h('p', { class: 'id' }, h('span', {}, 'Id '), h('code', {}, entry.id)),
+    );
+  }
+
+  head(...children) {
+    const button = (label, keep, path, onclick) => h('button', { class: keep === 'close' ? 'close icon-button' : 'icon-button', type: 'button', 'aria-label': label, title: label, 'data-keep': keep, onclick },
+      svg('svg', { viewBox: '0 0 16 16', 'aria-hidden': 'true' }, svg('path', { d: path })));
+    return h('div', { class: 'drawer-head' },
+      button('Close', 'close', 'm4 4 8 8M12 4l-8 8', () => this.onClose()),
+      ...children,
+      h('span', { class: 'steps' },
+        button('Newer event', 'newer', 'm4 10 4-4 4 4', () => this.onStep(-1)),
+        button('Older event', 'older', 'm4 6 4 4 4-4', () => this.onStep(1))));
+  }
+
+  correlated(entry) {
+    const found = entry.correlatedServices;
+    const map = new InventoryMap();
+    map.setInventory(this.inventory());
+    map.mark(found);
+    return h('section', { class: 'correlated' },
+      h('h3', {}, `Correlated to ${count(found.length, 'service', 'services')}`), map.element);
+  }
+}
+
+/** The band WHERE: each name over what it is. */
+function where(entry) {
+  const scope = entry.scope ?? {};
+  const fields = [['clusters', 'CLUSTER'], ['namespaces', 'NAMESPACE'], ['servicesNames', 'SERVICE']];
+  const cells = fields.flatMap(([field, word]) => {
+    const names = scope[field] ?? [];
+    if (names.length === 0) return [];
+    return [h('div', { class: 'place' }, h('b', {}, names.join(', ')), h('span', {}, names.length > 1 ? `${word}S` : word))];
+  });
+  if (cells.length === 0) cells.push(h('div', { class: 'place' }, h('b', {}, 'Every service'), h('span', {}, 'NO SCOPE GIVEN')));
+  return h('section', { class: 'where' }, h('h3', {}, 'Where'), h('div', { class: 'places' }, ...cells));
+}
+
+/** DETAILS, one `key: value` a line. */
+function details(entry) {
+  const lines = Object.entries(entry.details ?? {}).map(([key, value]) => {
+    const nested = value !== null && typeof value === 'object' && value.text === undefined;
+    return h('div', { class: 'line' }, h('dt', {}, `${key}:`), ' ', h('dd', { class: nested ? 'nested' : '' }, plain(value)));
+  });
+  return h('section', { class: 'details' }, h('h3', {}, 'Details'),
+    lines.length ? h('dl', {}, ...lines) : h('p', { class: 'none' }, 'None were given.'));
+}
+
+/** The way of this event, from the producer to Komodor. */
+function way(entry) {
+  const steps = [];
+  const step = (tone, at, title, ...more) => steps.push(h('li', { 'data-tone': tone },
+    h('div', {}, h('b', {}, title), ...more),
+    at === null ? '' : h('time', { datetime: new Date(at).toISOString(), title: full(at) }, full(at))));
+  const received = time(entry.receivedAt);
+  const occurred = time(entry.occurredAt);
+  const small = (text) => h('span', { class: 'small' }, text);
+  if (occurred !== null && occurred !== received) step('plain', occurred, 'Occurred', small(KIND === 'agent' ? 'as its producer said' : 'as its details say'));
+  if (KIND === 'sandbox') {
+    step('done', received, 'Received and answered 201', small(arrivals(entry)));
+    return h('section', { class: 'way' }, h('h3', {}, 'The way of this event'), h('ol', {}, ...steps));
+  }
+  const doors = { socket: 'by the socket', batch: 'in a batch', spool: 'from the spool', agent: 'from the agent itself' };
+  step('done', received, 'Received', small(doors[entry.source] ?? ''));
+  step('done', received, 'Committed to the outbox', small('synced to disk before the receipt'));
+  if (entry.repeats) step('plain', time(entry.lastOccurredAt), count(entry.repeats, 'repeat', 'repeats'), small('counted, not sent again'));
+  const attempts = entry.attempts ?? [];
+  const missing = entry.attemptCount - attempts.length;
+  if (entry.attempts && missing > 0) step('plain', null, count(missing, 'earlier attempt', 'earlier attempts'), small('no longer kept'));
+  attempts.forEach((attempt, index) => {
+    const tone = attempt.outcome === 'delivered' ? 'done' : attempt.outcome === 'rejected' ? 'failed' : 'delayed';
+    const facts = [attempt.status ? `status ${attempt.status}` : null, duration(attempt.durationMs), attempt.error].filter(Boolean);
+    step(tone, time(attempt.at), `Attempt ${missing + index + 1}: ${outcomeWord(attempt.outcome)}`, small(facts.join(' · ')));
+  });
+  ended(entry, step, small, occurred ?? received);
+  return h('section', { class: 'way' }, h('h3', {}, 'The way of this event'), h('ol', {}, ...steps));
+}
+
+function ended(entry, step, small, began) {
+  if (entry.state === 'delivered') {
+    const at = time(entry.deliveredAt);
+    const twice = entry.possibleDuplicate ? ', possibly twice: an answer was lost' : '';
+    step('done', at, 'Delivered', small(`${duration(at - began)} after it occurred${twice}`));
+  } else if (entry.state === 'dead') {
+    const why = { rejected: 'Komodor refused it', exhausted: 'its attempts are spent', expired: 'its time to live ran out' };
+    step('failed', time(entry.diedAt), 'Dead letter', small(`${why[entry.deadReason] ?? entry.deadReason}; kept until it is retried or dropped`));
+  } else if (entry.held) step('waiting', null, 'Held', small('waits for the operator'));
+  else step('waiting', null, 'Waiting', small(due(entry)));
+}
+
+function arrivals(entry) {
+  const found = entry.arrivals ?? [];
+  if (found.length > 1) return `arrived ${found.length} times with one Idempotency-Key: numbers ${found.join(', ')}`;
+  return entry.arrival ? `number ${entry.arrival} since the start` : '';
+}
+
+/** The exact body, ready to copy. */
+function sent(entry, body) {
+  const text = body.startsWith('"') ? JSON.parse(body) : body;
+  const title = KIND === 'sandbox' ? 'The body that came' : entry.attemptCount ? 'The body sent' : 'The body to be sent';
+  return h('section', { class: 'sent' },
+    h('h3', {}, title, copyButton(text, 'body')),
+    h('pre', { tabindex: '0', 'aria-label': title }, text));
+}
+
+function commandList(entry) {
+  return h('section', { class: 'commands' }, h('h3', {}, 'Commands'),
+    ...commands(entry).map(([what, command], index) => h('div', { class: 'command' },
+      h('span', {}, what), h('div', {}, h('code', {}, command), copyButton(command, `command-${index}`)))));
+}
+
+function copyButton(text, keep) {
+  const button = h('button', { class: 'copy', type: 'button', 'data-keep': keep, 'aria-label': `Copy ${keep.startsWith('command') ? 'the command' : 'the body'}` }, 'Copy');
+  button.addEventListener('click', async () => {
+    button.textContent = (await copied(text)) ? 'Copied' : 'Press Ctrl+C';
+    announce(button.textContent);
+    setTimeout(() => { button.textContent = 'Copy'; }, 1600);
+  });
+  return button;
+}
+
+/** The clipboard is there only in a secure context: loopback is one, a tunnel's name may not be. */
+async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const area = h('textarea', { class: 'unseen', readonly: true });
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand('copy');
+    area.remove();
+    return done;
+  }
+}

@@ -1,0 +1,101 @@
+// The agent's last hour in one strip: backlog, deliveries, the destination's
+// state, with outages shaded.
+
+import { get, isStale } from './api.js';
+import { byId, h, setText, svg } from './dom.js';
+import { compact, duration, tick } from './format.js';
+
+const INTERVAL_MS = 5000;
+const HEIGHT = 64;
+const LANE = 6; // the band of states at the foot
+const AXIS = 16;
+const OUTAGE = new Set(['backingOff', 'held', 'throttled']);
+const WORDS = { ok: 'reachable', backingOff: 'unavailable', throttled: 'throttled', held: 'held', untried: 'untried' };
+
+export class Strip {
+  constructor() {
+    this.figures = {
+      backlog: h('b', {}, '–'), rate: h('b', {}, '–'), outage: h('b', {}, '–'),
+    };
+    this.picture = svg('svg', { role: 'img', height: HEIGHT + AXIS, preserveAspectRatio: 'none' });
+    const figure = (element, label, name) => h('div', { class: `figure ${name}` }, element, h('span', {}, label));
+    byId('strip').append(
+      h('div', { class: 'figures' },
+        figure(this.figures.backlog, 'waiting', 'backlog'),
+        figure(this.figures.rate, 'delivered a second', 'rate'),
+        figure(this.figures.outage, 'of outage in the last hour', 'outage')),
+      this.picture,
+    );
+    new ResizeObserver(() => this.paint()).observe(this.picture.parentNode);
+  }
+
+  start() {
+    this.load();
+    setInterval(() => document.hidden || this.load(), INTERVAL_MS);
+  }
+
+  async load() {
+    try {
+      this.data = (await get('/v1/activity', null, 'activity')).activity;
+      this.paint();
+    } catch (error) {
+      // The mark 'offline' says it already.
+      if (!isStale(error)) this.picture.classList.add('stale');
+    }
+  }
+
+  paint() {
+    const width = this.picture.clientWidth;
+    if (!this.data || width < 10) return;
+    const { now, windowMs, at, pending, rate, state } = this.data;
+    this.picture.classList.remove('stale');
+    const x = (moment) => ((moment - now + windowMs) / windowMs) * width;
+    const top = HEIGHT - LANE - 3;
+    const highest = Math.max(1, ...pending);
+    const fastest = Math.max(1, ...rate);
+    const points = at.map((moment, index) => [x(moment), pending[index], rate[index]]);
+    const line = (value, most, room) => points.map((point) => `${point[0].toFixed(1)},${(top - (point[value] / most) * room).toFixed(1)}`);
+    const backlog = line(1, highest, top - 8);
+    const spans = stretches(at, state, now);
+    const parts = [];
+    const known = x(at[0]);
+    if (known > 1) parts.push(svg('rect', { class: 'unknown', x: 0, y: 0, width: known.toFixed(1), height: HEIGHT }));
+    for (const { from, to, state: own } of spans) {
+      const place = { x: x(from).toFixed(1), width: Math.max(1, x(to) - x(from)).toFixed(1) };
+      if (OUTAGE.has(own)) parts.push(svg('rect', { class: 'outage', 'data-state': own, y: 0, height: HEIGHT, ...place }));
+      parts.push(svg('rect', { class: 'lane', 'data-state': own, y: HEIGHT - LANE, height: LANE, ...place }));
+    }
+    parts.push(svg('polygon', { class: 'backlog', points: `${x(at[0]).toFixed(1)},${top} ${backlog.join(' ')} ${x(at.at(-1)).toFixed(1)},${top}` }));
+    parts.push(svg('polyline', { class: 'backlog-line', points: backlog.join(' ') }));
+    parts.push(svg('polyline', { class: 'rate-line', points: line(2, fastest, top - 14).join(' ') }));
+    for (let minutes = 60; minutes >= 0; minutes -= 15) {
+      const place = x(now - minutes * 60_000);
+      parts.push(svg('text', { x: place.toFixed(1), y: HEIGHT + AXIS - 3, 'text-anchor': minutes === 60 ? 'start' : minutes ? 'middle' : 'end' }, minutes ? tick(now - minutes * 60_000, 60_000) : 'now'));
+    }
+    this.picture.replaceChildren(...parts);
+    this.say(spans, highest);
+  }
+
+  say(spans, highest) {
+    const { pending, rate } = this.data;
+    const outage = spans.filter((span) => OUTAGE.has(span.state)).reduce((sum, span) => sum + span.to - span.from, 0);
+    const recent = rate.slice(-4);
+    const speed = recent.reduce((sum, value) => sum + value, 0) / Math.max(1, recent.length);
+    setText(this.figures.backlog, compact(pending.at(-1)));
+    setText(this.figures.rate, speed >= 10 ? compact(Math.round(speed)) : speed.toFixed(1));
+    setText(this.figures.outage, outage > 0 ? duration(outage) : 'none');
+    this.picture.setAttribute('aria-label', `The last hour: ${pending.at(-1)} waiting, at most ${highest}; `
+      + `outage ${outage > 0 ? duration(outage) : 'none'}; the destination is ${WORDS[spans.at(-1)?.state] ?? 'unknown'}`);
+  }
+}
+
+/** Neighbouring samples of one state, joined. */
+function stretches(at, state, now) {
+  const found = [];
+  at.forEach((moment, index) => {
+    const to = at[index + 1] ?? now;
+    if (found.at(-1)?.state === state[index]) found.at(-1).to = to;
+    else found.push({ from: moment, to, state: state[index] });
+  });
+  return found;
+}

@@ -1,0 +1,90 @@
+// What is looked at: filters, time range and the open event, as the address has
+// them. The address is the one place where they are kept.
+
+export const LISTS = ['type', 'severity', 'state', 'held', 'cluster', 'namespace', 'service'];
+
+const HOUR_MS = 3_600_000;
+export const RANGES = [
+  ['', 'All', 'Everything there is'],
+  ['15m', '15m', 'The last 15 minutes', HOUR_MS / 4],
+  ['1h', '1h', 'The last hour', HOUR_MS],
+  ['24h', '24h', 'The last 24 hours', 24 * HOUR_MS],
+  ['night', 'Last night', 'From 18:00 to 08:00'],
+  ['7d', '7d', 'The last 7 days', 168 * HOUR_MS],
+];
+
+export const KIND = document.documentElement.dataset.kind;
+
+/** The view that an address describes. */
+export function read(search = location.search) {
+  const query = new URLSearchParams(search);
+  const view = { q: query.get('q') ?? '', event: query.get('event'), last: '', since: null, until: null };
+  for (const name of LISTS) view[name] = [...new Set(query.getAll(name).filter(Boolean))];
+  view.since = time(query.get('since'));
+  view.until = time(query.get('until'));
+  const last = query.get('last') ?? '';
+  if (view.since === null && view.until === null && RANGES.some(([key]) => key === last)) view.last = last;
+  return view;
+}
+
+/** The address of a view. */
+export function address(view) {
+  const query = filters(view);
+  if (view.last) query.set('last', view.last);
+  if (view.since !== null) query.set('since', new Date(view.since).toISOString());
+  if (view.until !== null) query.set('until', new Date(view.until).toISOString());
+  if (view.event) query.set('event', view.event);
+  const text = query.toString();
+  return text ? `?${text}` : location.pathname;
+}
+
+/** The query by which the program is asked for a view. */
+export function apiQuery(view, now = Date.now()) {
+  const query = filters(view);
+  const [since, until] = bounds(view, now);
+  if (since !== null) query.set('since', new Date(since).toISOString());
+  if (until !== null) query.set('until', new Date(until).toISOString());
+  return query;
+}
+
+/** From when to when, null for no bound. */
+export function bounds(view, now = Date.now()) {
+  if (view.last === 'night') return lastNight(now);
+  const range = RANGES.find(([key]) => key && key === view.last);
+  return range ? [now - range[3], null] : [view.since, view.until];
+}
+
+/** Whether two views ask for the same events. */
+export function sameEvents(a, b) {
+  return address({ ...a, event: null }) === address({ ...b, event: null });
+}
+
+/** How many filters there are, the time range and the text among them. */
+export function filterCount(view) {
+  return LISTS.reduce((sum, name) => sum + view[name].length, 0) + (view.q ? 1 : 0)
+    + (view.last || view.since !== null || view.until !== null ? 1 : 0);
+}
+
+export const EMPTY = { ...read(''), event: null };
+
+/** From 18:00 to 08:00: the night that is, or was last. */
+function lastNight(now) {
+  const end = new Date(now);
+  end.setHours(8, 0, 0, 0);
+  const start = new Date(end);
+  start.setDate(start.getDate() - 1);
+  start.setHours(18, 0, 0, 0);
+  return [start.getTime(), Math.min(end.getTime(), now + 60_000)];
+}
+
+function filters(view) {
+  const query = new URLSearchParams();
+  for (const name of LISTS) for (const value of view[name]) query.append(name, value);
+  if (view.q) query.set('q', view.q);
+  return query;
+}
+
+function time(text) {
+  const at = text ? Date.parse(text) : NaN;
+  return Number.isNaN(at) ? null : at;
+}
