@@ -21,8 +21,9 @@ def read(text: str) -> dict[str, Any] | None:
     root: dict[str, Any] = {}
     table = root
     declared = set()
+    text = text.replace("\r\n", "\n")
     for line in text.split("\n"):
-        line = line.removesuffix("\r").strip(" \t")
+        line = line.strip(" \t")
         if not line.isprintable() and not line.replace("\t", "").isprintable():
             return None
         if not line or line[0] == "#":

@@ -5,15 +5,13 @@ and nesting deeper than `DEPTH_MAX` all end in an EventError that names the
 place. Numbers are never converted, so that none is rounded and a huge one
 costs nothing; every member of the outermost object comes with the span of its
 text. This is the hot path: a good text is read once by the interpreter's C
-scanner; only a bad one is read again, slowly, to say where it is bad.
+scanner; only a bad one is read again, by `jsonfaults`, to say where it is bad.
 
 It must stay light: `json` itself (which brings `re`) is imported only to
 explain an error or to encode nested values.
 """
 
 from __future__ import annotations
-
-from outboxd.errors import EventError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
 
 DEPTH_MAX = 100
-_SPACE = " \t\n\r"
+SPACE = " \t\n\r"
 _PATH_MAX = 200
 _PLAIN_MAX = 1 << 63
 
@@ -44,7 +42,7 @@ def read_object(text: str) -> dict[str, Member]:
     """The members of the JSON object that `text` is: name to (value, start, end of its text)."""
     try:
         members, end = _members(text)
-        if end != len(text) and text[end:].strip(_SPACE):
+        if end != len(text) and text[end:].strip(SPACE):
             raise _Fault
         if _has_suspicious_escape(text):
             strings = "".join(_strings(members))
@@ -54,6 +52,8 @@ def read_object(text: str) -> dict[str, Member]:
         if text.count("{") + text.count("[") > DEPTH_MAX and _is_too_deep(members):
             raise _Fault
     except _FAULTS:
+        from outboxd.jsonfaults import explain
+
         raise explain(text) from None
     return members
 
@@ -76,7 +76,7 @@ def merge(object_text: str, additions: Mapping[str, object], overwrite: Iterable
         object_text = object_text[:start] + encode(additions[name]) + object_text[end:]
     if not added:
         return object_text
-    opened = object_text.rstrip(_SPACE)[:-1]
+    opened = object_text.rstrip(SPACE)[:-1]
     return f"{opened}{',' if members else ''}{','.join(added)}}}"
 
 
@@ -120,45 +120,25 @@ def path_to(parent: str, key: str | int) -> str:
     return parent if len(parent) > _PATH_MAX else parent + step
 
 
-def explain(text: str) -> EventError:
-    """What is wrong with a text that `read_object` would not take, and where."""
-    import json
-
-    if text.startswith("\ufeff"):
-        return EventError("the text starts with a byte order mark", None, "save it without a BOM")
-    if not text.strip(_SPACE):
-        return EventError("there is no event, only empty text", None, "send one JSON object")
-    decoder = json.JSONDecoder(
-        object_pairs_hook=_Pairs, parse_int=Number, parse_float=Number, parse_constant=_constant
-    )
-    try:
-        tree = decoder.decode(text)
-    except json.JSONDecodeError as error:
-        message = error.msg[:1].lower() + error.msg[1:]
-        where = f"line {error.lineno} column {error.colno}"
-        return EventError(f"not JSON: {message} at {where}", None, _syntax_hint(text, error.pos))
-    except RecursionError:
-        return _too_deep()
-    except EventError as error:
-        return error
-    return _first_fault(tree)
+def kind_of(value: Any) -> str:
+    """What a value is called in JSON."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (Number, int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list) else "an object"
 
 
 class _Fault(Exception):
-    """The text is bad; `explain` finds out why."""
+    """The text is bad; `jsonfaults` finds out why."""
 
 
 # SystemError: CPython 3.11 raises it for bad JSON while `json.decoder` was never imported.
 _FAULTS = (_Fault, ValueError, StopIteration, IndexError, RecursionError, SystemError)
-
-
-class _Pairs:
-    """An object with its duplicate keys still in it."""
-
-    __slots__ = ("pairs",)
-
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        self.pairs = pairs
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -225,7 +205,7 @@ def _members(text: str) -> tuple[dict[str, Member], int]:
             if text[index] != ":":
                 raise _Fault
         index += 1
-        if text[index] in _SPACE:
+        if text[index] in SPACE:
             index = _skip(text, index + 1)
         if name in members:
             raise _Fault
@@ -236,7 +216,7 @@ def _members(text: str) -> tuple[dict[str, Member], int]:
         members[name] = (value, index, end)
         mark = text[end]
         if mark != ",":
-            if mark in _SPACE:
+            if mark in SPACE:
                 end = _skip(text, end + 1)
                 mark = text[end]
             if mark == "}":
@@ -244,13 +224,13 @@ def _members(text: str) -> tuple[dict[str, Member], int]:
             if mark != ",":
                 raise _Fault
         index = end + 1
-        if text[index] in _SPACE:
+        if text[index] in SPACE:
             index = _skip(text, index + 1)
 
 
 def _skip(text: str, index: int) -> int:
     """Past white space; IndexError at the end of the text, where more is always due."""
-    while text[index] in _SPACE:
+    while text[index] in SPACE:
         index += 1
     return index
 
@@ -289,73 +269,3 @@ def _strings(members: dict[str, Member]) -> list[str]:
                 values = container.values()
             found += [value for value in values if type(value) is str]
     return found
-
-
-def _constant(name: str) -> NoReturn:
-    raise EventError(f"{name} is not JSON", None, "write null, or the number as a string")
-
-
-def _too_deep() -> EventError:
-    return EventError(f"nested deeper than {DEPTH_MAX} levels", None, "send it flatter")
-
-
-def _syntax_hint(text: str, position: int) -> str:
-    before = text[:position].rstrip(_SPACE)
-    if text[position : position + 1] in ("}", "]") and before.endswith(","):
-        return "remove the comma before the closing bracket"
-    if text[position : position + 1] == "'":
-        return "JSON wants double quotes"
-    if position >= len(text):
-        return "the text ends too early"
-    return "send one JSON object, in UTF-8"
-
-
-def _first_fault(tree: Any) -> EventError:
-    """Look through a tree that parses for what is refused all the same."""
-    if type(tree) is not _Pairs:
-        return EventError(
-            f"an event is a JSON object, not {kind_of(tree)}", "$", 'send {"eventType": …, …}'
-        )
-    stack: list[tuple[Any, str, int]] = [(tree, "$", 1)]
-    while stack:
-        value, path, depth = stack.pop()
-        if type(value) is str and (fault := _text_fault(value, path)):
-            return fault
-        if depth > DEPTH_MAX and type(value) in (list, _Pairs):
-            return _too_deep()
-        if type(value) is list:
-            children = [(item, path_to(path, i), depth + 1) for i, item in enumerate(value)]
-            stack += reversed(children)
-        elif type(value) is _Pairs:
-            seen: set[str] = set()
-            for key, _ in value.pairs:
-                if fault := _text_fault(key, path_to(path, key)):
-                    return fault
-                if key in seen:
-                    message = f'the key "{shown(key)}" stands twice in one object'
-                    return EventError(message, path_to(path, key), "leave one of the two")
-                seen.add(key)
-            stack += [(item, path_to(path, key), depth + 1) for key, item in value.pairs[::-1]]
-    return EventError("not JSON", None, "send one JSON object, in UTF-8")
-
-
-def _text_fault(text: str, path: str) -> EventError | None:
-    if "\0" in text:
-        return EventError("the character U+0000 is not allowed", path, "leave it out")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        message = "half of a surrogate pair, which cannot be encoded as UTF-8"
-        return EventError(message, path, "leave it out, or send the whole pair")
-    return None
-
-
-def kind_of(value: Any) -> str:
-    """What a value is called in JSON."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (Number, int, float)):
-        return "a number"
-    if isinstance(value, str):
-        return "a string"
-    return "a list" if isinstance(value, list) else "an object"

@@ -26,9 +26,8 @@ class Text(str):
 NUMBERS = st.one_of(
     st.integers().map(str),
     st.integers(-(10**40), 10**40).map(str),
-    st.sampled_from(
-        ["-0", "0.10", "1E5", "1e-999", "1e999", "1.50e+05", "9" * 4301, "0.1" + "0" * 50]
-    ),
+    st.sampled_from(["-0", "0.10", "1E5", "1e-999", "1e999", "1.50e+05"]),
+    st.integers(4290, 4310).map(lambda digits: "9" * digits),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
 )
 WORDS = st.sampled_from(["true", "false", "null"])
@@ -66,6 +65,10 @@ ODD_VALUES = st.one_of(
 SPACES = st.sampled_from(["", "", "", " ", "\n", "\t", "\r\n", "  \n\t"])
 
 
+def decoded(pair: tuple[str, str]) -> str:
+    return json.loads(pair[0])
+
+
 def containers(values, keys, unique_by=None):
     def listed(items, space):
         return "[" + f"{space},".join(items) + space + "]"
@@ -73,11 +76,10 @@ def containers(values, keys, unique_by=None):
     def keyed(pairs, space):
         return "{" + ",".join(f"{space}{key}{space}:{space}{value}" for key, value in pairs) + "}"
 
+    pairs = st.tuples(keys, values)
     return st.one_of(
         st.builds(listed, st.lists(values, max_size=4), SPACES),
-        st.builds(
-            keyed, st.lists(st.tuples(keys, values), max_size=4, unique_by=unique_by), SPACES
-        ),
+        st.builds(keyed, st.lists(pairs, max_size=4, unique_by=unique_by), SPACES),
     )
 
 
