@@ -9,8 +9,17 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="the full figures of the durability checks")
+    parser.addoption(
+        "--full", action="store_true", help="the full figures of the durability checks"
+    )
     parser.addoption("--soak", action="store_true", help="the hour-long soak as well")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that has a short form and full figures is found with `-m full`."""
+    for item in items:
+        if "full" in getattr(item, "fixturenames", ()):
+            item.add_marker("full")
 
 
 @pytest.fixture

@@ -1,0 +1,88 @@
+"""Imports go in one direction, and the command that cron calls stays light."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import outboxd
+
+SOURCE = Path(outboxd.__file__).parent
+
+# Each room, from the bottom to the top, and the rooms that it may import.
+BOTTOM = {
+    "errors", "clock", "units", "times", "strictjson", "event", "scope", "status", "config",
+    "config_keys", "config_checks", "systemd", "jsonfaults", "locations", "plain_toml",
+}  # fmt: skip
+MAY_IMPORT = {
+    "outbox": BOTTOM,
+    "observe": BOTTOM | {"outbox", "delivery"},  # delivery: the facts alone
+    "serve": BOTTOM,
+    "intake": BOTTOM | {"outbox", "serve", "observe"},
+    "delivery": BOTTOM | {"outbox"},
+    "api": BOTTOM | {"outbox", "serve", "observe"},
+    "web": BOTTOM | {"outbox", "serve", "api"},
+    "client": BOTTOM,
+    "sandbox": BOTTOM | {"outbox", "serve", "web", "api"},
+    "monitoring": BOTTOM,
+    "upkeep": BOTTOM | {"outbox", "observe"},
+    "agent_parts": BOTTOM
+    | {"outbox", "observe", "serve", "intake", "delivery", "api", "web", "upkeep"},
+    "daemon": BOTTOM | {"outbox", "observe", "agent_parts", "delivery"},
+}
+LIGHT = sorted(BOTTOM - {"status", "systemd", "scope"})
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("outboxd."):
+            rooms.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            rooms |= {n.name.split(".")[1] for n in node.names if n.name.startswith("outboxd.")}
+    return rooms
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_room_imports_only_what_lies_below_it(path):
+    room = room_of(path)
+    if room in ("cli", "__init__", "__main__"):
+        return
+    allowed = BOTTOM if room in BOTTOM else MAY_IMPORT[room]
+    assert imported_rooms(path) - allowed - {room} == set()
+
+
+def test_intake_and_delivery_never_meet():
+    for path in FILES:
+        if room_of(path) == "intake":
+            assert "delivery" not in imported_rooms(path)
+        if room_of(path) == "delivery":
+            assert "intake" not in imported_rooms(path)
+
+
+def test_only_the_transport_imports_httpx():
+    users = {path.name for path in FILES if "import httpx" in path.read_text()}
+    assert users == {"transport.py"}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_the_bottom_is_the_standard_library_alone(name):
+    for node in ast.walk(ast.parse((SOURCE / f"{name}.py").read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        for module in names:
+            top = module.split(".")[0]
+            assert top in sys.stdlib_module_names or top == "outboxd", module
