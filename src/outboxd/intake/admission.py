@@ -131,7 +131,7 @@ class Admission:
             estimate_s = (pending - low) / rate if rate > 0 else math.inf
             retry_after_s = max(1, math.ceil(min(RETRY_AFTER_MAX_S, estimate_s)))
         return OutboxFull(
-            f"the outbox is full: {pending} events wait, {self._events_max} may",
+            f"the outbox is full: {pending + self._reserved} events wait, {self._events_max} may",
             f"events are taken again below {low + 1} waiting; `outboxd status` tells why they wait",
             retry_after_s,
         )

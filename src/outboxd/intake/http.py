@@ -93,6 +93,7 @@ class IntakeRoutes:
         async for data in body_parts(request, BATCH_BYTES_MAX, self._stall_s, _BATCH_HINT):
             received_bytes += len(data)
             if received_bytes > BATCH_BYTES_MAX:
+                portion += cutter.feed(data[: BATCH_BYTES_MAX - received_bytes])
                 break
             portion += cutter.feed(data)
             portion_bytes += len(data)

@@ -18,7 +18,7 @@ class LineCutter:
     def __init__(
         self, line_bytes_max: int, too_long: Callable[[bytes], None] | None = None
     ) -> None:
-        """`too_long` is given the parts of lines over the limit, without the newline."""
+        """`too_long` is given the parts of lines over the limit, each ended by a newline."""
         self._line_bytes_max = line_bytes_max
         self._throw = too_long or _throw_away
         self._parts: list[bytes] = []  # of the line that has begun
@@ -56,10 +56,15 @@ class LineCutter:
         if len(line) <= self._line_bytes_max + 1:
             return line
         self._throw(line)
+        self._throw(b"\n")
         return None
 
     def _take(self) -> bytes | None:
-        line = None if self._too_long else b"".join(self._parts)
+        line = None
+        if self._too_long:
+            self._throw(b"\n")
+        else:
+            line = b"".join(self._parts)
         self._parts.clear()
         self._size = 0
         self._too_long = False

@@ -62,7 +62,8 @@ class BadLines:
         self.count += 1
         if len(self.faults) < FAULTS_TOLD_MAX:
             self.faults.append(fault)
-        self.buffer += (line or b"") + b"\n"
+        if line is not None:
+            self.buffer += line + b"\n"
 
     def too_long(self, part: bytes) -> None:
         """A part of a line that is longer than an event may be."""

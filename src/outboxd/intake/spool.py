@@ -28,7 +28,8 @@ from outboxd.intake.spoolfiles import Identity, Look, SpoolFolder, Verdict
 from outboxd.intake.spoolwatch import SpoolWatch
 from outboxd.outbox.outbox import Outbox
 
-CHUNK_FILES = 256
+CHUNK_FILES = 256  # looked at and committed together
+SORTED_NAMES = 16_384  # of a scan: files are taken in the order of their names within these
 PARSE_SLICE = 32  # files between which the loop serves others
 WAITING_MAX = 100_000
 
@@ -93,11 +94,11 @@ class SpoolReader:
         self._pace = pace = pace or Pace()
         self._folder: SpoolFolder | None = None
         self._wake = asyncio.Event()
-        self._watch = SpoolWatch(self._wake.set)
+        self.watch = SpoolWatch(self._wake.set)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="spool")
         self._progress = dict(outbox.spool_progress)
         self._left_over = set(self._progress)  # of an earlier run, not seen again yet
-        self._waiting: dict[str, _Waiting] = {}
+        self.waiting: dict[str, _Waiting] = {}
         self._large: dict[str, Identity] = {}
         self._large_task: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -106,6 +107,11 @@ class SpoolReader:
         self._scan_at_s = 0.0
         self._rescan_s = pace.rescan_s
         self.idle = asyncio.Event()  # set while nothing is left to do but wait
+
+    @property
+    def refused(self) -> bool:
+        """Whether files wait because the intake refuses."""
+        return self._refused_wait_s > 0
 
     async def start(self) -> None:
         """Make and open the directories; raises ConfigError."""
@@ -122,7 +128,7 @@ class SpoolReader:
             self._large_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._large_task
-        self._watch.stop()
+        self.watch.stop()
         await asyncio.to_thread(self._threads.shutdown)
         if self._folder is not None:
             self._folder.close()
@@ -137,13 +143,13 @@ class SpoolReader:
         self._folder = folder
         await self._thread(clean_up, folder)
         try:
-            self._watch.start(f"{self._path}/new")
+            self.watch.start(f"{self._path}/new")
             self._rescan_s = self._pace.rescan_s
         except OSError as error:
             # No watch to be had: look often instead.
             self._rescan_s = min(1.0, self._pace.rescan_s)
             _log.warning("spool.unwatched", error=str(error), rescan_s=self._rescan_s)
-        self._watch.scan_due = True
+        self.watch.scan_due = True
 
     async def _run(self) -> None:
         while self._task is not None:
@@ -155,7 +161,7 @@ class SpoolReader:
             except (OSError, OutboxdError) as error:
                 _log.warning("spool.failed", error=str(error), retry_s=self._pace.trouble_s)
                 self._scan_at_s = self._clock.monotonic_s() + self._pace.trouble_s
-                self._watch.scan_due = False
+                self.watch.scan_due = False
             await self._sleep()
 
     async def _sleep(self) -> None:
@@ -173,9 +179,9 @@ class SpoolReader:
         now_s = self._clock.monotonic_s()
         if now_s < self._refused_until_s:
             return self._refused_until_s
-        if self._watch.names or self._watch.scan_due:
+        if self.watch.names or self.watch.scan_due:
             return now_s
-        due_s = min((waiting.until_s for waiting in self._waiting.values()), default=1e18)
+        due_s = min((waiting.until_s for waiting in self.waiting.values()), default=1e18)
         return min(due_s, self._scan_at_s)
 
     async def _turn(self) -> None:
@@ -183,14 +189,14 @@ class SpoolReader:
         now_s = self._clock.monotonic_s()
         if now_s < self._refused_until_s:
             return
-        if self._watch.scan_due or now_s >= self._scan_at_s:
+        if self.watch.scan_due or now_s >= self._scan_at_s:
             await self._scan()
         else:
             await self._take_due(now_s)
 
     async def _take_due(self, now_s: float) -> None:
-        due = [name for name, waiting in self._waiting.items() if waiting.until_s <= now_s]
-        await self._take(sorted({*self._watch.take(), *due}))
+        due = [name for name, waiting in self.waiting.items() if waiting.until_s <= now_s]
+        await self._take(sorted({*self.watch.take(), *due}))
 
     async def _scan(self) -> None:
         """Everything in `new/`, in chunks, and what arrives meanwhile between them."""
@@ -198,10 +204,10 @@ class SpoolReader:
         if not await self._thread(self._folder.is_current):
             _log.warning("spool.reopened", path=self._path)
             await self._open()
-        self._watch.scan_due = False
+        self.watch.scan_due = False
         self._scan_at_s = self._clock.monotonic_s() + self._rescan_s
-        chunks = self._folder.names(CHUNK_FILES)
-        waiting = self._waiting
+        chunks = self._folder.names(SORTED_NAMES)
+        waiting = self.waiting
         while self._task is not None:
             names = await self._thread(_next_chunk, chunks)
             if names is None:
@@ -212,12 +218,12 @@ class SpoolReader:
             due = [name for name in names if name not in waiting or waiting[name].until_s <= now_s]
             if not await self._take(due):
                 return
-            if self._watch.names:
+            if self.watch.names:
                 await self._take_due(self._clock.monotonic_s())
 
     async def _forget_left_over(self) -> None:
         """Progress of files that were unlinked just before a crash."""
-        if self._left_over and not self._waiting and not self._large:
+        if self._left_over and not self.waiting and not self._large:
             assert self._folder is not None
             await self._thread(self._folder.sync)
             gone = list(self._left_over)
@@ -285,7 +291,7 @@ class SpoolReader:
             if kept.refusal is not None:
                 refusal = kept.refusal
                 continue
-            self._waiting.pop(look.name, None)
+            self.waiting.pop(look.name, None)
             if not taking.content.faults:
                 clean.append(look)
         await self._remove(clean)
@@ -303,7 +309,7 @@ class SpoolReader:
         stuck = set()
         for name, error in await self._thread(self._folder.remove, pairs):
             if error is None:
-                self._watch.names[name] = None
+                self.watch.names[name] = None
             else:
                 stuck.add(name)
                 self._stuck(name, dict(pairs)[name], error)
@@ -322,7 +328,7 @@ class SpoolReader:
             for fault, line in content.faults:
                 bad.add(fault, line)
             await self._reject_lines(look.name, look.identity, bad, len(content.items))
-        if look.name not in self._waiting:
+        if look.name not in self.waiting:
             await self._forget([look.key])
 
     async def _reject_lines(self, name: str, identity: Identity, bad: BadLines, taken: int) -> None:
@@ -347,12 +353,12 @@ class SpoolReader:
         except OSError as error:
             self._stuck(look.name, look.identity, error)
             return
-        self._waiting.pop(look.name, None)
+        self.waiting.pop(look.name, None)
         if target is not None:
             self._count_rejected(look.name, target, faults[0], count)
 
     def _count_rejected(self, name: str, target: str, fault: Fault, count: int) -> None:
-        self._waiting.pop(name, None)
+        self.waiting.pop(name, None)
         self._metrics.refused("invalid", count)
         self._metrics.spool_file("rejected")
         _log.warning(
@@ -369,7 +375,7 @@ class SpoolReader:
         name = look.name
         match look.verdict:
             case Verdict.GONE:
-                self._waiting.pop(name, None)
+                self.waiting.pop(name, None)
             case Verdict.LARGE:
                 self._start_large(look)
             case Verdict.CHANGING:
@@ -407,7 +413,7 @@ class SpoolReader:
 
     def _waits_since(self, look: Look) -> float:
         """For how long it has stood there unchanged, as far as was seen."""
-        before = self._waiting.get(look.name)
+        before = self.waiting.get(look.name)
         if before is None or before.identity != look.identity:
             return 0.0
         return self._clock.monotonic_s() - before.since_s
@@ -418,16 +424,16 @@ class SpoolReader:
 
     def _wait(self, look: Look, wait_s: float, reason: str) -> None:
         now_s = self._clock.monotonic_s()
-        before = self._waiting.get(look.name)
+        before = self.waiting.get(look.name)
         since_s = before.since_s if before and before.identity == look.identity else now_s
-        if before is None and len(self._waiting) >= WAITING_MAX:
+        if before is None and len(self.waiting) >= WAITING_MAX:
             return  # the rescan will find it again
-        self._waiting[look.name] = _Waiting(since_s, now_s + wait_s, look.identity, reason)
+        self.waiting[look.name] = _Waiting(since_s, now_s + wait_s, look.identity, reason)
 
     def _stuck(self, name: str, identity: Identity | None, error: OSError) -> None:
         """It cannot be moved: leave it, and try again later."""
         look = Look(name, Verdict.TROUBLE, identity)
-        if name not in self._waiting or self._waiting[name].reason != str(error):
+        if name not in self.waiting or self.waiting[name].reason != str(error):
             _log.warning("spool.file_stuck", file=printable(name), error=str(error))
         self._wait(look, self._pace.trouble_s, str(error))
 
@@ -441,7 +447,7 @@ class SpoolReader:
             pace.refused_max_s, max(pace.refused_min_s, self._refused_wait_s * 2)
         )
         self._refused_until_s = self._clock.monotonic_s() + self._refused_wait_s
-        self._watch.scan_due = True
+        self.watch.scan_due = True
 
     # --- large files ---
 
@@ -462,8 +468,8 @@ class SpoolReader:
                 )
                 await self._end_large(look, outcome)
             except FileNotFoundError:
-                self._waiting.pop(name, None)
-                self._watch.names[name] = None
+                self.waiting.pop(name, None)
+                self.watch.names[name] = None
             except Refused as refusal:
                 self._refuse(refusal)
                 self._wait(look, self._refused_wait_s, refusal.message)
@@ -486,7 +492,7 @@ class SpoolReader:
         identity = look.identity
         look = look._replace(key=outcome.key)
         if not outcome.bad.count:
-            self._waiting.pop(look.name, None)
+            self.waiting.pop(look.name, None)
             await self._remove([look])
             return
         if outcome.good:
@@ -494,7 +500,7 @@ class SpoolReader:
         else:
             await self._thread(outcome.bad.discard)
             await self._reject_whole(look, outcome.bad.faults, outcome.bad.count)
-        if look.name not in self._waiting:
+        if look.name not in self.waiting:
             await self._forget([outcome.key])
 
     # --- small helpers ---

@@ -25,7 +25,7 @@ from outboxd.serve.body import STALL_S
 from outboxd.serve.table import Refusal, RouteTable, refusal_body, reply
 
 KEEPALIVE_S = 75.0  # an idle connection; a request on its way has STALL_S
-LINGER_S = 2.0  # how long a refused body is read and thrown away, so that the answer arrives
+LINGER_S = 0.5  # how long a refused body is read and thrown away, so that the answer arrives
 BACKLOG = 1024
 
 _log = structlog.get_logger()
@@ -96,6 +96,8 @@ class HttpServer:
             response = await handler(request, argument)
         except Refusal as refusal:
             response = refusal.response()
+            if refusal.status == 408 and isinstance(request.protocol, _Connection):
+                request.protocol.do_not_linger()
         except SyncFailed as error:
             # What was written may or may not be there: no answer is the only honest one.
             if self._on_sync_failed is not None:
@@ -177,6 +179,10 @@ class _Connection(RequestHandler):
     def peer_is_done(self) -> bool:
         """Whether the peer has closed its side and waits for no further answer."""
         return self._peer_closed and not self._messages
+
+    def do_not_linger(self) -> None:
+        """The rest of the body is not worth waiting for."""
+        self._lingering_time = 0.0
 
     def data_received(self, data: bytes) -> None:
         requests_before = self._request_count
