@@ -8,6 +8,7 @@ hint, anything else is an internal error and says how to report it.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -47,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
+        if _is_of_output(error):
+            say(f"the output could not be written: {error.strerror}")  # type: ignore[attr-defined]
+            _silence()
+            return EX_IOERR
         return _internal_error(error)
 
 
@@ -165,17 +170,15 @@ def _show_help(command: Command, subcommand: Command | None) -> int:
 
 
 def _flush() -> None:
-    if sys.stdout is None:
-        return
-    try:
+    if sys.stdout is not None:
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _silence()
-        failure = OutboxdError(f"standard output could not be written: {error.strerror}")
-        failure.exit_code = EX_IOERR
-        raise failure from None
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Whether it comes from writing our output. Of files that we open ourselves an
+    error knows the name, and those that matter are told where they are used."""
+    full_or_broken = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+    return isinstance(error, OSError) and error.filename is None and error.errno in full_or_broken
 
 
 def _silence() -> None:
