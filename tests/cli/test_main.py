@@ -181,8 +181,8 @@ def test_printable_text_is_one_line_without_control_characters():
 
 # What `emit` may import beside the interpreter's own start: C cores, and our own bottom.
 LIGHT = {
-    *("__future__", "struct", "_struct", "_socket", "_json", "time", "_signal", "select"),
-    *("tomllib", "pwd"),
+    *("__future__", "errno", "struct", "_struct", "_socket", "_json", "time", "_signal", "select"),
+    "pwd",
 }
 LOADED = """
 import sys

@@ -5,7 +5,7 @@
 It must never block or fail the program that logs: a record goes into a bounded
 queue, one daemon thread hands it in, and where the queue is full the record is
 dropped and counted, and the next event tells how many. At the program's end it
-waits a bounded time for what is still queued.
+waits a bounded time for what is still queued; the rest goes into the spool.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 
-from outboxd.client.producer import hand_in
+from outboxd.client.producer import hand_in, hand_to_spool
 from outboxd.config import Config, load_client
 from outboxd.errors import OutboxdError
 from outboxd.event import EVENT_TYPE_MAX, build
@@ -31,7 +31,7 @@ FLUSH_TIMEOUT_S = 5.0
 SUMMARY_CHARACTERS_MAX = 1000
 EXCEPTION_CHARACTERS_MAX = 8000
 # Where an agent that hangs would keep a crashing program waiting, the spool is near.
-CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 1.0, 5.0
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 1.0, 3.0
 
 _this_thread = threading.local()
 
@@ -106,6 +106,7 @@ class OutboxdHandler(logging.Handler):
     def _start_afresh(self) -> None:
         """No thread yet, nothing queued: at the start, and in a child after a fork."""
         self._queue: queue.Queue[bytes] = queue.Queue(self._queue_max)
+        self._in_hand: bytes | None = None
         self._idle = threading.Event()
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
@@ -122,13 +123,14 @@ class OutboxdHandler(logging.Handler):
     def _work(self) -> None:
         _this_thread.handing_in = True
         while True:
-            data = self._queue.get()
+            data = self._in_hand = self._queue.get()
             try:
                 self._hand_in(data)
                 self._tell_of_dropped()
             except Exception:
                 self._count_dropped()
             finally:
+                self._in_hand = None
                 self._queue.task_done()
                 if self._is_done():
                     self._idle.set()
@@ -143,6 +145,19 @@ class OutboxdHandler(logging.Handler):
             connect_timeout_s=CONNECT_TIMEOUT_S,
             answer_timeout_s=ANSWER_TIMEOUT_S,
         )
+
+    def _spool_rest(self) -> None:
+        """What the agent did not take in time goes straight into the spool."""
+        try:
+            config = self._config or load_client(self._config_path)
+            in_hand = self._in_hand
+            if in_hand is not None:
+                # The agent may yet take it: it has a dedup key, so it will be one event.
+                hand_to_spool(in_hand, config, "the program ended")
+            while True:
+                hand_to_spool(self._queue.get_nowait(), config, "the program ended")
+        except (queue.Empty, OutboxdError):
+            return
 
     def _tell_of_dropped(self) -> None:
         with self._count_lock:
@@ -204,7 +219,7 @@ class OutboxdHandler(logging.Handler):
             _severity(record.levelno),
             *self._scope,
             {**details, **self._details},
-            None,
+            f"outboxd-{os.urandom(16).hex()}",
             rfc3339(int(record.created * 1000)),
         )
 
@@ -236,6 +251,7 @@ def _flush_all() -> None:
     deadline_s = time.monotonic() + FLUSH_TIMEOUT_S
     for handler in list(_handlers):
         handler.wait(max(0.0, deadline_s - time.monotonic()))
+        handler._spool_rest()
     _Ending.has_waited = True
 
 

@@ -107,16 +107,13 @@ def hand_in(
     answer_timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> Stored:
     """Check the event that `data` is, and store it."""
-    occurred_at = time_ns() // 1_000_000
-    event = parse(data, config.komodor.event_type_max, config.intake.event_bytes_max)
-    if event.dedup_key is None:
-        event.dedup_key = f"outboxd-{os.urandom(16).hex()}"
-    body = compose(event)
+    now_at = time_ns() // 1_000_000
+    event = _checked(data, config)
     try:
         status, answer = post(
             socket_path or config.intake.socket,
             TARGET,
-            body,
+            compose(event),
             connect_timeout_s=connect_timeout_s,
             answer_timeout_s=answer_timeout_s,
         )
@@ -126,12 +123,12 @@ def hand_in(
         reason = f"the agent answered {status}{_said(answer)}"
     except Unavailable as unavailable:
         reason = unavailable.message
-    if event.occurred_at is None:
-        # It may lie there for hours; without this it would seem to have
-        # happened when the agent found it.
-        event.occurred_at = occurred_at
-    name = _spool(config, compose(event), reason)
-    return Stored("spool", "spooled", None, name, reason, event.warnings)
+    return _put_aside(event, now_at, config, reason)
+
+
+def hand_to_spool(data: bytes, config: Config, reason: str) -> Stored:
+    """Check the event, and store it without asking the agent, where there is no time to."""
+    return _put_aside(_checked(data, config), time_ns() // 1_000_000, config, reason)
 
 
 def compose(event: Event) -> bytes:
@@ -188,7 +185,19 @@ def _said(answer: bytes) -> str:
     return f" ({error})" if error else ""
 
 
-def _spool(config: Config, body: bytes, reason: str) -> str:
+def _checked(data: bytes, config: Config) -> Event:
+    event = parse(data, config.komodor.event_type_max, config.intake.event_bytes_max)
+    if event.dedup_key is None:
+        event.dedup_key = f"outboxd-{os.urandom(16).hex()}"
+    return event
+
+
+def _put_aside(event: Event, now_at: int, config: Config, reason: str) -> Stored:
+    if event.occurred_at is None:
+        # It may lie there for hours; without this it would seem to have
+        # happened when the agent found it.
+        event.occurred_at = now_at
+    body = compose(event)
     if len(body) > config.intake.event_bytes_max:
         # The spool's reader would refuse it: with the agent down, better said now.
         raise EventTooLarge(
@@ -198,9 +207,10 @@ def _spool(config: Config, body: bytes, reason: str) -> str:
             "shorten its details, or raise [intake] event_bytes_max",
         )
     try:
-        return put(config.intake.spool, body + b"\n")
+        name = put(config.intake.spool, body + b"\n")
     except NotStored as error:
         raise NotStored(f"{reason}; and {error.message}", error.hint) from None
+    return Stored("spool", "spooled", None, name, reason, event.warnings)
 
 
 def _listed(names: str | Sequence[str]) -> Sequence[str]:
