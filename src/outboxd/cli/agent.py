@@ -39,7 +39,7 @@ class AgentQueue:
     def __init__(self, socket_path: str, timeout_s: float = TIMEOUT_S) -> None:
         """Connects at once; raises NoAgent or NotPermitted."""
         self.socket_path = socket_path
-        self._connection = _UnixConnection(socket_path, timeout_s)
+        self._connection = UnixConnection(socket_path, timeout_s)
         self._connect()
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class AgentQueue:
         return answer_body
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
