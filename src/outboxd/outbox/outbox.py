@@ -108,17 +108,16 @@ class Outbox:
         self._writer.submit(Read(future, verb))
         return future
 
-    def accept(
-        self, items: Sequence[Incoming], mark: SpoolMark | None = None
-    ) -> asyncio.Future[list[Receipt]]:
-        """Keep events; the receipts come after the commit.
+    def accept(self, items: Sequence[Incoming], *marks: SpoolMark) -> asyncio.Future[list[Receipt]]:
+        """Keep events; the receipts come after the commit. The marks, how far
+        spool files were taken, are in the same commit.
 
         Raises:
             DiskShort: nothing was kept.
             SyncFailed: what became of them is unknown; the agent stops.
         """
         future: asyncio.Future[list[Receipt]] = self._loop.create_future()
-        self._writer.submit(Accept(future, items, mark))
+        self._writer.submit(Accept(future, items, marks))
         return future
 
     async def exchange(self, settlements: Sequence[Settlement], sending: Collection[int]) -> None:
@@ -162,6 +161,12 @@ class Outbox:
         await self._change(lambda engine: engine.set_aside_damaged(seq, detail))
         self.damage = await self._read(Engine.damage)
         self.on_damage(seq, detail)
+
+    async def change(self, verb: Callable[[Engine], T]) -> T:
+        """Any verb of the engine in a transaction; for the salvage."""
+        result = await self._change(verb)
+        self.damage = await self._read(Engine.damage)
+        return result
 
     async def forget_spool(self, file_keys: Sequence[str]) -> None:
         """These files are gone from the spool for certain."""

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from outboxd.errors import OutboxdError
 from outboxd.outbox.ballast import Ballast
-from outboxd.outbox.connection import Trouble, classify, translate
+from outboxd.outbox.connection import Trouble, classify, suspect, translate
 from outboxd.outbox.engine import WAL_BYTES_MAX, Engine
 from outboxd.outbox.model import Incoming, Receipt, Settlement, SpoolMark
 
@@ -51,22 +51,22 @@ class Accept(Operation[list[Receipt]]):
     """Keep events."""
 
     is_intake = True
-    __slots__ = ("items", "mark")
+    __slots__ = ("items", "marks")
 
     def __init__(
         self,
         future: asyncio.Future[list[Receipt]],
         items: Sequence[Incoming],
-        mark: SpoolMark | None,
+        marks: Sequence[SpoolMark],
     ) -> None:
         super().__init__(future)
         self.items = items
-        self.mark = mark
+        self.marks = marks
 
     def apply(self, engine: Engine) -> list[Receipt]:
         receipts = engine.accept(self.items)
-        if self.mark is not None:
-            engine.mark_spool(self.mark)
+        for mark in self.marks:
+            engine.mark_spool(mark)
         return receipts
 
 
@@ -245,6 +245,8 @@ class Writer:
     def _judge(self, error: sqlite3.Error) -> OutboxdError:
         """After a failed write or sync, or damage, nothing is tried again."""
         judged = translate(error, self._engine.path)
+        if classify(error) is Trouble.DAMAGED:
+            suspect(self._engine.path, str(error))
         if classify(error) in (Trouble.FATAL, Trouble.DAMAGED) and self._fatal is None:
             self._fatal = judged
             self._post(self._on_fatal, judged)
