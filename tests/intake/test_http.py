@@ -279,7 +279,7 @@ def test_what_is_not_http_is_refused_in_json(intake, event):
         async with intake(spool=False) as parts:
             answer = await parts.raw(b"\x16\x03\x01 hello\r\n\r\n")
             head, _, body = answer.partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.") and b" 400 " in head
+            assert head.split()[1] == b"400"
             assert set(json.loads(body)) >= {"error", "field", "hint"}
             assert (await parts.post(event()))[0] == 201
 
@@ -456,7 +456,7 @@ def test_no_answer_is_given_after_a_failed_sync(intake, event):
     async def main():
         async with intake(spool=False) as parts:
 
-            def fail(items, mark=None):
+            def fail(items, *marks):
                 future = asyncio.get_running_loop().create_future()
                 future.set_exception(SyncFailed("the disk failed"))
                 return future

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -294,8 +295,7 @@ def test_odd_bytes_and_long_names_are_no_obstacle(intake, line):
             for number, name in enumerate(names):
                 for content in (line(str(number)), "nonsense"):
                     source = os.fsencode(parts.spool / "tmp" / "t")
-                    with open(source, "w") as file:
-                        file.write(content)
+                    Path(os.fsdecode(source)).write_text(content)
                     os.utime(source, (1, 1))
                     os.rename(source, os.path.join(new, name))
                     await parts.emptied()
@@ -331,7 +331,7 @@ def test_a_file_read_again_after_a_crash_before_its_unlink_makes_no_second_event
         async with intake(serve=False) as parts:
 
             async def no_forgetting(keys):
-                raise asyncio.CancelledError  # as if the process had died here
+                """As if the process had died here."""
 
             parts.outbox.forget_spool = no_forgetting
             path = parts.put("file", content)
@@ -402,10 +402,10 @@ def test_a_commit_that_finds_the_disk_full_keeps_the_file(intake, line):
             real = parts.outbox.accept
             failures = 2
 
-            def fail(items, mark=None):
+            def fail(items, *marks):
                 nonlocal failures
                 if not failures:
-                    return real(items, mark)
+                    return real(items, *marks)
                 failures -= 1
                 future = asyncio.get_running_loop().create_future()
                 future.set_exception(DiskShort("no room"))

@@ -7,7 +7,7 @@ committed, and never keep anything of what it refuses.
 
 from __future__ import annotations
 
-from asyncio import Future, gather, sleep
+from asyncio import sleep
 from collections.abc import Sequence
 from json import dumps
 from typing import NamedTuple, Protocol
@@ -23,7 +23,7 @@ from outboxd.event import (
     wire_body,
 )
 from outboxd.intake.admission import Admission
-from outboxd.outbox.model import Incoming, Receipt, Source, SpoolMark
+from outboxd.outbox.model import Incoming, Receipt, SpoolMark
 from outboxd.outbox.outbox import Outbox
 
 CHECK_SLICE = 64  # lines between which the loop serves others
@@ -149,7 +149,7 @@ class Door:
             return Answer(status, refusal_json(error), error.retry_after_s)
         return Answer(201 if receipt.status == "accepted" else 200, receipt_json(receipt, warnings))
 
-    async def keep(self, items: Sequence[Incoming], mark: SpoolMark | None = None) -> list[Receipt]:
+    async def keep(self, items: Sequence[Incoming]) -> list[Receipt]:
         """Commit all of `items` or none; the receipts in the same order.
 
         Raises:
@@ -157,26 +157,33 @@ class Door:
             SyncFailed: unknown; the agent stops.
         """
         count = len(items)
-        granted = self.admission.reserve(count) if count else 0
+        granted = self.admission.reserve(count)
+        if granted < count:
+            self.admission.release(granted, 0)
+            raise OutboxFull(
+                f"the outbox has room for {granted} of these {count} events",
+                "send fewer at once, or later",
+            )
+        return await self._keep_reserved(items)
+
+    async def _keep_reserved(
+        self, items: Sequence[Incoming], marks: Sequence[SpoolMark] = ()
+    ) -> list[Receipt]:
+        """Commit what the admission has made room for."""
         accepted = 0
         try:
-            if granted < count:
-                raise OutboxFull(
-                    f"the outbox has room for {granted} of these {count} events",
-                    "send fewer at once, or later",
-                )
-            receipts = await self._outbox.accept(items)
+            receipts = await self._outbox.accept(items, *marks)
             for receipt in receipts:
                 accepted += receipt.status == "accepted"
         except DiskShort:
             self.admission.commit_failed()
             raise
         finally:
-            self.admission.release(granted, accepted)
+            self.admission.release(len(items), accepted)
         if accepted:
             self.metrics.accepted(items[0].source, accepted)
-        if accepted < count:
-            self.metrics.duplicates(count - accepted)
+        if accepted < len(items):
+            self.metrics.duplicates(len(items) - accepted)
         return receipts
 
     async def keep_portions(self, portions: Sequence[Portion]) -> list[Kept]:
@@ -187,7 +194,9 @@ class Door:
             SyncFailed: unknown; the agent stops.
         """
         answers = [Kept(portion.lines_done, None) for portion in portions]
-        waiting: list[tuple[int, int, Future[list[Receipt]]]] = []
+        items: list[Incoming] = []
+        marks: list[SpoolMark] = []
+        marked: list[int] = []  # the places of those that the commit is for
         for place, portion in enumerate(portions):
             wanted = len(portion.items)
             if not wanted:
@@ -197,40 +206,19 @@ class Door:
             except Refused as error:
                 answers[place] = Kept(0, error)
                 continue
-            items, lines_done = portion.items, portion.lines_done
             if granted < wanted:
-                items, lines_done = items[:granted], portion.line_numbers[granted - 1]
                 full = OutboxFull("the outbox filled up in the middle of the file")
-                answers[place] = Kept(lines_done, full)
-            future = self._outbox.accept(items, SpoolMark(portion.key, lines_done))
-            waiting.append((place, granted, future))
-        await self._settle_portions(waiting, answers)
+                answers[place] = Kept(portion.line_numbers[granted - 1], full)
+            items += portion.items[:granted]
+            marks.append(SpoolMark(portion.key, answers[place].lines_done))
+            marked.append(place)
+        if items:
+            try:
+                await self._keep_reserved(items, marks)
+            except DiskShort as error:
+                for place in marked:
+                    answers[place] = Kept(0, error)
         return answers
-
-    async def _settle_portions(
-        self, waiting: list[tuple[int, int, Future[list[Receipt]]]], answers: list[Kept]
-    ) -> None:
-        outcomes = await gather(*(entry[2] for entry in waiting), return_exceptions=True)
-        fatal: BaseException | None = None
-        count = accepted = 0
-        for (place, granted, _), outcome in zip(waiting, outcomes, strict=True):
-            kept = 0
-            if isinstance(outcome, DiskShort):
-                self.admission.commit_failed()
-                answers[place] = Kept(0, outcome)
-            elif isinstance(outcome, BaseException):
-                fatal = outcome
-            else:
-                count += granted
-                kept = sum(receipt.status == "accepted" for receipt in outcome)
-                accepted += kept
-            self.admission.release(granted, kept)
-        if accepted:
-            self.metrics.accepted(Source.SPOOL, accepted)
-        if accepted < count:
-            self.metrics.duplicates(count - accepted)
-        if fatal is not None:
-            raise fatal
 
     async def take_lines(self, lines: Sequence[bytes | None], source: str) -> list[bytes]:
         """A portion of a batch: for each line its result as JSON. A line of None
@@ -258,9 +246,9 @@ class Door:
         try:
             while done < len(good):
                 granted = self.admission.reserve(len(good) - done)
-                self.admission.release(granted, 0)
                 portion = good[done : done + granted]
-                receipts = await self.keep([prepared.incoming for prepared in portion])
+                items = [prepared.incoming for prepared in portion]
+                receipts = await self._keep_reserved(items)
                 for receipt, prepared in zip(receipts, portion, strict=True):
                     results[places[done]] = receipt_json(receipt, prepared.warnings)
                     done += 1
