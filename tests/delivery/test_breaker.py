@@ -149,9 +149,10 @@ def test_an_illegal_move_raises_and_changes_nothing(name):
     before = snapshot(breaker)
     with pytest.raises(IllegalMove):
         move(breaker, old)
-    assert snapshot(breaker).items() >= {
-        k: v for k, v in before.items() if k not in ("_backoff", "_successes_s")
-    }.items()
+    assert (
+        snapshot(breaker).items()
+        >= {k: v for k, v in before.items() if k not in ("_backoff", "_successes_s")}.items()
+    )
 
 
 def test_a_second_probe_while_one_is_under_way_is_illegal():
@@ -234,7 +235,7 @@ def test_throttled_without_a_time_waits_as_the_backoff_does():
 
 
 def test_a_new_key_is_tried_at_once_and_old_answers_do_not_hold_again():
-    breaker, _, now_s = in_state(H)
+    breaker, _, _ = in_state(H)
     probe = breaker.begin(LATER)
     assert breaker.key_changed(LATER) is True
     assert breaker.allowance(LATER) is Allowance.PROBE

@@ -112,7 +112,5 @@ def test_the_report_of_an_outage_is_an_event_like_any_other():
 
 
 def test_the_report_of_one_event_is_in_the_singular():
-    data = outage_report(
-        delayed=1, longest_delay_s=61, began_at=0, ended_at=1, reason="", host="h"
-    )
+    data = outage_report(delayed=1, longest_delay_s=61, began_at=0, ended_at=1, reason="", host="h")
     assert parse(data).summary == "outboxd: 1 event delayed up to 1m 1s"
