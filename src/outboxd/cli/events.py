@@ -126,7 +126,7 @@ def why_it_waits(entry: EntryRow, now_ms: int, queue: Queue) -> str | None:
     state = destination["state"]
     because = f": {render.printable(destination['reason'])}" if destination.get("reason") else ""
     if state == "held":
-        return f"the destination is held{because}"
+        return because[2:] or "the destination is held"
     if state in ("backingOff", "throttled"):
         word = "unavailable" if state == "backingOff" else "throttled"
         probe = destination.get("nextProbeAt")

@@ -18,6 +18,7 @@ from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import format_duration, format_size
 
 SAMPLE_ENTRIES = 100
+YEAR_S = 366 * 86400
 WORDS = {
     "ok": "ok",
     "backingOff": "unavailable, backing off",
@@ -176,13 +177,16 @@ def _room_fields(picture: Picture, config: Config, coloured: bool) -> list[tuple
             status, picture.arriving, config.outbox.events_max, config.outbox.disk_free_min
         )
         if left_s is not None:
-            found.append(
-                ("Can hold", f"an outage of {format_duration(left_s)} at the present rate")
-            )
+            found.append(("Can hold", f"an outage of {_long(left_s)} at the present rate"))
     if outbox.get("salvaged") or outbox.get("lostToDamage"):
         damage = f"{outbox['salvaged']:,} entries salvaged, {outbox['lostToDamage']:,} lost"
         found.append(("Damage", render.colour(damage, "red", coloured)))
     return found
+
+
+def _long(seconds: float) -> str:
+    """A time that may be so long that its length means nothing."""
+    return "more than a year" if seconds > YEAR_S else format_duration(seconds)
 
 
 def _arriving(queue: Queue, now_ms: int) -> float | None:
