@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from contextlib import suppress
 from enum import Enum, auto
 
 from sqlite_utils import Database
@@ -86,6 +87,16 @@ def translate(error: sqlite3.Error, path: str) -> OutboxdError:
     if trouble is Trouble.LOCKED:
         return OutboxLocked(f"{path} is open in another process", "stop the other agent first")
     return OutboxdError(f"internal error on {path}: {error} ({name})", "please report it")
+
+
+def suspect(path: str, why: str) -> None:
+    """Remember for the next start that damage was seen while running.
+
+    A courtesy to the next start, which looks for itself too: so no sync, and
+    no failure of its own.
+    """
+    with suppress(OSError), open(path + ".suspect", "w") as file:
+        file.write(why)
 
 
 def unusable(error: OSError, path: str) -> OutboxdError:
@@ -164,6 +175,12 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         )
     applied = {migration.name for migration in schema.migrations.applied(db)}
     unknown = applied - schema.known_migrations()
+    if unknown and not schema.known_migrations() <= applied:
+        # A newer version has applied ours too: this is a flipped bit in a name.
+        raise OutboxDamaged(
+            f"{path} is damaged: its list of migrations names {', '.join(sorted(unknown))}",
+            "start the agent: it sets the file aside and salvages what can be read",
+        )
     if unknown:
         raise OutboxUnusable(
             f"{path} was written by a newer version of outboxd ({', '.join(sorted(unknown))})",

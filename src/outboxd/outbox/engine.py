@@ -200,6 +200,19 @@ class Engine:
         store.set_meta(self.connection, "salvaged", str(before.salvaged + salvaged))
         store.set_meta(self.connection, "lost", str(before.lost + lost))
 
+    def count_in(self, state: str, held: bool) -> None:
+        """An entry was written past `accept`: by the salvage."""
+        self._tally.add(state, held, +1)
+
+    def reserve_seqs(self, next_seq: int) -> None:
+        """Give new entries no seq below this one."""
+        self._next_seq = max(self._next_seq, next_seq)
+
+    @property
+    def key_window_ms(self) -> int:
+        """How long dedup keys are remembered."""
+        return self._windows.key_ms
+
     def set_aside_damaged(self, seq: int, detail: str) -> None:
         """A row failed its checksum: keep its remains apart and count it lost."""
         store.set_aside_damaged(self.connection, seq, detail, self.clock.wall_ms(), self._tally)

@@ -11,7 +11,8 @@ import fcntl
 import os
 from contextlib import suppress
 
-from outboxd.errors import OutboxLocked, OutboxUnusable
+from outboxd.errors import OutboxLocked
+from outboxd.outbox.connection import unusable
 
 
 class OutboxLock:
@@ -22,16 +23,13 @@ class OutboxLock:
 
         Raises:
             OutboxLocked: another process has it; `pid` says which.
-            OutboxUnusable: the lock file cannot be opened.
+            OutboxUnusable, DiskShort: the lock file cannot be opened.
         """
         path = outbox_path + ".lock"
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise OutboxUnusable(
-                f"cannot open {path}: {error.strerror}",
-                "the agent's user must be able to write in the directory of [outbox] path",
-            ) from error
+            raise unusable(error, path) from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -7,21 +7,33 @@ runs. Nothing is deleted here; what is damaged is set aside (see recovery).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from time import perf_counter
 from typing import NamedTuple
 
 from outboxd.clock import Clock
-from outboxd.errors import OutboxUnusable, Unavailable
+from outboxd.errors import OutboxdError, OutboxUnusable, Unavailable
+from outboxd.outbox import diagnosis, recovery
+from outboxd.outbox.connection import OutboxDamaged, translate, unusable
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.lock import OutboxLock
+from outboxd.outbox.recovery import Recovery, Rescue
 
 
 class Opened(NamedTuple):
-    """An open outbox and the lock that goes with it."""
+    """An open outbox and the lock that goes with it.
+
+    `recovery` says what was damaged, if anything was; `rescues` what of it is
+    still to be salvaged while the agent works (`recovery.in_background`).
+    """
 
     engine: Engine
     lock: OutboxLock
+    recovery: Recovery | None = None
+    rescues: Sequence[Rescue] = ()
 
     def close(self) -> None:
         """Close the file, then let the lock go."""
@@ -35,7 +47,8 @@ def open_outbox(
     key_window_s: float = 7 * 86400,
     repeat_window_s: float = 0,
 ) -> Opened:
-    """Open for the agent, making directory and file as needed.
+    """Open for the agent, making directory and file as needed, and recovering
+    from damage.
 
     Raises:
         OutboxLocked: another process has it.
@@ -44,32 +57,101 @@ def open_outbox(
     make_directory(os.path.dirname(os.path.abspath(path)))
     lock = OutboxLock(path)
     try:
-        engine = Engine(path, clock, key_window_s, repeat_window_s)
+        clock = clock or Clock()
+        engine = partial(Engine, path, clock, key_window_s, repeat_window_s)
+        return _open(path, lock, engine, clock)
+    except OSError as error:
+        lock.release()
+        raise unusable(error, path) from error
     except BaseException:
         lock.release()
         raise
-    return Opened(engine, lock)
+
+
+def _open(path: str, lock: OutboxLock, make_engine: Callable[[], Engine], clock: Clock) -> Opened:
+    began_s = perf_counter()
+    asides = recovery.resume_moving(path)
+    fault = recovery.suspicion(path)
+    fault = fault or diagnosis.before_opening(path, diagnosis.was_outbox(path))
+    engine = None
+    if not fault:
+        engine, fault = _checked(path, make_engine)
+    if fault:
+        # Renamed while open: SQLite's own tidying at the close then finds no
+        # log to throw away.
+        asides = recovery.set_aside(path, fault, clock.wall_ms())
+        if engine is not None:
+            engine.connection.close()
+        engine = None
+    engine = engine or make_engine()
+    if not asides:
+        return Opened(engine, lock)
+    try:
+        report, left = recovery.start(engine, asides, began_s)
+    except BaseException:
+        engine.connection.close()
+        raise
+    return Opened(engine, lock, report, left)
+
+
+def _checked(path: str, make_engine: Callable[[], Engine]) -> tuple[Engine | None, str]:
+    """Open, and look whether what came up is whole."""
+    try:
+        engine = make_engine()
+    except OutboxDamaged as error:
+        return None, error.message
+    except OutboxdError as error:
+        if type(error) is not OutboxdError or not isinstance(error.__cause__, sqlite3.Error):
+            raise
+        # SQLite complains of our own statements: a bug, or a table's definition
+        # that is no longer what it was.
+        fault = diagnosis.of_file(path)
+        if not fault:
+            raise
+        return None, fault
+    try:
+        return engine, diagnosis.after_opening(engine.connection, engine.bytes_on_disk())
+    except sqlite3.Error as error:
+        engine.connection.close()
+        raise translate(error, path) from error
 
 
 @contextmanager
 def open_offline(path: str) -> Iterator[Engine]:
     """Open an existing outbox for one command, while no agent runs.
 
+    What is damaged is left as it is: to set aside and salvage is the agent's.
+
     Raises:
         OutboxLocked: an agent has it; ask that one over its socket.
         Unavailable: there is no outbox at `path`.
         OutboxUnusable: what stands there cannot be opened.
+        OutboxDamaged: the agent must salvage it first.
     """
-    if not os.path.exists(path):
+    if not os.path.exists(path) and not os.path.exists(path + ".recovery"):
         raise Unavailable(
             f"there is no outbox at {path}, and no agent answers",
             "start the agent, or name its configuration with -c FILE",
         )
-    opened = open_outbox(path)
+    lock = OutboxLock(path)
     try:
-        yield opened.engine
+        fault = "a recovery is not finished" if recovery.read_note(path) else ""
+        fault = fault or recovery.suspicion(path)
+        fault = fault or diagnosis.before_opening(path, diagnosis.was_outbox(path))
+        if fault:
+            raise OutboxDamaged(
+                f"{path} is damaged: {fault}",
+                "start the agent: it sets the file aside and salvages what can be read",
+            )
+        engine = Engine(path)
+        try:
+            yield engine
+        finally:
+            engine.close()
+    except OSError as error:
+        raise unusable(error, path) from error
     finally:
-        opened.close()
+        lock.release()
 
 
 def make_directory(path: str) -> None:

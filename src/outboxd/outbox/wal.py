@@ -1,0 +1,304 @@
+"""SQLite's write-ahead log, read as bytes before SQLite opens it.
+
+SQLite stops silently at the first frame that fails its checksum: one flipped
+bit drops every commit behind it, receipts and all, and its integrity check
+says ok. This room looks behind that frame and says whether what stands there
+is what a power cut leaves, or damage. It never writes, and knows nothing of
+what the pages hold.
+
+What a power cut can leave: every commit is synced before the next begins, so
+only the last transaction may be incomplete, any of its 512-byte sectors
+missing (zero, or beyond the end). Frames of an older generation carry other
+salts. Everything else is damage. The one case that cannot be told apart is
+damage that zeroes sectors of the very last transaction and of nothing else.
+
+The format: sqlite.org/fileformat2.html#the_write_ahead_log
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import Enum, auto
+from typing import NamedTuple
+
+HEADER_BYTES = 32
+FRAME_HEADER_BYTES = 24
+SECTOR_BYTES = 512
+MAGIC = 0x377F0682  # or with the lowest bit set: checksums over big-endian words
+VERSION = 3007000
+# Looking for the one flipped bit takes some 10 ms a frame.
+REPAIRS_MAX = 8
+_GENERATIONS = 1 << 20
+_MASK = 0xFFFFFFFF
+
+Sums = tuple[int, int]
+
+
+class Verdict(Enum):
+    """What a log looks like."""
+
+    CLEAN = auto()  # ends with a commit, or there is none
+    TORN = auto()  # the last transaction is incomplete: never promised to anyone
+    DAMAGED = auto()  # commits that were synced would be dropped
+
+
+class Frame(NamedTuple):
+    """One page image of the current generation."""
+
+    number: int  # 1 is the first in the file
+    page: int
+    is_commit: bool
+    image: bytes | memoryview
+    sound: bool  # its checksum is right, by itself or after one bit was put right
+
+
+class Log(NamedTuple):
+    """A log, read to its end."""
+
+    verdict: Verdict
+    detail: str
+    page_bytes: int
+    frames: list[Frame]  # of the current generation, also those behind a bad one
+    committed: int  # how many of them SQLite would use
+
+
+class _Slot(NamedTuple):
+    """What stands at the place of a frame."""
+
+    frame: Frame | None
+    fault: str  # "" for a frame that is right; "hole", "torn" or what is wrong with it
+
+
+def read(data: bytes | memoryview, page_bytes: int = 4096) -> Log:
+    """Read a log whole. `page_bytes` counts only where its header is unreadable."""
+    view = memoryview(data)
+    if view.nbytes <= HEADER_BYTES or (_is_zero(view[:HEADER_BYTES]) and _is_zero(view)):
+        return Log(Verdict.CLEAN, "", page_bytes, [], 0)
+    reader = _Reader(view, page_bytes)
+    if not reader.header_is_sound:
+        reader.guess()
+    slots = list(reader.slots())
+    frames = [slot.frame for slot in slots if slot.frame is not None]
+    if not reader.header_is_sound:
+        detail = "the header of the log is damaged: SQLite would ignore the whole log"
+        return Log(Verdict.DAMAGED, detail, reader.page_bytes, frames, 0)
+    committed = 0
+    for index, slot in enumerate(slots):
+        if slot.fault or slot.frame is None:
+            break
+        if slot.frame.is_commit:
+            committed = index + 1
+    verdict, detail = _judge(slots[committed:], committed)
+    return Log(verdict, detail, reader.page_bytes, frames, committed)
+
+
+def _judge(tail: list[_Slot], committed: int) -> tuple[Verdict, str]:
+    """What follows the last commit that SQLite would find."""
+    while tail and tail[-1].fault == "hole":
+        tail = tail[:-1]
+    if not tail:
+        return Verdict.CLEAN, ""
+    frames = [slot.frame for slot in tail if slot.frame is not None]
+    commits = sum(frame.is_commit for frame in frames)
+    pages = [frame.page for frame in frames if frame.sound]
+    where = f"behind frame {committed} of the log"
+    if commits > 1 or (commits and not frames[-1].is_commit):
+        return Verdict.DAMAGED, f"{where}: {commits} commits that SQLite would drop"
+    if len(set(pages)) < len(pages):
+        return Verdict.DAMAGED, f"{where}: frames of several commits that SQLite would drop"
+    bad = [slot.fault for slot in tail if slot.fault not in ("", "hole", "torn")]
+    # A large transaction that was rolled back leaves frames which fit to
+    # nothing any more. They hold no commit, and end with a frame that is right.
+    if bad and (commits or tail[-1].fault):
+        return Verdict.DAMAGED, f"{where}: {bad[0]}"
+    return Verdict.TORN, f"{where}: a transaction that was never finished"
+
+
+class _Reader:
+    """Walks the places of the frames, each judged by its neighbour's checksum."""
+
+    page_bytes: int
+
+    def __init__(self, view: memoryview, page_bytes: int) -> None:
+        self.view = view
+        head = bytes(view[:HEADER_BYTES].tobytes().ljust(HEADER_BYTES, b"\0"))
+        magic, version, size, _, *salts, sum_0, sum_1 = struct.unpack(">8I", head)
+        self.salts = (salts[0], salts[1])
+        self.start: Sums = (sum_0, sum_1)
+        self.words = ">" if magic & 1 else "<"
+        self.page_bytes = size
+        self.repairs = 0
+        self.header_is_sound = (
+            magic & ~1 == MAGIC
+            and version == VERSION
+            and 512 <= size <= 65536
+            and size & (size - 1) == 0
+            and checksum(head[:24], (0, 0), self.words) == self.start
+        )
+        if not self.header_is_sound:
+            self.page_bytes = page_bytes
+
+    @property
+    def frame_bytes(self) -> int:
+        return FRAME_HEADER_BYTES + self.page_bytes
+
+    def count(self) -> int:
+        """Places for frames, the last one perhaps cut short."""
+        return (self.view.nbytes - HEADER_BYTES + self.frame_bytes - 1) // self.frame_bytes
+
+    def guess(self) -> None:
+        """The header is unreadable: what the frames themselves agree on."""
+        votes: dict[tuple[int, int], int] = {}
+        for index in range(self.count()):
+            salts = self._salts(index)
+            if salts is not None and any(salts):
+                votes[salts] = votes.get(salts, 0) + 1
+        if votes:
+            self.salts = max(votes, key=lambda salts: votes[salts])
+        if self.count() > 1:
+            before, here = self._place(0)[1], self._place(1)
+            for words in "<>":
+                if checksum(here[2], before, words) == here[1]:
+                    self.words = words
+
+    def slots(self) -> Iterator[_Slot]:
+        """What stands at each place."""
+        sums = self.start
+        for index in range(self.count()):
+            (page, commit, salts), stored, covered, image = self._place(index)
+            if len(image) < self.page_bytes:
+                yield _Slot(None, "torn")
+                return
+            right = checksum(covered, sums, self.words) == stored and page > 0
+            if right and salts == self.salts:
+                yield _Slot(Frame(index + 1, page, commit > 0, image, True), "")
+            elif right and any(salts):
+                fault = f"frame {index + 1} has a damaged salt"
+                yield _Slot(Frame(index + 1, page, commit > 0, image, True), fault)
+            else:
+                yield self._suspect(index, salts, sums)
+            sums = stored
+
+    def _suspect(self, index: int, salts: tuple[int, int], before: Sums) -> _Slot:
+        (page, commit, _), stored, covered, image = self._place(index)
+        if not any(covered) and not any(salts):
+            return _Slot(None, "hole")
+        if self._is_older(salts):
+            return _Slot(None, "hole")
+        number = index + 1
+        got = checksum(covered, before, self.words)
+        fault = f"frame {number} fails its checksum"
+        # The stored checksum itself lost a bit: the page is right.
+        if sum((a ^ b).bit_count() for a, b in zip(got, stored, strict=True)) == 1 and page > 0:
+            return _Slot(Frame(number, page, commit > 0, image, True), fault)
+        mended = None
+        if self.repairs < REPAIRS_MAX and salts == self.salts:
+            self.repairs += 1
+            mended = mend(covered, got, stored, self.words)
+        if mended is not None:
+            page, commit = struct.unpack_from(">2I", mended)
+            frame = Frame(number, page, commit > 0, mended[8:], True)
+            return _Slot(frame, f"frame {number} has one flipped bit")
+        frame = Frame(number, page, commit > 0 and salts == self.salts, image, False)
+        if self._may_be_torn(index):
+            return _Slot(frame if salts == self.salts else None, "torn")
+        return _Slot(frame, fault)
+
+    def _is_older(self, salts: tuple[int, int]) -> bool:
+        """The first salt counts the generations, the second is random."""
+        age = (self.salts[0] - salts[0]) & _MASK
+        return bool(0 < age < _GENERATIONS and salts[1] != self.salts[1])
+
+    def _may_be_torn(self, index: int) -> bool:
+        """Whether missing sectors explain a frame that is wrong: one that is
+        all zeros where the page has something."""
+        begin = HEADER_BYTES + index * self.frame_bytes
+        end = begin + self.frame_bytes
+        image_at = begin + FRAME_HEADER_BYTES
+        used = used_ranges(self.view[image_at:end])
+        sector = begin - begin % SECTOR_BYTES
+        while sector < end:
+            low, high = max(sector, begin), min(sector + SECTOR_BYTES, end)
+            if _is_zero(self.view[low:high]):
+                if low < image_at:
+                    return True
+                if any(low - image_at < stop and start < high - image_at for start, stop in used):
+                    return True
+            sector += SECTOR_BYTES
+        return False
+
+    def _salts(self, index: int) -> tuple[int, int] | None:
+        at = HEADER_BYTES + index * self.frame_bytes
+        if at + 16 > self.view.nbytes:
+            return None
+        one, two = struct.unpack_from(">2I", self.view, at + 8)
+        return one, two
+
+    def _place(
+        self, index: int
+    ) -> tuple[tuple[int, int, tuple[int, int]], Sums, bytes, memoryview]:
+        at = HEADER_BYTES + index * self.frame_bytes
+        head = bytes(self.view[at : at + FRAME_HEADER_BYTES]).ljust(FRAME_HEADER_BYTES, b"\0")
+        page, commit, salt_1, salt_2, sum_0, sum_1 = struct.unpack(">6I", head)
+        image = self.view[at + FRAME_HEADER_BYTES : at + self.frame_bytes]
+        return (page, commit, (salt_1, salt_2)), (sum_0, sum_1), head[:8] + bytes(image), image
+
+
+def used_ranges(image: memoryview) -> list[tuple[int, int]]:
+    """Where a page has something: a b-tree page has a gap in its middle."""
+    if image.nbytes and image[0] in (2, 5, 10, 13):
+        cells, content = struct.unpack_from(">HH", image, 3)
+        pointers_end = (8 if image[0] in (10, 13) else 12) + 2 * cells
+        if pointers_end <= content <= image.nbytes:
+            return [(0, pointers_end), (content, image.nbytes)]
+    return [(0, image.nbytes)]
+
+
+def checksum(data: bytes, sums: Sums, words: str) -> Sums:
+    """SQLite's running checksum, over data whose length is a multiple of 8."""
+    a, b = sums
+    values = struct.unpack(f"{words}{len(data) // 4}I", data)
+    # Eight words a turn, and the mask only once: this is most of the reading's time.
+    whole = len(values) - len(values) % 8
+    step = iter(values[:whole])
+    for p, q, r, s, t, u, v, w in zip(step, step, step, step, step, step, step, step, strict=True):
+        a += p + b
+        b += q + a
+        a += r + b
+        b += s + a
+        a += t + b
+        b += u + a
+        a += v + b
+        b += w + a
+        a &= _MASK
+        b &= _MASK
+    for index in range(whole, len(values), 2):
+        a = (a + values[index] + b) & _MASK
+        b = (b + values[index + 1] + a) & _MASK
+    return a, b
+
+
+def mend(data: bytes, got: Sums, wanted: Sums, words: str) -> bytes | None:
+    """Put right the single flipped bit that explains a checksum, if one does.
+
+    The checksum is linear: a bit's effect depends on its place alone, and 64
+    bits of checksum name one of a page's 32,832 bits beyond doubt.
+    """
+    lack = ((wanted[0] - got[0]) & _MASK, (wanted[1] - got[1]) & _MASK)
+    values = list(struct.unpack(f"{words}{len(data) // 4}I", data))
+    odd, even = (0, 1), (1, 1)  # the effect of one unit in the last pair's words
+    for pair in range(len(values) // 2 - 1, -1, -1):
+        for index, (on_a, on_b) in ((2 * pair + 1, odd), (2 * pair, even)):
+            for bit in range(32):
+                change = -(1 << bit) if values[index] >> bit & 1 else 1 << bit
+                if (change * on_a) & _MASK == lack[0] and (change * on_b) & _MASK == lack[1]:
+                    values[index] += change
+                    return struct.pack(f"{words}{len(values)}I", *values)
+        odd = ((odd[0] + odd[1]) & _MASK, (odd[0] + 2 * odd[1]) & _MASK)
+        even = ((even[0] + even[1]) & _MASK, (even[0] + 2 * even[1]) & _MASK)
+    return None
+
+
+def _is_zero(view: memoryview) -> bool:
+    return bytes(view).count(0) == view.nbytes
