@@ -29,7 +29,7 @@ REFRESH_MIN_S = 0.5  # between two looks for changes
 REFRESH_SHARE = 4  # and looking takes at most one part in so many of the time
 SWEEP_MIN_S = 30.0  # between two counts of every block
 TEXTS_KEPT = 3
-_SLICE_ROWS = 6000  # of an index
+SLICE_ROWS = 6000  # of an index
 _SWEEP_BLOCKS = 8
 _SETTLED_AFTER = 32  # blocks in a row without a gap
 
@@ -178,13 +178,13 @@ class OutboxIndex:
         while True:
             text = await self._text(
                 f"SELECT json_group_array(json_array(place, seq)) FROM ({query})",
-                (*after, _SLICE_ROWS),
+                (*after, SLICE_ROWS),
             )
             pairs = _decode_pairs(text)
             for _, seq in pairs:
                 number = seq // BLOCK_ROWS
                 sums[number] = sums.get(number, 0) + seq
-            if len(pairs) < _SLICE_ROWS:
+            if len(pairs) < SLICE_ROWS:
                 return sums
             after = pairs[-1]
             await asyncio.sleep(PAUSE_S)

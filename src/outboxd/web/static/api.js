@@ -1,15 +1,13 @@
 // Asks the program. One answer at a time for each purpose: a newer question
 // ends the older one, so that a slow answer never overwrites a newer one.
 
-import { parse } from './raw.js';
-
 const asking = new Map();
 
 /** The answer to a question was no longer wanted. */
 export const isStale = (error) => error.name === 'AbortError';
 
 /** GET as JSON. Questions with the same purpose replace each other. */
-export async function get(path, query, purpose) {
+export async function get(path, query, purpose, parse = JSON.parse) {
   return parse(await getText(path, query, purpose));
 }
 

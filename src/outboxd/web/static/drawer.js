@@ -4,7 +4,7 @@
 import { getText, isStale } from './api.js';
 import { announce, byId, h, svg } from './dom.js';
 import { commands, due, occurredAt, outcomeWord, SEVERITY_WORDS, time } from './entry.js';
-import { ago, count, duration, full } from './format.js';
+import { ago, count, dated, duration, full } from './format.js';
 import { Map as InventoryMap } from './inventory.js';
 import { memberText, parse, plain } from './raw.js';
 import { KIND } from './view.js';
@@ -74,8 +74,9 @@ export class Drawer {
     this.element.replaceChildren(
       this.head(
         h('span', { class: 'badge', 'data-severity': entry.severity }, SEVERITY_WORDS[entry.severity].toUpperCase()),
-        h('time', { datetime: new Date(at).toISOString(), title: full(at) }, full(at)),
-        h('span', { class: 'ago', 'data-ago': at }, ago(at)),
+        h('span', { class: 'when' },
+          h('time', { datetime: new Date(at).toISOString(), title: full(at) }, dated(at)),
+          h('span', { class: 'ago', 'data-ago': at }, ago(at))),
       ),
       h('h2', { id: 'drawer-title' }, entry.eventType),
       h('p', { class: 'summary' }, entry.summary),
@@ -156,7 +157,7 @@ function way(entry) {
   if (entry.attempts && missing > 0) step('plain', null, count(missing, 'earlier attempt', 'earlier attempts'), small('no longer kept'));
   attempts.forEach((attempt, index) => {
     const tone = attempt.outcome === 'delivered' ? 'done' : attempt.outcome === 'rejected' ? 'failed' : 'delayed';
-    const facts = [attempt.status ? `status ${attempt.status}` : null, duration(attempt.durationMs), attempt.error].filter(Boolean);
+    const facts = [attempt.status ? `status ${attempt.status}` : null, duration(Number(attempt.durationMs)), attempt.error].filter(Boolean);
     step(tone, time(attempt.at), `Attempt ${missing + index + 1}: ${outcomeWord(attempt.outcome)}`, small(facts.join(' · ')));
   });
   ended(entry, step, small, occurred ?? received);

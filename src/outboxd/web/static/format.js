@@ -28,17 +28,33 @@ export function moment(at, now = Date.now()) {
 /** Whole, with the zone: for titles and the drawer. */
 export const full = (at) => FULL.format(at);
 
-/** The time of day, with its day where that is not today. */
-export function short(at, now = Date.now()) {
-  return isSameDay(at, now) ? MINUTES.format(at) : `${day(at, now)}, ${MINUTES.format(at)}`;
+/** With its day always: "22 Nov, 23:31:36". */
+export const dated = (at) => `${day(at, Date.now())}, ${CLOCK.format(at)}`;
+
+/** "22:00 to 23:30", with the days where there are two. */
+export function range(since, until) {
+  const clock = until - since < 10 * MINUTE ? CLOCK : MINUTES;
+  const today = isSameDay(since, Date.now()) ? '' : `${day(since, until)}, `;
+  if (isSameDay(since, until - 1)) return `${today}${clock.format(since)} to ${clock.format(until)}`;
+  return `${day(since, until)}, ${MINUTES.format(since)} to ${day(until, until)}, ${MINUTES.format(until)}`;
 }
 
-/** A tick under a picture, as fine as its step. */
-export function tick(at, stepMs) {
-  if (stepMs >= 86_400_000) return DAY.format(at);
-  const time = new Date(at);
-  if (time.getHours() === 0 && time.getMinutes() === 0 && time.getSeconds() === 0) return DAY.format(at);
-  return stepMs < 60_000 ? CLOCK.format(at) : MINUTES.format(at);
+const MINUTE = 60_000;
+const TICKS = [1000, 5000, 15_000, MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE, 60 * MINUTE,
+  3 * 60 * MINUTE, 6 * 60 * MINUTE, 12 * 60 * MINUTE, 1440 * MINUTE, 2 * 1440 * MINUTE, 7 * 1440 * MINUTE,
+  30 * 1440 * MINUTE, 365 * 1440 * MINUTE];
+
+/** Ticks of a time axis on whole local times: [[moment, label]]; `roomMs` is what a label needs. */
+export function ticks(since, until, roomMs) {
+  const every = TICKS.find((step) => step >= roomMs) ?? TICKS.at(-1);
+  const offset = new Date(until).getTimezoneOffset() * MINUTE;
+  const found = [];
+  for (let at = Math.ceil((since - offset) / every) * every + offset; at < until; at += every) {
+    const time = new Date(at);
+    const isDay = every >= 1440 * MINUTE || (time.getHours() === 0 && time.getMinutes() === 0 && time.getSeconds() === 0);
+    found.push([at, (isDay ? DAY : every < MINUTE ? CLOCK : MINUTES).format(at)]);
+  }
+  return found;
 }
 
 /** Its two largest units: "42s", "3m 10s", "2h 13m", "4d 6h"; below a second "85ms". */

@@ -2,7 +2,7 @@
 // arrow keys; choosing it makes it the view's time range.
 
 import { announce, byId, h, setText, svg } from './dom.js';
-import { compact, count, short, tick } from './format.js';
+import { compact, count, range, ticks } from './format.js';
 
 const SEVERITIES = ['information', 'warning', 'error']; // from the bottom up
 const HEIGHT = 84;
@@ -87,13 +87,10 @@ export class Histogram {
   }
 
   ticks(width) {
-    const { since, stepMs } = this.data;
-    const every = Math.max(1, Math.ceil(92 / this.slot));
-    const found = [];
-    for (let index = 0; index * this.slot < width - LEFT - 30; index += every) {
-      found.push(svg('text', { x: LEFT + index * this.slot, y: HEIGHT + AXIS - 4 }, tick(since + index * stepMs, stepMs * every)));
-    }
-    return found;
+    const { since, until, stepMs } = this.data;
+    const x = (at) => LEFT + ((at - since) / stepMs) * this.slot;
+    return ticks(since, until, (64 / this.slot) * stepMs).filter(([at]) => x(at) > LEFT + 12 && x(at) < width - 16)
+      .map(([at, label]) => svg('text', { x: x(at).toFixed(1), y: HEIGHT + AXIS - 4, 'text-anchor': 'middle' }, label));
   }
 
   paintSelection() {
@@ -113,8 +110,7 @@ export class Histogram {
 
   summary() {
     const { since, until, complete } = this.data;
-    const total = this.sums.reduce((sum, value) => sum + value, 0);
-    return `${count(total, 'event', 'events')}, ${short(since)} to ${short(until)}${complete ? '' : '…'}`;
+    return `${range(since, until)}${complete ? '' : ' …'}`;
   }
 
   describe(low, high) {
@@ -122,7 +118,7 @@ export class Histogram {
     const sum = (name) => counts[name].slice(low, high + 1).reduce((total, value) => total + value, 0);
     const [errors, warnings] = [sum('error'), sum('warning')];
     const total = errors + warnings + sum('information');
-    const parts = [`${short(since + low * stepMs)} to ${short(since + (high + 1) * stepMs)}: ${count(total, 'event', 'events')}`];
+    const parts = [`${range(since + low * stepMs, since + (high + 1) * stepMs)}: ${count(total, 'event', 'events')}`];
     if (errors) parts.push(count(errors, 'error', 'errors'));
     if (warnings) parts.push(count(warnings, 'warning', 'warnings'));
     return parts.join(', ');

@@ -5,6 +5,7 @@ import { get, isStale } from './api.js';
 import { announce, byId, h, setSeverity, setText, severityIcon } from './dom.js';
 import { detailsLine, ending, occurredAt, sentence, service } from './entry.js';
 import { count, full, moment } from './format.js';
+import { parse } from './raw.js';
 import { apiQuery } from './view.js';
 
 const PAGE = 50;
@@ -109,7 +110,7 @@ export class List {
     const query = apiQuery(this.view);
     query.set('limit', PAGE);
     if (cursor) query.set('cursor', cursor);
-    return get('/v1/events', query, purpose);
+    return get('/v1/events', query, purpose, parse);
   }
 
   async more() {

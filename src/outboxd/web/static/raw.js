@@ -1,17 +1,17 @@
-// JSON as it was written: numbers beyond what JavaScript can hold keep their text.
+// JSON as it was written: a number that JavaScript would write otherwise keeps its text.
 
-/** A number that JavaScript would round. */
+/** A number in the words of its producer. */
 export class RawNumber {
   constructor(text) { this.text = text; }
 
   toString() { return this.text; }
 }
 
-/** JSON.parse, but a number that would change becomes a RawNumber. */
+/** JSON.parse, but a number that would change becomes a RawNumber. For events alone. */
 export function parse(text) {
   return JSON.parse(text, (_, value, context) => {
     if (typeof value !== 'number' || context?.source === undefined) return value;
-    return isExact(value, context.source) ? value : new RawNumber(context.source);
+    return String(value) === context.source ? value : new RawNumber(context.source);
   });
 }
 
@@ -47,10 +47,6 @@ function compactJson(value) {
     return `{${members.join(', ')}}`;
   }
   return JSON.stringify(value);
-}
-
-function isExact(value, source) {
-  return String(value) === source || /^-?\d{1,15}(\.\d{1,6})?$/.test(source) && !source.endsWith('0');
 }
 
 const SPACE = ' \n\r\t';

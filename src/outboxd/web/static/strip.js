@@ -3,12 +3,13 @@
 
 import { get, isStale } from './api.js';
 import { byId, h, setText, svg } from './dom.js';
-import { compact, duration, tick } from './format.js';
+import { compact, duration, ticks } from './format.js';
 
 const INTERVAL_MS = 5000;
 const HEIGHT = 64;
 const LANE = 6; // the band of states at the foot
 const AXIS = 16;
+const SMOOTH = 5; // samples to either side
 const OUTAGE = new Set(['backingOff', 'held', 'throttled']);
 const WORDS = { ok: 'reachable', backingOff: 'unavailable', throttled: 'throttled', held: 'held', untried: 'untried' };
 
@@ -18,12 +19,12 @@ export class Strip {
       backlog: h('b', {}, '–'), rate: h('b', {}, '–'), outage: h('b', {}, '–'),
     };
     this.picture = svg('svg', { role: 'img', height: HEIGHT + AXIS, preserveAspectRatio: 'none' });
-    const figure = (element, label, name) => h('div', { class: `figure ${name}` }, element, h('span', {}, label));
+    const figure = (element, label, name) => h('div', { class: `figure of-${name}` }, element, h('span', {}, label));
     byId('strip').append(
       h('div', { class: 'figures' },
         figure(this.figures.backlog, 'waiting', 'backlog'),
         figure(this.figures.rate, 'delivered a second', 'rate'),
-        figure(this.figures.outage, 'of outage in the last hour', 'outage')),
+        figure(this.figures.outage, 'outage, last hour', 'outage')),
       this.picture,
     );
     new ResizeObserver(() => this.paint()).observe(this.picture.parentNode);
@@ -52,8 +53,9 @@ export class Strip {
     const x = (moment) => ((moment - now + windowMs) / windowMs) * width;
     const top = HEIGHT - LANE - 3;
     const highest = Math.max(1, ...pending);
-    const fastest = Math.max(1, ...rate);
-    const points = at.map((moment, index) => [x(moment), pending[index], rate[index]]);
+    const speeds = smooth(rate);
+    const fastest = Math.max(1, ...speeds);
+    const points = at.map((moment, index) => [x(moment), pending[index], speeds[index]]);
     const line = (value, most, room) => points.map((point) => `${point[0].toFixed(1)},${(top - (point[value] / most) * room).toFixed(1)}`);
     const backlog = line(1, highest, top - 8);
     const spans = stretches(at, state, now);
@@ -68,10 +70,10 @@ export class Strip {
     parts.push(svg('polygon', { class: 'backlog', points: `${x(at[0]).toFixed(1)},${top} ${backlog.join(' ')} ${x(at.at(-1)).toFixed(1)},${top}` }));
     parts.push(svg('polyline', { class: 'backlog-line', points: backlog.join(' ') }));
     parts.push(svg('polyline', { class: 'rate-line', points: line(2, fastest, top - 14).join(' ') }));
-    for (let minutes = 60; minutes >= 0; minutes -= 15) {
-      const place = x(now - minutes * 60_000);
-      parts.push(svg('text', { x: place.toFixed(1), y: HEIGHT + AXIS - 3, 'text-anchor': minutes === 60 ? 'start' : minutes ? 'middle' : 'end' }, minutes ? tick(now - minutes * 60_000, 60_000) : 'now'));
+    for (const [moment, label] of ticks(now - windowMs, now, (64 / width) * windowMs)) {
+      if (x(moment) > 14 && x(moment) < width - 40) parts.push(svg('text', { x: x(moment).toFixed(1), y: HEIGHT + AXIS - 3, 'text-anchor': 'middle' }, label));
     }
+    parts.push(svg('text', { x: width, y: HEIGHT + AXIS - 3, 'text-anchor': 'end' }, 'now'));
     this.picture.replaceChildren(...parts);
     this.say(spans, highest);
   }
@@ -87,6 +89,14 @@ export class Strip {
     this.picture.setAttribute('aria-label', `The last hour: ${pending.at(-1)} waiting, at most ${highest}; `
       + `outage ${outage > 0 ? duration(outage) : 'none'}; the destination is ${WORDS[spans.at(-1)?.state] ?? 'unknown'}`);
   }
+}
+
+/** Each value as the mean of those around it: single bursts say little. */
+function smooth(values) {
+  return values.map((_, index) => {
+    const around = values.slice(Math.max(0, index - SMOOTH), index + SMOOTH + 1);
+    return around.reduce((sum, value) => sum + value, 0) / around.length;
+  });
 }
 
 /** Neighbouring samples of one state, joined. */

@@ -1,0 +1,297 @@
+"""The timeline page served for real: an outbox or a sandbox in a thread, and Chromium.
+
+The browser's driver has an event loop of its own, so the servers run in another
+thread, and a test asks them to do things through `Site.call`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
+
+import pytest
+from aiohttp import web
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from outboxd.clock import Clock
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.model import Attempt, Incoming, Receipt, Settlement
+from outboxd.outbox.outbox import Outbox
+from outboxd.sandbox.correlation import Correlation
+from outboxd.sandbox.server import Sandbox, build_app
+from outboxd.sandbox.source import SandboxSource
+from outboxd.scope import Inventory
+from outboxd.serve.server import HttpServer
+from outboxd.serve.table import RouteTable
+from outboxd.status import DestinationStatus
+from outboxd.web.activity import Activity
+from outboxd.web.outbox_source import OutboxSource
+from outboxd.web.page import check_host, mount, web_routes
+
+T = TypeVar("T")
+
+CHROMIUM_ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WAIT_S = 20
+
+
+def incoming(
+    event_type: str = "Nightly backup",
+    summary: str = "done",
+    severity: str = "information",
+    *,
+    scope: dict[str, list[str]] | None = None,
+    details: dict[str, Any] | None = None,
+    received_at: int | None = None,
+    occurred_at: int | None = None,
+) -> Incoming:
+    """An event as the door hands it to the outbox."""
+    event: dict[str, Any] = {"eventType": event_type, "summary": summary, "severity": severity}
+    if scope:
+        event["scope"] = scope
+    if details:
+        event["details"] = details
+    return Incoming(
+        body=json.dumps(event).encode(),
+        event_type=event_type,
+        severity=severity,
+        scope=json.dumps(scope) if scope else "",
+        source="socket",
+        received_at=Clock().wall_ms() if received_at is None else received_at,
+        occurred_at=occurred_at,
+    )
+
+
+def delivered(seq: int, at: int, duration_ms: int = 85) -> Settlement:
+    """The settlement of an attempt that went well."""
+    return Settlement(seq, "delivered", Attempt(at, duration_ms, "delivered", 201, None))
+
+
+def dead(seq: int, at: int, error: str = "summary must be shorter") -> Settlement:
+    """The settlement of an event that Komodor refused."""
+    attempt = Attempt(at, 31, "rejected", 400, error)
+    return Settlement(seq, "dead", attempt, dead_reason="rejected")
+
+
+class FakeDestination:
+    """A destination that stands as a test says."""
+
+    def __init__(self) -> None:
+        self.now = DestinationStatus("https://komodor.test/events", "ok", None, 0, None, 8, 0)
+
+    def status(self) -> DestinationStatus:
+        return self.now
+
+    async def hold(self, reason: str, by: str) -> None:
+        raise AssertionError("the page must not")
+
+    async def release(self, by: str) -> None:
+        raise AssertionError("the page must not")
+
+    def wake(self) -> None:
+        raise AssertionError("the page must not")
+
+
+class Site:
+    """A loop in a thread, with a server on loopback."""
+
+    url: str
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_S)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class AgentSite(Site):
+    """The agent's page over an outbox of its own; nothing is delivered by itself."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self.destination = FakeDestination()
+        self.call(self._start())
+
+    def accept(self, *items: Incoming) -> list[Receipt]:
+        """Keep events."""
+
+        async def work() -> list[Receipt]:
+            return await self.outbox.accept(items)
+
+        return self.call(work())
+
+    def settle(self, *settlements: Settlement) -> None:
+        """Write outcomes."""
+        self.call(self.outbox.exchange(settlements, ()))
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Ask the database itself."""
+
+        async def work() -> list[tuple[Any, ...]]:
+            return await self.outbox.read(lambda c: c.execute(sql, values).fetchall())
+
+        return self.call(work())
+
+    def close(self) -> None:
+        self.call(self._stop())
+        super().close()
+
+    async def _start(self) -> None:
+        self.outbox = await Outbox.start(Engine(self.path))
+        self.activity = Activity(self.outbox, self.destination, Clock())
+        self.activity.sample()
+        self.source = OutboxSource(self.outbox, self.destination, self.activity)
+        table = RouteTable(web_routes(self.source, listing=True))
+        self.server = HttpServer(table, guard=check_host)
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        await self.server.start(listening)
+
+    async def _stop(self) -> None:
+        await self.source.close()
+        await self.server.stop(1.0)
+        await self.outbox.stop()
+
+
+class SandboxSite(Site):
+    """The sandbox's page, with the inventory of the documentation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call(self._start())
+
+    def receive(self, *events: dict[str, Any]) -> None:
+        """Hand events to the sandbox as a sender would."""
+
+        async def work() -> None:
+            from aiohttp import ClientSession
+
+            async with ClientSession(headers={"x-api-key": "k"}) as session:
+                for event in events:
+                    async with session.post(f"{self.url}/mgmt/v1/events", json=event) as answer:
+                        assert answer.status == 201, await answer.text()
+
+        self.call(work())
+
+    def close(self) -> None:
+        self.call(self._stop())
+        super().close()
+
+    async def _start(self) -> None:
+        self.sandbox = Sandbox(Correlation(Inventory.example()))
+        self.source = SandboxSource(self.sandbox)
+        app = build_app(self.sandbox)
+        if not any(resource.canonical == "/" for resource in app.router.resources()):
+            mount(app, web_routes(self.source))
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def _stop(self) -> None:
+        await self.source.close()
+        await self._runner.cleanup()
+
+
+@pytest.fixture
+def event() -> Any:
+    """Makes an event as the door hands it to the outbox."""
+    return incoming
+
+
+@pytest.fixture(scope="session")
+def agent_site_of() -> type[AgentSite]:
+    """Serves the outbox at a path."""
+    return AgentSite
+
+
+@pytest.fixture
+def agent_site(tmp_path) -> Iterator[AgentSite]:
+    site = AgentSite(str(tmp_path / "outbox.db"))
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def sandbox_site() -> Iterator[SandboxSite]:
+    site = SandboxSite()
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="session")
+def _chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=CHROMIUM_ARGUMENTS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def chromium(need, request: pytest.FixtureRequest) -> Browser:
+    """A real Chromium, or the test is skipped."""
+    need("chromium")
+    browser: Browser = request.getfixturevalue("_chromium")
+    return browser
+
+
+class Faults(list[str]):
+    """What the browser complained of: errors of scripts, of the policy, of fetching."""
+
+    def watch(self, page: Page) -> None:
+        page.on("pageerror", lambda error: self.append(str(error)))
+        page.on(
+            "console",
+            lambda message: self.append(message.text) if message.type == "error" else None,
+        )
+
+
+@pytest.fixture
+def open_page(chromium: Browser) -> Iterator[Any]:
+    """Opens a page; at the end the browser must have had nothing to complain of."""
+    contexts, faults = [], Faults()
+
+    def opened(
+        url: str, size: Sequence[int] = (1440, 900), scheme: str = "light", **options: Any
+    ) -> Page:
+        context = chromium.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=scheme,
+            locale="en-GB",
+            timezone_id="UTC",
+            **options,
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT_S * 1000)
+        faults.watch(page)
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert faults == []

@@ -1,0 +1,185 @@
+"""The index follows the outbox through everything that may happen to an entry."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from outboxd.clock import FakeClock
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.model import Attempt, EntryFilter, Incoming, Settlement
+from outboxd.outbox.outbox import Outbox
+from outboxd.web import outbox_index
+from outboxd.web.outbox_index import OutboxIndex
+from outboxd.web.tally import BLOCK_ROWS
+
+NOW = 1_750_000_000_000
+
+
+def item(number: int) -> Incoming:
+    event_type = ("backup", "deploy")[number % 2]
+    body = b'{"eventType": "%s", "summary": "run %d"}' % (event_type.encode(), number)
+    return Incoming(body, event_type, "information", "", "socket", NOW + number)
+
+
+@asynccontextmanager
+async def opened(path: str):
+    clock = FakeClock(NOW)
+    outbox = await Outbox.start(Engine(path, clock))
+    index = OutboxIndex(outbox, clock)
+    yield outbox, index, clock
+    await index.close()
+    await outbox.stop()
+
+
+async def states(index: OutboxIndex, clock: FakeClock) -> dict[str, int]:
+    clock.advance(60)
+    assert await index.catch_up(30)
+    facets = await index.tally.facets(EntryFilter())
+    counted = dict(facets.values["state"])
+    return {**counted, "held": dict(facets.values["held"]).get("true", 0)}
+
+
+def settlement(seq: int, kind: str):
+    attempt = Attempt(NOW, 5, kind, 201, None)
+    return Settlement(
+        seq, kind if kind != "rejected" else "dead", attempt,
+        dead_reason="rejected" if kind == "rejected" else None,
+    )  # fmt: skip
+
+
+Step = Callable[[Outbox, list[str]], Awaitable[object]]
+
+STEPS: list[tuple[str, Step, dict[str, int]]] = [
+    (
+        "deliveries, old and new",
+        lambda outbox, ids: outbox.exchange(
+            [settlement(seq, "delivered") for seq in (1, 2, 3, len(ids) - 1, len(ids))], ()
+        ),
+        {"pending": -5, "delivered": 5},
+    ),
+    (
+        "a death",
+        lambda outbox, ids: outbox.exchange([settlement(10, "rejected")], ()),
+        {"pending": -1, "dead": 1},
+    ),
+    (
+        "a retry of the dead one",
+        lambda outbox, ids: outbox.retry(ids[9]),
+        {"pending": 1, "dead": -1},
+    ),
+    ("a hold", lambda outbox, ids: outbox.hold_entry(ids[20]), {"held": 1}),
+    ("a release", lambda outbox, ids: outbox.release_entry(ids[20]), {"held": -1}),
+    ("a drop", lambda outbox, ids: outbox.drop(ids[30]), {"pending": -1}),
+    (
+        "a prune of what was delivered",
+        lambda outbox, ids: outbox.prune(0, 10**6, 2**60),
+        {"delivered": -5},
+    ),
+    ("more arrivals", lambda outbox, ids: outbox.accept([item(1), item(2)]), {"pending": 2}),
+]
+
+
+def test_every_change_of_an_entry_reaches_the_counts(tmp_path) -> None:
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):
+            receipts = await outbox.accept([item(n) for n in range(3 * BLOCK_ROWS)])
+            ids = [receipt.id for receipt in receipts]
+            before = await states(index, clock)
+            assert before == {"pending": len(ids), "held": 0}
+            for name, step, change in STEPS:
+                await step(outbox, ids)
+                after = await states(index, clock)
+                moved = {
+                    state: after.get(state, 0) - before.get(state, 0)
+                    for state in after.keys() | before.keys()
+                }
+                assert {state: by for state, by in moved.items() if by} == change, name
+                counts = outbox.counts
+                assert sum(after.values()) - after["held"] == sum(counts) - counts.held, name
+                before = after
+
+    asyncio.run(main())
+
+
+def test_only_the_blocks_that_changed_are_read_again(tmp_path, monkeypatch) -> None:
+    read: list[int] = []
+    put = outbox_index.Tally.put
+
+    def noted(self, number, rows):
+        read.append(number)
+        put(self, number, rows)
+
+    monkeypatch.setattr(outbox_index.Tally, "put", noted)
+
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):
+            await outbox.accept([item(n) for n in range(4 * BLOCK_ROWS)])
+            await states(index, clock)
+            assert sorted(read) == [0, 1, 2, 3, 4]
+            read.clear()
+            await outbox.exchange([settlement(BLOCK_ROWS + 5, "delivered")], ())
+            await states(index, clock)
+            assert sorted(read) == [1, 4], "the one that changed, and the one that grows"
+
+    asyncio.run(main())
+
+
+def test_a_first_answer_comes_at_once_and_grows(tmp_path) -> None:
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, _):
+            await outbox.accept([item(n) for n in range(6 * BLOCK_ROWS)])
+            assert not await index.catch_up(0)
+            while not await index.catch_up(0.01):
+                pass
+            assert len(index.tally) == 6 * BLOCK_ROWS
+
+    asyncio.run(main())
+
+
+def test_a_text_is_found_in_old_bodies_and_in_new_ones(tmp_path) -> None:
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):
+            await outbox.accept([item(n) for n in range(2500)])
+            await states(index, clock)
+
+            async def matched(text: str) -> int:
+                while True:
+                    places, done = await index.find_text(text, 0.05)
+                    if done:
+                        return (await index.tally.facets(EntryFilter(q=text), places)).matched
+
+            assert await matched("RUN 12") == 111, "12, 120 to 129, 1200 to 1299"
+            await outbox.accept([item(12)])
+            await states(index, clock)
+            assert await matched("RUN 12") == 112
+
+    asyncio.run(main())
+
+
+def test_every_look_is_at_a_small_part_so_that_the_writer_can_go_on(tmp_path) -> None:
+    entries = 8 * BLOCK_ROWS
+
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):
+            await outbox.accept([item(n) for n in range(entries)])
+            seen: list[int] = []
+            read = outbox.read
+
+            async def noted(look):
+                def inner(connection):
+                    answer = look(connection)
+                    seen.append(answer.count("[") if isinstance(answer, str) else 0)
+                    return answer
+
+                return await read(inner)
+
+            outbox.read = noted
+            await index.catch_up(30)
+            clock.advance(60)
+            await index.catch_up(30)
+            assert max(seen) <= max(BLOCK_ROWS, outbox_index.SLICE_ROWS) + 1
+            assert sum(seen) > entries
+
+    asyncio.run(main())

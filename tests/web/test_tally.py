@@ -1,0 +1,186 @@
+"""The tally answers as a plain look at every row would."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from functools import lru_cache
+
+import pytest
+
+from outboxd.outbox.model import EntryFilter
+from outboxd.web.tally import BLOCK_ROWS, DIMENSIONS, Row, Tally
+
+TYPES = ("backup", "deploy", "cron")
+STATES = ("pending", "delivered", "dead")
+SEVERITIES = ("information", "warning", "error")
+
+FILTERS = [
+    EntryFilter(),
+    EntryFilter(event_types=("backup",)),
+    EntryFilter(event_types=("backup", "cron"), severities=("error",)),
+    EntryFilter(states=("pending", "dead")),
+    EntryFilter(held=True),
+    EntryFilter(held=False, clusters=("A",)),
+    EntryFilter(clusters=("A", "B"), namespaces=("n1",), services=("s1", "s2")),
+    EntryFilter(services=("no such service",)),
+    EntryFilter(since=4000, until=9000),
+    EntryFilter(event_types=("deploy",), since=5_000),
+]
+
+
+@lru_cache
+def some_rows(count: int, seed: int, in_order: bool = True) -> list[Row]:
+    chance = random.Random(seed)
+    at, rows = 1000, []
+    for seq in range(1, count + 1):
+        at += chance.randrange(5) if in_order else chance.randrange(-50, 60)
+        fields = ("clusters", "ABC"), ("namespaces", ("n1", "n2")), ("servicesNames", ("s1", "s2"))
+        scope = {
+            name: chance.sample(list(values), chance.randrange(1, 3))
+            for name, values in fields
+            if chance.random() < 0.6
+        }
+        state = chance.choice(STATES)
+        rows.append(
+            (
+                seq,
+                at,
+                chance.choice(TYPES),
+                chance.choice(SEVERITIES),
+                state,
+                int(state == "pending" and chance.random() < 0.3),
+                json.dumps(scope) if scope else "",
+            )
+        )
+    return rows
+
+
+def put_all(tally: Tally, rows: list[Row]) -> None:
+    blocks: dict[int, list[Row]] = {}
+    for row in rows:
+        blocks.setdefault(row[0] // BLOCK_ROWS, []).append(row)
+    for number, own in blocks.items():
+        tally.put(number, own)
+
+
+@lru_cache(None)
+def values_of(row: Row) -> dict[str, tuple[str, ...]]:
+    scope = json.loads(row[6]) if row[6] else {}
+    return {
+        "type": (row[2],),
+        "severity": (row[3],),
+        "state": (row[4],),
+        "held": ("true" if row[5] else "false",),
+        "cluster": tuple(scope.get("clusters", ())),
+        "namespace": tuple(scope.get("namespaces", ())),
+        "service": tuple(scope.get("servicesNames", ())),
+    }
+
+
+def fits(row: Row, where: EntryFilter, but: str | None = None) -> bool:
+    wanted = {
+        "type": where.event_types,
+        "severity": where.severities,
+        "state": where.states,
+        "held": () if where.held is None else (str(where.held).lower(),),
+        "cluster": where.clusters,
+        "namespace": where.namespaces,
+        "service": where.services,
+    }
+    own = values_of(row)
+    return (where.since is None or row[1] >= where.since) and (
+        (where.until is None or row[1] < where.until)
+        and all(
+            not choice or name == but or set(choice) & set(own[name])
+            for name, choice in wanted.items()
+        )
+    )
+
+
+@pytest.mark.parametrize("where", FILTERS, ids=range(len(FILTERS)))
+@pytest.mark.parametrize("in_order", [True, False])
+def test_facets_count_what_each_value_would_leave(where: EntryFilter, in_order: bool) -> None:
+    rows = some_rows(2 * BLOCK_ROWS, seed=1, in_order=in_order)
+    tally = Tally()
+    put_all(tally, rows)
+    facets = asyncio.run(tally.facets(where))
+    assert facets.matched == sum(fits(row, where) for row in rows)
+    assert facets.total == len(rows)
+    for name in DIMENSIONS:
+        expected = Counter(
+            value for row in rows if fits(row, where, but=name) for value in values_of(row)[name]
+        )
+        shown = {value: count for value, count in facets.values[name] if count}
+        assert shown == dict(expected), name
+        assert facets.distinct[name] == len(expected)
+
+
+@pytest.mark.parametrize("where", FILTERS, ids=range(len(FILTERS)))
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("step_ms", [7, 1000, 100_000])
+def test_a_histogram_counts_by_time_and_severity(where, in_order: bool, step_ms: int) -> None:
+    rows = some_rows(2 * BLOCK_ROWS, seed=2, in_order=in_order)
+    tally = Tally()
+    put_all(tally, rows)
+    since, until = 2000, 9000
+    found = asyncio.run(tally.histogram(where, since, until, step_ms))
+    plain = where._replace(since=since, until=until)
+    expected = {severity: [0] * (-(-(until - since) // step_ms)) for severity in SEVERITIES}
+    for row in rows:
+        if fits(row, plain):
+            expected[row[3]][(row[1] - since) // step_ms] += 1
+    assert found.counts == expected
+
+
+def test_a_text_narrows_counts_and_histogram() -> None:
+    rows = some_rows(2 * BLOCK_ROWS, seed=3)
+    chosen = {row[0] for row in rows if row[0] % 7 == 0}
+    places: dict[int, set[int]] = {}
+    for seq in chosen:
+        places.setdefault(seq // BLOCK_ROWS, set()).add(seq % BLOCK_ROWS)
+    tally = Tally()
+    put_all(tally, rows)
+    where = EntryFilter(severities=("error",))
+    expected = [row for row in rows if row[0] in chosen and fits(row, where)]
+    assert asyncio.run(tally.facets(where, places)).matched == len(expected)
+    found = asyncio.run(tally.histogram(where, 0, 100_000, 1000, places))
+    assert sum(found.counts["error"]) == len(expected)
+
+
+def test_a_block_that_is_put_again_replaces_what_was_known_of_it() -> None:
+    rows = some_rows(BLOCK_ROWS - 1, seed=4)
+    tally = Tally()
+    tally.put(0, rows)
+    settled = [(*row[:4], "delivered", 0, row[6]) for row in rows]
+    tally.put(0, settled)
+    facets = asyncio.run(tally.facets(EntryFilter()))
+    assert facets.values["state"] == [("delivered", len(rows))]
+    tally.put(0, ())
+    assert len(tally) == 0
+    assert tally.span is None
+
+
+def test_too_many_kinds_of_events_are_counted_together_and_said_so() -> None:
+    tally = Tally(groups_max=10)
+    rows = [(seq, seq, f"type {seq}", "error", "delivered", 0, "") for seq in range(1, BLOCK_ROWS)]
+    tally.put(0, rows)
+    facets = asyncio.run(tally.facets(EntryFilter(severities=("error",))))
+    assert facets.matched == len(rows)
+    assert facets.limited
+    assert facets.distinct["type"] == 10
+    assert not tally.forget_unused(), "all of them are in use"
+    tally.put(0, rows[:3])
+    assert tally.forget_unused()
+    tally.put(0, rows[:3])
+    assert not tally.limited
+
+
+def test_what_is_chosen_is_listed_though_nothing_is_left_of_it() -> None:
+    tally = Tally()
+    tally.put(0, [(1, 1, "backup", "error", "delivered", 0, "")])
+    facets = asyncio.run(tally.facets(EntryFilter(event_types=("gone",))))
+    assert ("gone", 0) in facets.values["type"]
+    assert ("backup", 1) in facets.values["type"]
