@@ -45,11 +45,17 @@ FORBIDDEN = (77, "not permitted")
 CONFIGURATION = (78, "the configuration is wrong")
 
 FILTERS = (
-    Option("--type", "T", "only this event type"),
-    Option("--severity", "S", "only this severity", choices=SEVERITIES),
-    Option("--cluster", "C", "only events that name this cluster"),
-    Option("--namespace", "N", "only events that name this namespace"),
-    Option("--service", "S", "only events that name this service"),
+    Option("--type", "T", "only this event type (repeatable)", repeated=True),
+    Option(
+        "--severity",
+        "S",
+        "only this severity (repeatable)",
+        choices=SEVERITIES,
+        repeated=True,
+    ),
+    Option("--cluster", "C", "only events that name this cluster (repeatable)", repeated=True),
+    Option("--namespace", "N", "only those that name this namespace (repeatable)", repeated=True),
+    Option("--service", "S", "only events that name this service (repeatable)", repeated=True),
     Option("--q", "TEXT", "only events with this text in type, summary or details"),
     Option("--since", "T", "only from this time on (RFC 3339, or a duration ago such as 2h)"),
     Option("--until", "T", "only before this time (RFC 3339, or a duration ago)"),
@@ -199,7 +205,13 @@ _EVENTS = Command(
             "list",
             "list events, newest first (the default)",
             options=(
-                Option("--state", "S", "only entries in this state", choices=STATES),
+                Option(
+                    "--state",
+                    "S",
+                    "only entries in this state (repeatable)",
+                    choices=STATES,
+                    repeated=True,
+                ),
                 *FILTERS,
                 Option("--limit", "N", "at most so many (default 50)", kind="number", default="50"),
                 Option("--cursor", "CURSOR", "go on where an earlier list ended"),
