@@ -132,7 +132,7 @@ SERVERS = {
 
 
 @pytest.mark.parametrize("server", SERVERS)
-@pytest.mark.parametrize("per_second", [20, 100, 250])
+@pytest.mark.parametrize("per_second", [20, 100])
 @pytest.mark.parametrize("retry_after_s", [1.0, None])
 def test_a_drain_settles_within_a_tenth_below_what_is_taken(server, per_second, retry_after_s):
     drain = Drain(SERVERS[server](per_second), retry_after_s).run(90.0)
