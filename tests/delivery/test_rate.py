@@ -50,6 +50,13 @@ def test_a_long_idle_time_saves_up_no_burst():
     assert burst <= 2
 
 
+def test_requests_taken_together_beyond_the_bucket_are_paid_for():
+    rate = Rate(10)
+    for _ in range(8):
+        rate.take(100.0)
+    assert rate.ready_s(100.0) == pytest.approx(100.8)
+
+
 def throttled_at(accepted: int, seconds: float, rate_max: int = 0) -> Rate:
     """A rate that saw so many accepted evenly, and then a throttle."""
     rate = Rate(rate_max)

@@ -73,7 +73,8 @@ class Rate:
             tokens = self._tokens_at(now_s, rate)
             burst = self._burst(rate)
             bound = tokens < burst + 1.0 + rate * _BOUND_S
-            self._tokens = max(min(tokens, burst) - 1.0, -burst)
+            # Requests claimed together may overdraw it; the debt is paid in full.
+            self._tokens = min(tokens, burst) - 1.0
             self._learn_from_use(now_s, bound)
         self._filled_s = now_s
         if self._began_s is None:
