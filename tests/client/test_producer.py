@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -103,6 +106,26 @@ def test_a_part_of_the_spool_that_is_missing_is_made(place):
     (place.spool / "new").mkdir(parents=True)
     emit("t", "s", config=place.config)
     assert len(place.spooled()) == 1
+
+
+def test_many_at_once_make_a_missing_spool_together(place):
+    program = (
+        "import sys, time; from outboxd import emit;"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()));"
+        "emit('t', 's', config=sys.argv[1])"
+    )
+    start_at = str(time.time() + 1)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, place.config, start_at]) for _ in range(8)
+    ]
+    assert [process.wait(30) for process in processes] == [0] * 8
+    assert len(place.spooled()) == 8
+
+
+def test_a_spool_that_is_a_dangling_link_is_refused(place):
+    place.spool.symlink_to("/no/such/directory/at/all")
+    with pytest.raises(NotStored):
+        emit("t", "s", config=place.config)
 
 
 def test_a_rename_that_fails_leaves_nothing_behind(place):

@@ -64,25 +64,22 @@ def _make_directories(spool: str) -> None:
     """Make what is missing of the spool; usually nothing is."""
     for part in ("tmp", "new"):
         try:
-            os.mkdir(f"{spool}/{part}", MODE_DIRECTORY)
-        except FileExistsError:
-            continue
-        except FileNotFoundError:
-            _make_parents(spool)
-            os.mkdir(f"{spool}/{part}", MODE_DIRECTORY)
+            _make_directory(f"{spool}/{part}")
         except OSError:
-            if os.path.isdir(f"{spool}/{part}"):
-                continue  # no right to make one, and none is missing
-            raise
-        _sync_directory(spool)
+            if not os.path.isdir(f"{spool}/{part}"):
+                raise
+            # No right to make one, and none is missing.
 
 
-def _make_parents(directory: str) -> None:
+def _make_directory(directory: str) -> None:
+    """Make it and what is missing above it, durably. Others may do the same at this moment."""
     parent = os.path.dirname(directory) or "."
-    if not os.path.isdir(parent):
-        _make_parents(parent)
     try:
-        os.mkdir(directory, MODE_DIRECTORY)
+        try:
+            os.mkdir(directory, MODE_DIRECTORY)
+        except FileNotFoundError:
+            _make_directory(parent)
+            os.mkdir(directory, MODE_DIRECTORY)
     except FileExistsError:
         return
     _sync_directory(parent)
