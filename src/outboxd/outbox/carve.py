@@ -11,6 +11,7 @@ The format: sqlite.org/fileformat2.html
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ _FREE_PAGE = 2  # of the pointer map's types; 3 and 4 are overflow pages
 _OVERFLOW = (3, 4)
 # A chain longer than this is no body but a circle.
 _CHAIN_PAGES_MAX = 40_000
+_NEWEST = 1 << 40
 
 Value = int | str | bytes | None
 
@@ -57,10 +59,13 @@ class Images:
         self.page_bytes = _page_bytes(self._database, log)
         self._frames: dict[int, list[Frame]] = {}
         self._by_number: dict[int, Frame] = {}
+        self._commits: list[int] = []
         for frame in log.frames if log is not None else ():
             if log is not None and log.page_bytes == self.page_bytes:
                 self._frames.setdefault(frame.page, []).append(frame)
                 self._by_number[frame.number] = frame
+                if frame.is_commit:
+                    self._commits.append(frame.number)
         self.in_database = self._database.nbytes // self.page_bytes
 
     def pages(self) -> Iterator[int]:
@@ -87,9 +92,11 @@ class Images:
         return self.image(page, versions[0]) if versions else memoryview(b"")
 
     def as_of(self, page: int, version: int) -> memoryview:
-        """The image of a page at the time of a version."""
+        """The image of a page after the commit that a version belongs to."""
+        following = bisect_left(self._commits, version)
+        end = self._commits[following] if following < len(self._commits) else version
         for number in self.versions(page):
-            if number <= version:
+            if number <= (end if version else 0):
                 return self.image(page, number)
         return memoryview(b"")
 
@@ -187,8 +194,9 @@ def row_id(image: memoryview, offset: int) -> int:
     return _varint(image, at)[0]
 
 
-def payload(images: Images, cell: Cell) -> bytes:
-    """The record of a cell, put together from its overflow pages.
+def payload(images: Images, cell: Cell, with_newest: bool = False) -> bytes:
+    """The record of a cell, put together from its overflow pages: as they were
+    when the cell was written, or the newest ones.
 
     Raises:
         Malformed: it cannot be read to its end.
@@ -216,7 +224,8 @@ def payload(images: Images, cell: Cell) -> bytes:
     if at + local + 4 > image.nbytes:
         raise Malformed("it leaves the page")
     first = bytes(image[at : at + local])
-    return first + _chain(images, _u32(image, at + local), size - local, cell.version)
+    version = _NEWEST if with_newest else cell.version
+    return first + _chain(images, _u32(image, at + local), size - local, version)
 
 
 def _chain(images: Images, page: int, size: int, version: int) -> bytes:
@@ -271,6 +280,14 @@ def record(data: bytes) -> list[Value]:
     if at != head_bytes or body != len(data):
         raise Malformed("it does not end where it says")
     return values
+
+
+def begins_with_number(image: memoryview, offset: int) -> bool:
+    """Whether an index's cell has a number in its first column, cheaply; only
+    short cells are seen."""
+    at = offset + (4 if image[0] == INDEX_INTERIOR else 0)
+    cell = bytes(image[at : at + 3])
+    return len(cell) == 3 and cell[0] < 0x80 and 2 <= cell[1] <= 5 and cell[2] < 12
 
 
 def record_columns(image: memoryview, offset: int) -> list[int]:

@@ -181,9 +181,9 @@ Portion = Callable[["Engine"], None]
 class Rescue:
     """Brings the rows of one damaged outbox into the new one, a portion at a time.
 
-    `survey` and `portions` only read, and may run on another thread; what
-    `portions` yields is to be called with the engine inside a transaction.
-    Doing it all again does no harm: what is there already is passed over.
+    `work` only reads, and may run on another thread. What it yields is to be
+    called with the engine inside a transaction, or None. Doing it all again
+    does no harm: what is there already is passed over.
     """
 
     def __init__(self, engine: Engine, aside: Aside) -> None:
@@ -195,13 +195,18 @@ class Rescue:
         path = os.path.join(os.path.dirname(os.path.abspath(engine.path)), aside.name)
         files = read_files(path, path + "-wal")
         self._salvage = Salvage(files.images(), files.log, self._now)
+        self.is_prepared = False
+        self.work = self._work()
 
-    def survey(self) -> Iterator[None]:
-        """Find out what there is, a step at a time."""
-        yield from self._salvage.survey()
+    def _work(self) -> Iterator[Portion | None]:
+        for _ in self._salvage.survey():
+            yield None
+        yield lambda engine: self.prepare(engine, True)
+        yield from self._portions()
 
     def prepare(self, engine: Engine, is_surveyed: bool) -> None:
         """What must be in the new outbox before the first event is taken or sent."""
+        self.is_prepared = True
         connection = engine.connection
         small = self._salvage.small()
         engine.reserve_seqs(self._salvage.next_seq() + (0 if is_surveyed else _SEQS_RESERVED))
@@ -214,9 +219,7 @@ class Rescue:
             [(key, lines, text_crc(key, lines)) for key, lines in small.spool_progress.items()],
         )
 
-    def portions(self) -> Iterator[Portion]:
-        """After the survey: all that is to be written."""
-        yield lambda engine: self.prepare(engine, True)
+    def _portions(self) -> Iterator[Portion]:
         small = self._salvage.small()
         if "sending" in small.meta:
             self._sending = frozenset(msgspec.json.decode(small.meta["sending"], type=list[int]))
@@ -284,14 +287,9 @@ class Rescue:
 def start(engine: Engine, asides: Sequence[Aside], began_s: float) -> tuple[Recovery, list[Rescue]]:
     """Salvage as much as time allows; what is left is for `in_background`."""
     until_s = perf_counter() + FOREGROUND_S
-    left: list[Rescue] = []
     rescues = [Rescue(engine, aside) for aside in asides]
-    for rescue in rescues:
-        is_surveyed = _exhaust(rescue.survey(), until_s)
-        with engine.transaction():
-            rescue.prepare(engine, is_surveyed)
-            if not is_surveyed or not _write(rescue, engine, until_s):
-                left.append(rescue)
+    with engine.transaction():
+        left = [rescue for rescue in rescues if not _work(rescue, engine, until_s)]
     if not left:
         finish(engine.path)
     return (
@@ -307,16 +305,18 @@ def start(engine: Engine, asides: Sequence[Aside], began_s: float) -> tuple[Reco
     )
 
 
-def _exhaust(steps: Iterator[None], until_s: float) -> bool:
-    return all(perf_counter() < until_s for _ in steps)
-
-
-def _write(rescue: Rescue, engine: Engine, until_s: float) -> bool:
-    for portion in rescue.portions():
-        portion(engine)
+def _work(rescue: Rescue, engine: Engine, until_s: float) -> bool:
+    """Whether it came to its end in time."""
+    for portion in rescue.work:
+        if portion is not None:
+            portion(engine)
         if perf_counter() > until_s:
-            return False
-    return True
+            break
+    else:
+        return True
+    if not rescue.is_prepared:
+        rescue.prepare(engine, False)
+    return False
 
 
 def finish(path: str) -> None:
@@ -344,11 +344,10 @@ async def in_background(outbox: Outbox, rescues: Sequence[Rescue]) -> tuple[int,
     A full disk is waited out. Ended in the middle, the next start goes on.
     """
     for rescue in rescues:
-        for work in (rescue.survey(), rescue.portions()):
-            while (portion := await asyncio.to_thread(next, work, _END)) is not _END:
-                if portion is not None:
-                    await _apply(outbox, portion)
-                await asyncio.sleep(_REST_S)
+        while (portion := await asyncio.to_thread(next, rescue.work, _END)) is not _END:
+            if portion is not None:
+                await _apply(outbox, portion)
+            await asyncio.sleep(_REST_S)
     await asyncio.to_thread(finish, outbox.path)
     outbox.on_arrival()
     return sum(rescue.salvaged for rescue in rescues), sum(rescue.lost for rescue in rescues)

@@ -64,6 +64,7 @@ class Salvage:
         self._small: dict[str, list[int]] = {"meta": [], "spool_progress": [], "dedup": []}
         self._small_older: dict[str, list[int]] = {"meta": [], "spool_progress": [], "dedup": []}
         self._bad_table_pages = 0
+        self._has_older = False
         self.incomplete = not is_agreed or self._unsure_before > 0
         self.lost: list[tuple[int, str]] = []  # seq, and the id where it is known
 
@@ -72,30 +73,42 @@ class Salvage:
     def survey(self, pages_a_step: int = 200) -> Iterator[None]:
         """Look at every page; yields now and then, so that others have their turn."""
         for count, page in enumerate(self._images.pages()):
-            self._look(page)
+            versions = self._images.versions(page)
+            if page not in self._free and versions and not self._images.is_map(page):
+                self._look(page, versions[0], True)
             if count % pages_a_step == pages_a_step - 1:
                 yield
+        if self.incomplete:
+            self._look_at_older()
+            yield
 
-    def _look(self, page: int) -> None:
-        if self._images.is_map(page):
+    def _look_at_older(self) -> None:
+        """Images that were overwritten, and pages that are no longer in use: only
+        where those in use do not have it all."""
+        if self._has_older:
             return
-        is_free = page in self._free
-        for position, version in enumerate(self._images.versions(page)):
-            image = self._images.image(page, version)
-            type_ = carve.kind(image, page)
-            is_live = position == 0 and not is_free
-            if type_ is None:
-                if is_live and not self._images.is_overflow(page):
-                    self.incomplete = True
-                    self._bad_table_pages += 1
-                continue
-            cells, lost_pointers = carve.offsets(image, page)
-            if is_live and lost_pointers:
+        self._has_older = True
+        for page in self._images.pages():
+            is_live = page not in self._free
+            if not self._images.is_map(page):
+                for version in self._images.versions(page)[int(is_live) :]:
+                    self._look(page, version, False)
+
+    def _look(self, page: int, version: int, is_live: bool) -> None:
+        image = self._images.image(page, version)
+        type_ = carve.kind(image, page)
+        if type_ is None:
+            if is_live and not self._images.is_overflow(page):
                 self.incomplete = True
-            if type_ == carve.TABLE_LEAF:
-                self._look_at_table(image, page, version, cells, is_live)
-            elif type_ in (carve.INDEX_LEAF, carve.INDEX_INTERIOR):
-                self._look_at_index(page, version, cells, is_live)
+                self._bad_table_pages += 1
+            return
+        cells, lost_pointers = carve.offsets(image, page)
+        if is_live and lost_pointers:
+            self.incomplete = True
+        if type_ == carve.TABLE_LEAF:
+            self._look_at_table(image, page, version, cells, is_live)
+        elif type_ != carve.TABLE_INTERIOR:
+            self._look_at_index(image, page, version, cells, is_live)
 
     def _look_at_table(
         self, image: memoryview, page: int, version: int, cells: list[int], is_live: bool
@@ -112,10 +125,14 @@ class Salvage:
             if table and 0 < seq < _SEQ_MAX:
                 _note(found[table], seq, Cell(page, version, offset).packed())
 
-    def _look_at_index(self, page: int, version: int, cells: list[int], is_live: bool) -> None:
+    def _look_at_index(
+        self, image: memoryview, page: int, version: int, cells: list[int], is_live: bool
+    ) -> None:
         small = self._small if is_live else self._small_older
         for offset in cells:
             cell = Cell(page, version, offset)
+            if carve.begins_with_number(image, offset):
+                continue  # an index of due times or such: it says nothing of its own
             try:
                 values = carve.record(carve.payload(self._images, cell))
             except Malformed:
@@ -205,6 +222,9 @@ class Salvage:
     def row(self, seq: int) -> Row | None:
         """What is believed of one entry; None (and noted as lost) where nothing is."""
         body = self._body(seq)
+        if body is None and not self._has_older:
+            self._look_at_older()
+            body = self._body(seq)
         entry = self._entry(seq) if body is not None else None
         if body is not None:
             return Row(seq, entry or self._rebuilt(seq, body), body)
@@ -232,13 +252,15 @@ class Salvage:
 
     def _body(self, seq: int) -> str | None:
         for locator in self._candidates("bodies", seq):
-            try:
-                values = carve.record(carve.payload(self._images, unpacked(locator)))
-            except Malformed:
-                continue
-            match values:
-                case [None, str(body), int(crc)] if crc == body_crc(seq, body.encode()):
-                    return body
+            for with_newest in (False, True):
+                try:
+                    cell = unpacked(locator)
+                    values = carve.record(carve.payload(self._images, cell, with_newest))
+                except Malformed:
+                    continue
+                match values:
+                    case [None, str(body), int(crc)] if crc == body_crc(seq, body.encode()):
+                        return body
         return None
 
     def _entry(self, seq: int) -> tuple[Any, ...] | None:
@@ -263,6 +285,9 @@ class Salvage:
                 state, state_version = values, version
             elif version == state_version and values[2] == "pending" != state[2]:
                 state, unsure = values, True
+        if (head is None or state is None) and not self._has_older:
+            self._look_at_older()
+            return self._entry(seq)
         if head is None:
             return None
         unsure = unsure or state_version < self._unsure_before
