@@ -202,8 +202,8 @@ class Sender:
 
     def stuck_s(self) -> float:
         """For how long the sender has had work that it may do and has not done."""
-        idle = not self._ahead and not self._more and not self._finished
-        if idle or self._flying or self._settling_failed:
+        may_have_work = self._outbox.counts.pending and (self._ahead or self._more)
+        if not (may_have_work or self._finished) or self._flying or self._settling_failed:
             return 0.0
         now_s = self._clock.monotonic_s()
         if self._start_at_most(now_s) == 0:
