@@ -11,6 +11,7 @@ import json
 import socket
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -214,10 +215,16 @@ class SandboxSite(Site):
         await self._runner.cleanup()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def event() -> Any:
     """Makes an event as the door hands it to the outbox."""
     return incoming
+
+
+@pytest.fixture(scope="session")
+def settled() -> Any:
+    """Makes settlements: `settled.delivered(seq, at)`, `settled.dead(seq, at)`."""
+    return SimpleNamespace(delivered=delivered, dead=dead)
 
 
 @pytest.fixture(scope="session")
