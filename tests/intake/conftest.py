@@ -15,7 +15,8 @@ from outboxd.event import Defaults
 from outboxd.intake.admission import Admission
 from outboxd.intake.door import Door
 from outboxd.intake.http import IntakeRoutes
-from outboxd.intake.spool import Pace, SpoolReader
+from outboxd.intake.spool import SpoolReader
+from outboxd.intake.spoolwaiting import Pace
 from outboxd.observe.metrics import Metrics
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import EntryFilter
@@ -78,7 +79,7 @@ class Parts(SimpleNamespace):
 
     async def emptied(self):
         await self.until(lambda: not self.new())
-        await self.until(self.reader.idle.is_set)
+        await self.until(lambda: self.reader.idle)
 
     async def request(self, method, target, body=b"", headers=()):
         """One request on a connection of its own: status, headers, JSON."""

@@ -58,8 +58,8 @@ class IntakeRoutes:
         try:
             data = await read_body(request, self._door.event_bytes_max, self._stall_s)
         except Refusal as refusal:
-            if refusal.status == 413:
-                self._metrics.refused("too_large", 1)
+            if refusal.status in (408, 413):
+                self._metrics.refused("too_large" if refusal.status == 413 else "stalled", 1)
             raise
         answer = await self._door.take(data, Source.SOCKET, key)
         self._metrics.intake_request(perf_counter() - started)

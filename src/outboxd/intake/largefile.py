@@ -95,13 +95,16 @@ class _Portions:
         cutter = LineCutter(self._door.event_bytes_max, self._bad.too_long)
         position = 0
         reading = self._thread(self._file.read, position)
-        while data := await reading:
-            position += len(data)
-            # The disk reads ahead while the outbox commits.
-            reading = self._thread(self._file.read, position)
-            await self._take_lines(cutter.feed(data))
-            if self._bad.must_spill:
-                await self._thread(self._bad.spill)
+        try:
+            while data := await reading:
+                position += len(data)
+                # The disk reads ahead while the outbox commits.
+                reading = self._thread(self._file.read, position)
+                await self._take_lines(cutter.feed(data))
+                if self._bad.must_spill:
+                    await self._thread(self._bad.spill)
+        finally:
+            await asyncio.wait([reading])  # before the file is closed under it
         await self._take_lines(cutter.end())
         if not self._good and not self._bad.count:
             self._bad.add(Fault(1, None, "there is no event in it"), b"")

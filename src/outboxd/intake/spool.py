@@ -14,56 +14,29 @@ import contextlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError, Refused, SyncFailed
 from outboxd.intake.door import Door, Portion, refusal_reason
-from outboxd.intake.largefile import LargeOutcome, take_large
-from outboxd.intake.rejects import BadLines, Fault, clean_up, printable, reject_lines, reject_whole
+from outboxd.intake.largefile import take_large
+from outboxd.intake.lines import PORTION_LINES
+from outboxd.intake.rejects import BadLines, Fault, clean_up, printable
 from outboxd.intake.spoolcontent import Content, read_content
+from outboxd.intake.spoolending import Endings, SpoolMetrics
 from outboxd.intake.spoolfiles import Identity, Look, SpoolFolder, Verdict
+from outboxd.intake.spoolwaiting import Pace, WaitingRoom
 from outboxd.intake.spoolwatch import SpoolWatch
 from outboxd.outbox.outbox import Outbox
 
 CHUNK_FILES = 256  # looked at and committed together
 SORTED_NAMES = 16_384  # of a scan: files are taken in the order of their names within these
 PARSE_SLICE = 32  # files between which the loop serves others
-WAITING_MAX = 100_000
 
 T = TypeVar("T")
 _log = structlog.get_logger()
-
-
-class SpoolMetrics(Protocol):
-    """What the reader counts beside the door."""
-
-    def refused(self, reason: str, count: int) -> None: ...
-
-    def spool_file(self, result: str, count: int = 1) -> None: ...
-
-    def progress(self, part: str) -> None: ...
-
-
-class Pace(NamedTuple):
-    """How long things wait, in seconds."""
-
-    rescan_s: float = 30.0  # for what inotify misses
-    grow_s: float = 2.0  # what does not parse may still be growing
-    link_s: float = 10.0  # a second name may be a delivery in progress
-    look_again_s: float = 0.1
-    refused_min_s: float = 0.5  # while the intake refuses
-    refused_max_s: float = 10.0
-    trouble_s: float = 5.0  # after an error of the system
-
-
-class _Waiting(NamedTuple):
-    since_s: float
-    until_s: float
-    identity: Identity | None
-    reason: str
 
 
 class _Taking(NamedTuple):
@@ -88,7 +61,6 @@ class SpoolReader:
     ) -> None:
         self._path = path
         self._door = door
-        self._outbox = outbox
         self._metrics = metrics
         self._clock = clock
         self._pace = pace = pace or Pace()
@@ -96,9 +68,10 @@ class SpoolReader:
         self._wake = asyncio.Event()
         self.watch = SpoolWatch(self._wake.set)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="spool")
-        self._progress = dict(outbox.spool_progress)
+        self.waiting = WaitingRoom(clock, pace)
+        self._endings = Endings(outbox, metrics, clock, self.waiting, pace, self._thread)
+        self._progress = self._endings.progress
         self._left_over = set(self._progress)  # of an earlier run, not seen again yet
-        self.waiting: dict[str, _Waiting] = {}
         self._large: dict[str, Identity] = {}
         self._large_task: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -106,7 +79,12 @@ class SpoolReader:
         self._refused_wait_s = 0.0
         self._scan_at_s = 0.0
         self._rescan_s = pace.rescan_s
-        self.idle = asyncio.Event()  # set while nothing is left to do but wait
+        self._idle = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to do but wait."""
+        return self._idle and not self._large
 
     @property
     def refused(self) -> bool:
@@ -167,12 +145,12 @@ class SpoolReader:
     async def _sleep(self) -> None:
         if self._task is None:
             return
-        self.idle.set()
+        self._idle = True
         wait_s = max(0.0, self._next_s() - self._clock.monotonic_s())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._wake.wait()
-        self.idle.clear()
+        self._idle = False
         self._wake.clear()
 
     def _next_s(self) -> float:
@@ -181,8 +159,7 @@ class SpoolReader:
             return self._refused_until_s
         if self.watch.names or self.watch.scan_due:
             return now_s
-        due_s = min((waiting.until_s for waiting in self.waiting.values()), default=1e18)
-        return min(due_s, self._scan_at_s)
+        return min(self.waiting.next_s(), self._scan_at_s)
 
     async def _turn(self) -> None:
         """Whatever is due now."""
@@ -192,11 +169,10 @@ class SpoolReader:
         if self.watch.scan_due or now_s >= self._scan_at_s:
             await self._scan()
         else:
-            await self._take_due(now_s)
+            await self._take_due()
 
-    async def _take_due(self, now_s: float) -> None:
-        due = [name for name, waiting in self.waiting.items() if waiting.until_s <= now_s]
-        await self._take(sorted({*self.watch.take(), *due}))
+    async def _take_due(self) -> None:
+        await self._take(sorted({*self.watch.take(), *self.waiting.due()}))
 
     async def _scan(self) -> None:
         """Everything in `new/`, in chunks, and what arrives meanwhile between them."""
@@ -207,19 +183,16 @@ class SpoolReader:
         self.watch.scan_due = False
         self._scan_at_s = self._clock.monotonic_s() + self._rescan_s
         chunks = self._folder.names(SORTED_NAMES)
-        waiting = self.waiting
         while self._task is not None:
             names = await self._thread(_next_chunk, chunks)
             if names is None:
                 self._refused_wait_s = 0.0
                 await self._forget_left_over()
                 return
-            now_s = self._clock.monotonic_s()
-            due = [name for name in names if name not in waiting or waiting[name].until_s <= now_s]
-            if not await self._take(due):
+            if not await self._take([name for name in names if self.waiting.may_look(name)]):
                 return
             if self.watch.names:
-                await self._take_due(self._clock.monotonic_s())
+                await self._take_due()
 
     async def _forget_left_over(self) -> None:
         """Progress of files that were unlinked just before a crash."""
@@ -228,7 +201,7 @@ class SpoolReader:
             await self._thread(self._folder.sync)
             gone = list(self._left_over)
             self._left_over.clear()
-            await self._forget(gone)
+            await self._endings.forget(gone)
 
     # --- small files ---
 
@@ -254,22 +227,33 @@ class SpoolReader:
 
     async def _take_looks(self, looks: Sequence[Look]) -> Refused | None:
         ready: list[_Taking] = []
+        events = 0
         for number, look in enumerate(looks, 1):
-            if look.verdict is Verdict.READ:
-                taking = self._read(look)
-                if taking is not None:
-                    ready.append(taking)
-                if number % PARSE_SLICE == 0:
-                    await asyncio.sleep(0)
-            else:
+            if look.verdict is not Verdict.READ:
                 await self._not_read(look)
+                continue
+            taking = self._read(look)
+            if taking is not None:
+                ready.append(taking)
+                events += len(taking.portion.items)
+            if events >= PORTION_LINES:
+                refusal = await self._commit(ready)
+                if refusal is not None:
+                    return refusal
+                ready, events = [], 0
+            elif number % PARSE_SLICE == 0:
+                await asyncio.sleep(0)
         return await self._commit(ready)
 
     def _read(self, look: Look) -> _Taking | None:
         """Its events; None where it must wait."""
         content = read_content(self._door, look.data)
-        if content.faults and self._is_young(look):
-            self._wait(look, self._pace.grow_s, "it does not parse and may still be growing")
+        if content.faults and self.waiting.is_young(look):
+            self.waiting.add(look, self._pace.grow_s, "it does not parse and may still be growing")
+            return None
+        if len(content.items) > PORTION_LINES:
+            # One commit for so many would keep the receipts of others waiting.
+            self._start_large(look)
             return None
         self._left_over.discard(look.key)
         items, numbers = content.items, content.line_numbers
@@ -291,7 +275,7 @@ class SpoolReader:
             if kept.refusal is not None:
                 refusal = kept.refusal
                 continue
-            self.waiting.pop(look.name, None)
+            self.waiting.remove(look.name)
             if not taking.content.faults:
                 clean.append(look)
         await self._remove(clean)
@@ -301,141 +285,55 @@ class SpoolReader:
         return refusal
 
     async def _remove(self, looks: Sequence[Look]) -> None:
-        """Unlink, sync the directory, and only then forget the progress."""
-        if not looks:
-            return
         assert self._folder is not None
-        pairs = [(look.name, look.identity) for look in looks]
-        stuck = set()
-        for name, error in await self._thread(self._folder.remove, pairs):
-            if error is None:
-                self.watch.names[name] = None
-            else:
-                stuck.add(name)
-                self._stuck(name, dict(pairs)[name], error)
-        await self._forget([look.key for look in looks if look.name not in stuck])
-        self._metrics.spool_file("taken", len(looks) - len(stuck))
+        for name in await self._endings.remove(self._folder, looks):
+            self.watch.names[name] = None
 
     async def _reject(self, taking: _Taking) -> None:
+        assert self._folder is not None
         look, content = taking.look, taking.content
-        assert look.identity is not None
         if not content.items:
             faults = [fault for fault, _ in content.faults]
-            await self._reject_whole(look, faults, len(faults))
-        else:
-            assert self._folder is not None
-            bad = BadLines(self._folder)
-            for fault, line in content.faults:
-                bad.add(fault, line)
-            await self._reject_lines(look.name, look.identity, bad, len(content.items))
-        if look.name not in self.waiting:
-            await self._forget([look.key])
-
-    async def _reject_lines(self, name: str, identity: Identity, bad: BadLines, taken: int) -> None:
-        assert self._folder is not None
-        try:
-            target = await self._thread(
-                reject_lines, self._folder, name, identity, bad, taken, self._clock.wall_ms()
-            )
-        except OSError as error:
-            bad.discard()
-            self._stuck(name, identity, error)
+            await self._endings.reject(self._folder, look, faults, len(faults))
             return
-        self._count_rejected(name, target, bad.faults[0], bad.count)
-
-    async def _reject_whole(self, look: Look, faults: Sequence[Fault], count: int = 1) -> None:
-        assert self._folder is not None
-        now_ms = self._clock.wall_ms()
-        try:
-            target = await self._thread(
-                reject_whole, self._folder, look.name, look.identity, faults, count, now_ms
-            )
-        except OSError as error:
-            self._stuck(look.name, look.identity, error)
-            return
-        self.waiting.pop(look.name, None)
-        if target is not None:
-            self._count_rejected(look.name, target, faults[0], count)
-
-    def _count_rejected(self, name: str, target: str, fault: Fault, count: int) -> None:
-        self.waiting.pop(name, None)
-        self._metrics.refused("invalid", count)
-        self._metrics.spool_file("rejected")
-        _log.warning(
-            "spool.file_rejected",
-            file=printable(name),
-            moved_to=printable(target),
-            faults=count,
-            first=fault.text(),
-        )
+        bad = BadLines(self._folder)
+        for fault, line in content.faults:
+            bad.add(fault, line)
+        await self._endings.reject_lines(self._folder, look, bad, len(content.items))
 
     # --- what is not read ---
 
     async def _not_read(self, look: Look) -> None:
+        assert self._folder is not None
         name = look.name
         match look.verdict:
             case Verdict.GONE:
-                self.waiting.pop(name, None)
+                self.waiting.remove(name)
             case Verdict.LARGE:
                 self._start_large(look)
             case Verdict.CHANGING:
-                self._wait(look, self._pace.look_again_s, "it changes while it is read")
+                self.waiting.add(look, self._pace.look_again_s, "it changes while it is read")
             case Verdict.TROUBLE:
                 _log.warning("spool.file_unread", file=printable(name), error=look.reason)
-                self._wait(look, self._pace.trouble_s, look.reason)
+                self.waiting.add(look, self._pace.trouble_s, look.reason)
             case Verdict.LINKED:
-                if self._waits_since(look) < self._pace.link_s:
-                    self._wait(look, self._look_again_s(look), "it has a second name")
+                if self.waiting.waits_since_s(look) < self._pace.link_s:
+                    self.waiting.add(look, self.waiting.look_again_s(look), "it has a second name")
                 else:
                     reason = "it has more than one name (hard links); not read"
                     hint = "rename it into new/, or unlink the other name"
-                    await self._reject_whole(look, [Fault(0, None, reason, hint)])
+                    await self._endings.reject(self._folder, look, [Fault(0, None, reason, hint)])
             case Verdict.UNREADABLE:
-                if self._waits_since(look) < self._pace.grow_s:
-                    self._wait(look, self._look_again_s(look), look.reason)
+                if self.waiting.waits_since_s(look) < self._pace.grow_s:
+                    self.waiting.add(look, self.waiting.look_again_s(look), look.reason)
                 else:
                     reason = f"the agent may not read it: {look.reason}"
                     hint = "give the agent's group the right to read, before the rename"
-                    await self._reject_whole(look, [Fault(0, None, reason, hint)])
+                    await self._endings.reject(self._folder, look, [Fault(0, None, reason, hint)])
             case _:
                 hint = "a spool file is a regular file with one event, or JSON Lines"
                 fault = Fault(0, None, f"{look.reason}; not read", hint)
-                await self._reject_whole(look, [fault])
-
-    def _is_young(self, look: Look) -> bool:
-        """Whether it was written less than `grow_s` ago, by the wall clock or,
-        where that clock jumped, since it was first seen so."""
-        assert look.identity is not None
-        age_s = self._clock.wall_ms() / 1000 - look.identity.changed_ns / 1e9
-        if age_s >= self._pace.grow_s:
-            return False
-        return self._waits_since(look) < self._pace.grow_s
-
-    def _waits_since(self, look: Look) -> float:
-        """For how long it has stood there unchanged, as far as was seen."""
-        before = self.waiting.get(look.name)
-        if before is None or before.identity != look.identity:
-            return 0.0
-        return self._clock.monotonic_s() - before.since_s
-
-    def _look_again_s(self, look: Look) -> float:
-        """Soon at first, then less and less often."""
-        return max(self._pace.look_again_s, self._waits_since(look) / 2)
-
-    def _wait(self, look: Look, wait_s: float, reason: str) -> None:
-        now_s = self._clock.monotonic_s()
-        before = self.waiting.get(look.name)
-        since_s = before.since_s if before and before.identity == look.identity else now_s
-        if before is None and len(self.waiting) >= WAITING_MAX:
-            return  # the rescan will find it again
-        self.waiting[look.name] = _Waiting(since_s, now_s + wait_s, look.identity, reason)
-
-    def _stuck(self, name: str, identity: Identity | None, error: OSError) -> None:
-        """It cannot be moved: leave it, and try again later."""
-        look = Look(name, Verdict.TROUBLE, identity)
-        if name not in self.waiting or self.waiting[name].reason != str(error):
-            _log.warning("spool.file_stuck", file=printable(name), error=str(error))
-        self._wait(look, self._pace.trouble_s, str(error))
+                await self._endings.reject(self._folder, look, [fault])
 
     def _refuse(self, refusal: Refused) -> None:
         """The outbox takes nothing: files stay where they are."""
@@ -463,54 +361,45 @@ class SpoolReader:
             name, identity = next(iter(self._large.items()))
             look = Look(name, Verdict.LARGE, identity)
             try:
-                outcome = await take_large(
-                    self._folder, look, self._door, self._progress, self._is_young, self._thread
-                )
-                await self._end_large(look, outcome)
+                await self._take_one_large(self._folder, look)
             except FileNotFoundError:
-                self.waiting.pop(name, None)
+                self.waiting.remove(name)
                 self.watch.names[name] = None
             except Refused as refusal:
                 self._refuse(refusal)
-                self._wait(look, self._refused_wait_s, refusal.message)
+                self.waiting.add(look, self._refused_wait_s, refusal.message)
             except SyncFailed:
                 return
             except (OSError, OutboxdError) as error:
                 _log.warning("spool.file_unread", file=printable(name), error=str(error))
-                self._wait(look, self._pace.trouble_s, str(error))
+                self.waiting.add(look, self._pace.trouble_s, str(error))
             finally:
                 self._large.pop(name, None)
                 self._wake.set()
 
-    async def _end_large(self, look: Look, outcome: LargeOutcome) -> None:
-        assert self._folder is not None
-        assert look.identity is not None
+    async def _take_one_large(self, folder: SpoolFolder, look: Look) -> None:
+        outcome = await take_large(
+            folder, look, self._door, self._progress, self.waiting.is_young, self._thread
+        )
         self._left_over.discard(outcome.key)
-        if outcome.must_wait:
-            self._wait(look, self._pace.grow_s, "its end does not parse; it may still be growing")
-            return
-        identity = look.identity
         look = look._replace(key=outcome.key)
-        if not outcome.bad.count:
-            self.waiting.pop(look.name, None)
+        bad = outcome.bad
+        if outcome.must_wait:
+            reason = "its end does not parse; it may still be growing"
+            self.waiting.add(look, self._pace.grow_s, reason)
+        elif not bad.count:
+            self.waiting.remove(look.name)
             await self._remove([look])
-            return
-        if outcome.good:
-            await self._reject_lines(look.name, identity, outcome.bad, outcome.good)
+        elif outcome.good:
+            await self._endings.reject_lines(folder, look, bad, outcome.good)
         else:
-            await self._thread(outcome.bad.discard)
-            await self._reject_whole(look, outcome.bad.faults, outcome.bad.count)
-        if look.name not in self.waiting:
-            await self._forget([outcome.key])
+            await self._thread(bad.discard)
+            size = 0 if look.identity is None else look.identity.size_bytes
+            reason = f"its {size} bytes are more than one event may have, so it is JSON Lines"
+            faults = [Fault(0, None, reason), *bad.faults]
+            await self._endings.reject(folder, look, faults, bad.count + 1)
 
     # --- small helpers ---
-
-    async def _forget(self, keys: Sequence[str]) -> None:
-        known = [key for key in keys if key in self._progress]
-        if known:
-            await self._outbox.forget_spool(known)
-        for key in known:
-            self._progress.pop(key, None)
 
     def _thread(self, call: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

@@ -32,7 +32,7 @@ class BoundSocket(NamedTuple):
 
     socket: socket.socket
     path: str | None
-    inode: tuple[int, int] | None
+    identity: tuple[int, int, int] | None
 
 
 def bind_unix(path: str, mode: int, group: str = "") -> BoundSocket:
@@ -63,7 +63,7 @@ def bind_unix(path: str, mode: int, group: str = "") -> BoundSocket:
             "the directory must exist and be writable for the agent's user, "
             "who must be a member of socket_group",
         ) from error
-    return BoundSocket(listening, path, (found.st_dev, found.st_ino))
+    return BoundSocket(listening, path, _identity(found))
 
 
 def adopt(descriptor: int) -> BoundSocket:
@@ -84,7 +84,7 @@ def remove(bound: BoundSocket) -> None:
         return
     with contextlib.suppress(OSError):
         found = os.lstat(bound.path)
-        if (found.st_dev, found.st_ino) == bound.inode:
+        if _identity(found) == bound.identity:
             os.unlink(bound.path)
 
 
@@ -131,6 +131,11 @@ def host_guard(listen: str) -> Callable[[BaseRequest], None]:
         )
 
     return check
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int]:
+    # File systems give an inode's number out again at once: its time is needed too.
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def _host_name(header: str) -> str:
