@@ -1,0 +1,93 @@
+"""A stand-in for Komodor that remembers all that arrives; quick, in a thread.
+
+Answers what `behave` says for each body; by default 201. For tests that need
+faults on request there is the sandbox; this one is for counting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+
+OK = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+
+class Receiver:
+    """Serves on loopback from `start` to `stop`."""
+
+    def __init__(self, behave: Callable[[bytes], bytes | None] = lambda body: OK) -> None:
+        # summary -> for each arrival, whether it was marked as a possible duplicate
+        self.arrivals: dict[str, list[bool]] = defaultdict(list)
+        self.order: list[str] = []
+        self.behave = behave  # None: close without an answer
+        self.requests = 0
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}/mgmt/v1/events"
+
+    def start(self) -> Receiver:
+        self._thread.start()
+        future = asyncio.run_coroutine_threadsafe(self._listen(), self._loop)
+        future.result(10)
+        return self
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _listen(self) -> None:
+        self._server = await self._loop.create_server(
+            lambda: _Connection(self), "127.0.0.1", self.port
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        self._server.close()
+
+    def record(self, body: bytes) -> bytes | None:
+        self.requests += 1
+        answer = self.behave(body)
+        if answer is OK or answer is None:
+            event = json.loads(body)
+            marked = event.get("details", {}).get("possibleDuplicate") is True
+            self.arrivals[event["summary"]].append(marked)
+            self.order.append(event["summary"])
+        return answer
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._data = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        while True:
+            head, found, rest = self._data.partition(b"\r\n\r\n")
+            if not found:
+                return
+            length = 0
+            for line in head.split(b"\r\n")[1:]:
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    length = int(value)
+            if len(rest) < length:
+                return
+            self._data = rest[length:]
+            answer = self._receiver.record(rest[:length])
+            if answer is None:
+                self._transport.abort()  # type: ignore[attr-defined]
+                return
+            self._transport.write(answer)  # type: ignore[attr-defined]
