@@ -128,6 +128,7 @@ class _Reader:
         self.start: Sums = (sum_0, sum_1)
         self.words = ">" if magic & 1 else "<"
         self.page_bytes = size
+        self.head = head
         self.repairs = 0
         self.header_is_sound = (
             magic & ~1 == MAGIC
@@ -156,6 +157,10 @@ class _Reader:
                 votes[salts] = votes.get(salts, 0) + 1
         if votes:
             self.salts = max(votes, key=lambda salts: votes[salts])
+            head = self.head[:16] + struct.pack(">2I", *self.salts)
+            computed = checksum(head, (0, 0), self.words)
+            if _differing_bits(computed, self.start) == 1:
+                self.start = computed
         if self.count() > 1:
             before, here = self._place(0)[1], self._place(1)
             for words in "<>":
@@ -173,37 +178,53 @@ class _Reader:
             right = checksum(covered, sums, self.words) == stored and page > 0
             if right and salts == self.salts:
                 yield _Slot(Frame(index + 1, page, commit > 0, image, True), "")
-            elif right and any(salts):
+            elif right and any(salts) and not self._is_older(salts):
                 fault = f"frame {index + 1} has a damaged salt"
                 yield _Slot(Frame(index + 1, page, commit > 0, image, True), fault)
             else:
-                yield self._suspect(index, salts, sums)
+                slot, stored = self._suspect(index, salts, sums, stored)
+                yield slot
             sums = stored
 
-    def _suspect(self, index: int, salts: tuple[int, int], before: Sums) -> _Slot:
-        (page, commit, _), stored, covered, image = self._place(index)
-        if not any(covered) and not any(salts):
-            return _Slot(None, "hole")
-        if self._is_older(salts):
-            return _Slot(None, "hole")
+    def _suspect(
+        self, index: int, salts: tuple[int, int], before: Sums, stored: Sums
+    ) -> tuple[_Slot, Sums]:
+        """A place whose checksum is wrong, and what the next one is judged by."""
+        (page, commit, _), _, covered, image = self._place(index)
+        if self._is_older(salts) or (not any(covered) and not any(salts)):
+            return _Slot(None, "hole"), stored
         number = index + 1
         got = checksum(covered, before, self.words)
-        fault = f"frame {number} fails its checksum"
-        # The stored checksum itself lost a bit: the page is right.
-        if sum((a ^ b).bit_count() for a, b in zip(got, stored, strict=True)) == 1 and page > 0:
-            return _Slot(Frame(number, page, commit > 0, image, True), fault)
-        mended = None
+        if _differing_bits(got, stored) == 1 and page > 0:
+            # The stored checksum itself lost a bit: the page is right.
+            frame = Frame(number, page, commit > 0, image, True)
+            return _Slot(frame, f"frame {number} has a damaged checksum"), got
         if self.repairs < REPAIRS_MAX and salts == self.salts:
             self.repairs += 1
-            mended = mend(covered, got, stored, self.words)
-        if mended is not None:
-            page, commit = struct.unpack_from(">2I", mended)
-            frame = Frame(number, page, commit > 0, mended[8:], True)
-            return _Slot(frame, f"frame {number} has one flipped bit")
-        frame = Frame(number, page, commit > 0 and salts == self.salts, image, False)
+            slot = self._mended(number, covered, image, got, stored)
+            if slot is not None:
+                return slot, stored
+        is_ours = salts == self.salts
+        frame = Frame(number, page, commit > 0 and is_ours, image, False)
         if self._may_be_torn(index):
-            return _Slot(frame if salts == self.salts else None, "torn")
-        return _Slot(frame, fault)
+            return _Slot(frame if is_ours else None, "torn"), stored
+        return _Slot(frame, f"frame {number} fails its checksum"), stored
+
+    def _mended(
+        self, number: int, covered: bytes, image: memoryview, got: Sums, stored: Sums
+    ) -> _Slot | None:
+        found = mend(covered, got, stored, self.words)
+        if not found:
+            return None
+        fault = f"frame {number} has one flipped bit"
+        if len(found) == 1:
+            page, commit = struct.unpack_from(">2I", found[0])
+            return _Slot(Frame(number, page, commit > 0, found[0][8:], True), fault)
+        # Several bits would explain it. Where none of them is in the frame's own
+        # header, the page is known, and its rows have checksums of their own.
+        page, commit = struct.unpack_from(">2I", covered)
+        is_known = all(one[:8] == covered[:8] for one in found)
+        return _Slot(Frame(number, page, commit > 0, image, is_known), fault)
 
     def _is_older(self, salts: tuple[int, int]) -> bool:
         """The first salt counts the generations, the second is random."""
@@ -279,25 +300,31 @@ def checksum(data: bytes, sums: Sums, words: str) -> Sums:
     return a, b
 
 
-def mend(data: bytes, got: Sums, wanted: Sums, words: str) -> bytes | None:
-    """Put right the single flipped bit that explains a checksum, if one does.
+def mend(data: bytes, got: Sums, wanted: Sums, words: str) -> list[bytes]:
+    """Every way in which one flipped bit explains a checksum.
 
-    The checksum is linear: a bit's effect depends on its place alone, and 64
-    bits of checksum name one of a page's 32,832 bits beyond doubt.
+    The checksum is linear: what a bit does to it depends on its place alone.
+    The upper bits of a word do the same at several places of a page.
     """
     lack = ((wanted[0] - got[0]) & _MASK, (wanted[1] - got[1]) & _MASK)
     values = list(struct.unpack(f"{words}{len(data) // 4}I", data))
-    odd, even = (0, 1), (1, 1)  # the effect of one unit in the last pair's words
+    found: list[bytes] = []
+    odd, even = (0, 1), (1, 1)  # what one unit in the words of the last pair does
     for pair in range(len(values) // 2 - 1, -1, -1):
         for index, (on_a, on_b) in ((2 * pair + 1, odd), (2 * pair, even)):
             for bit in range(32):
                 change = -(1 << bit) if values[index] >> bit & 1 else 1 << bit
                 if (change * on_a) & _MASK == lack[0] and (change * on_b) & _MASK == lack[1]:
-                    values[index] += change
-                    return struct.pack(f"{words}{len(values)}I", *values)
+                    mended = list(values)
+                    mended[index] += change
+                    found.append(struct.pack(f"{words}{len(values)}I", *mended))
         odd = ((odd[0] + odd[1]) & _MASK, (odd[0] + 2 * odd[1]) & _MASK)
         even = ((even[0] + even[1]) & _MASK, (even[0] + 2 * even[1]) & _MASK)
-    return None
+    return found
+
+
+def _differing_bits(one: Sums, other: Sums) -> int:
+    return sum((a ^ b).bit_count() for a, b in zip(one, other, strict=True))
 
 
 def _is_zero(view: memoryview) -> bool:
