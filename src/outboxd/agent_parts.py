@@ -204,6 +204,7 @@ class AgentParts:
         for server in self._servers:
             server.stop_accepting()
         await self.spool.stop()
+        await self._timeline.close()  # a page that listens would keep its server waiting
         for server in self._servers:
             await server.stop()
 

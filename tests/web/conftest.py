@@ -24,14 +24,13 @@ from outboxd.outbox.model import Attempt, Incoming, Receipt, Settlement
 from outboxd.outbox.outbox import Outbox
 from outboxd.sandbox.correlation import Correlation
 from outboxd.sandbox.server import Sandbox, build_app
-from outboxd.sandbox.source import SandboxSource
 from outboxd.scope import Inventory
 from outboxd.serve.server import HttpServer
 from outboxd.serve.table import RouteTable
 from outboxd.status import DestinationStatus
 from outboxd.web.activity import Activity
 from outboxd.web.outbox_source import OutboxSource
-from outboxd.web.page import check_host, mount, web_routes
+from outboxd.web.page import check_host, web_routes
 
 T = TypeVar("T")
 
@@ -201,17 +200,12 @@ class SandboxSite(Site):
 
     async def _start(self) -> None:
         self.sandbox = Sandbox(Correlation(Inventory.example()))
-        self.source = SandboxSource(self.sandbox)
-        app = build_app(self.sandbox)
-        if not any(resource.canonical == "/" for resource in app.router.resources()):
-            mount(app, web_routes(self.source))
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        self._runner = web.AppRunner(build_app(self.sandbox), access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _stop(self) -> None:
-        await self.source.close()
         await self._runner.cleanup()
 
 

@@ -28,8 +28,10 @@ from outboxd.sandbox import faults as faulty
 from outboxd.sandbox import listing
 from outboxd.sandbox.correlation import Correlation
 from outboxd.sandbox.received import Received, Record, entry_json
+from outboxd.sandbox.source import SandboxSource
 from outboxd.sandbox.validation import InvalidEvent, validate
 from outboxd.web import queries
+from outboxd.web.page import mount, web_routes
 
 EVENTS_PATH = "/mgmt/v1/events"
 VALIDATE_PATH = "/mgmt/v1/apikey/validate"
@@ -168,7 +170,7 @@ SANDBOX = web.AppKey("sandbox", Sandbox)
 
 
 def build_app(sandbox: Sandbox) -> web.Application:
-    """Everything but the fast path; the page's routes may be added to it."""
+    """Everything but the fast path."""
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     app[SANDBOX] = sandbox
     app.router.add_post(EVENTS_PATH, sandbox.call)
@@ -181,6 +183,13 @@ def build_app(sandbox: Sandbox) -> web.Application:
     app.router.add_get("/sandbox/summary", _get_summary)
     app.router.add_get("/sandbox/inventory", _get_inventory)
     app.router.add_get("/healthz", _get_health)
+    source = SandboxSource(sandbox)
+    mount(app, web_routes(source))
+
+    async def end_streams(_: web.Application) -> None:
+        await source.close()
+
+    app.on_shutdown.append(end_streams)
     return app
 
 

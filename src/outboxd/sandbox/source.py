@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,10 +17,12 @@ from outboxd.errors import UnknownId
 from outboxd.outbox.model import EntryFilter
 from outboxd.sandbox import listing
 from outboxd.sandbox.received import Record
-from outboxd.sandbox.server import Sandbox
 from outboxd.web import queries
 from outboxd.web.source import Json, Kind
 from outboxd.web.tally import BLOCK_ROWS, Row, Tally
+
+if TYPE_CHECKING:
+    from outboxd.sandbox.server import Sandbox
 
 LOOK_S = 0.25  # how often the list is looked at for a page that listens
 _SLICE = 5000  # records, before others get their turn on the loop
