@@ -23,7 +23,7 @@ from outboxd.cli.stage import Stage
 from outboxd.errors import EX_OK, OutboxdError
 
 EXIT_LOST = 1
-DRAIN_TIMEOUT_S = 15.0
+DRAIN_TIMEOUT_S = 60.0
 REFRESH_S = 0.1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outboxd.cli.queue import open_queue, resolve_id
+from outboxd.cli.queue import open_queue, pending_id
 from outboxd.cli.spec import Arguments
 from outboxd.errors import EX_OK
 
@@ -14,7 +14,7 @@ def run(arguments: Arguments) -> int:
             queue.hold(None, arguments.reason)
             print("the destination is held; events are kept, `outboxd release` goes on")
         else:
-            id = resolve_id(queue, arguments.id)
+            id = pending_id(queue, arguments.id, "held")
             queue.hold(id, arguments.reason)
             print(f"{id} is held; `outboxd release {id}` lets it go")
     return EX_OK

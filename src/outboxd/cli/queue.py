@@ -117,5 +117,15 @@ def resolve_id(queue: Queue, id: str) -> str:
     return found[0]
 
 
+def pending_id(queue: Queue, id: str, done: str) -> str:
+    """The whole id of an entry that still waits; what does not cannot be held or released."""
+    entry = read_entry(queue.get(resolve_id(queue, id)))
+    if entry.state != "pending":
+        raise EventError(
+            f"{entry.id} is {entry.state}", None, f"only what is pending can be {done}"
+        )
+    return entry.id
+
+
 def _may_begin_an_id(text: str) -> bool:
     return all(each in "0123456789abcdef-" for each in text)

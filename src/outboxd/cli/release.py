@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outboxd.cli.queue import open_queue, resolve_id
+from outboxd.cli.queue import open_queue, pending_id
 from outboxd.cli.spec import Arguments
 from outboxd.errors import EX_OK
 
@@ -14,7 +14,7 @@ def run(arguments: Arguments) -> int:
             queue.release(None)
             print("the destination is released" + _when(queue.running))
         else:
-            id = resolve_id(queue, arguments.id)
+            id = pending_id(queue, arguments.id, "released")
             queue.release(id)
             print(f"{id} is released" + _when(queue.running))
     return EX_OK

@@ -24,8 +24,8 @@ from outboxd.client import spool
 from outboxd.errors import Unavailable
 
 API_KEY = "demo-key"
-START_TIMEOUT_S = 20.0
-ANSWER_TIMEOUT_S = 5.0
+START_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 15.0
 # A Unix socket's path has room for 107 bytes.
 DIRECTORY_CHARACTERS_MAX = 80
 # What the surroundings may hold that is meant for another agent.
@@ -138,7 +138,7 @@ class Stage:
         """Hand in by the command, a process of its own."""
         command = (sys.executable, "-m", "outboxd", "emit", "-c", self.config_path, *words)
         done = subprocess.run(
-            command, env=self._environment(), capture_output=True, check=False, timeout=20
+            command, env=self._environment(), capture_output=True, check=False, timeout=60
         )
         if done.returncode != 0:
             raise Unavailable(f"emit failed: {done.stderr.decode(errors='replace').strip()}")

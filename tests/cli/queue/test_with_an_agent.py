@@ -1,0 +1,318 @@
+"""The queue tools over the agent's socket."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+
+import pytest
+
+UNKNOWN = "01900000-0000-7000-8000-000000000000"
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@pytest.fixture(autouse=True)
+def calm(world):
+    """Each test begins with a healthy destination."""
+    world.faults(**dict.fromkeys(("outage", "status", "failRate", "latencyMs")))
+    yield
+    world.run("release")
+
+
+def test_an_event_is_seen_by_every_command(world):
+    id = world.add("seen by all", scope={"clusters": ["prod"]}, details={"host": "a", "n": 1.50})
+    assert world.run("wait", id).code == 0
+    entry = world.run("events", "show", id, "--json").json
+    assert (entry["state"], entry["attempts"][0]["status"]) == ("delivered", 201)
+    shown = world.run("events", "show", id[:18])
+    assert shown.code == 0
+    for part in ("seen by all", id, "delivered", "cluster=prod", "host: a", "201"):
+        assert part in shown.out
+    listed = world.run("events")
+    assert id in listed.out
+    assert listed.out.splitlines()[0].split()[:3] == ["ID", "RECEIVED", "STATE"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("status", "--json"),
+        ("status", "--check"),
+        ("events",),
+        ("dead-letters", "list"),
+        ("dead-letters", "export"),
+        ("hold",),
+        ("release",),
+        ("check",),
+    ],
+    ids=" ".join,
+)
+def test_each_command_runs_in_an_interpreter_of_its_own(world, words):
+    done = world.run(*words, fresh=True)
+    assert done.code == 0, done
+
+
+def test_filters_leave_what_they_name_and_json_is_an_entry_a_line(world):
+    first = world.add("filtered one", severity="error", scope={"namespaces": ["shop"]})
+    second = world.add("filtered two", scope={"servicesNames": ["cart"]})
+    for words, ids in (
+        (("--q", "FILTERED"), [second, first]),
+        (("--q", "filtered", "--severity", "error"), [first]),
+        (("--namespace", "shop"), [first]),
+        (("--service", "cart", "--service", "other"), [second]),
+        (("--q", "filtered", "--since", "1h"), [second, first]),
+        (("--q", "filtered", "--until", "1h"), []),
+        (("--type", "none"), []),
+        (("--q", "filtered", "--limit", "1"), [second]),
+    ):
+        done = world.run("events", *words, "--json")
+        assert done.code == 0
+        assert [entry["id"] for entry in done.lines] == ids, words
+
+
+def test_a_list_goes_on_where_it_ended(world):
+    for number in range(3):
+        world.add(f"paged {number}")
+    first = world.run("events", "--q", "paged", "--limit", "2", "--json")
+    cursor = re.search(r"--cursor (\S+),", first.err)[1]
+    rest = world.run("events", "--q", "paged", "--cursor", cursor, "--json")
+    assert [entry["summary"] for entry in first.lines + rest.lines] == [
+        "paged 2",
+        "paged 1",
+        "paged 0",
+    ]
+
+
+def test_details_with_line_breaks_stay_on_one_line_and_numbers_keep_their_text(world):
+    body = b'{"eventType":"t","summary":"spread","details":{\n"n":\n1.50,"far":1e400}}'
+    id = world.post(body)["id"]
+    done = world.run("events", "--q", "spread", "--json")
+    assert done.out.count("\n") == 1
+    assert '"n":1.50,"far":1e400' in done.out
+    assert "far: 1e400" in world.run("events", "show", id).out
+
+
+def test_an_event_cannot_steer_the_terminal(world):
+    id = world.add("evil \x1b[2J\u202e\nsecond line", details={"k\x1b": "v\x07"})
+    for done in (world.run("events", "--q", "evil"), world.run("events", "show", id)):
+        assert not {"\x1b", "\u202e", "\x07"} & set(done.out)
+        assert "second line" in done.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("events", "show", UNKNOWN),
+        ("events", "show", "nonsense"),
+        ("wait", UNKNOWN),
+        ("hold", UNKNOWN),
+        ("release", UNKNOWN),
+        ("dead-letters", "retry", UNKNOWN),
+        ("dead-letters", "drop", UNKNOWN),
+        ("dead-letters", "show", UNKNOWN),
+        ("dead-letters", "export", UNKNOWN),
+    ],
+)
+def test_a_wrong_id_says_so_and_exits_65(world, words):
+    done = world.run(*words)
+    assert done.code == 65, done
+    assert words[-1] in done.err
+
+
+def test_wait_tells_delivered_from_late_and_dead(world):
+    world.run("hold")
+    id = world.add("waited for")
+    late = world.run("wait", id, "--timeout", "50ms")
+    assert late.code == 69
+    assert "pending" in late.err
+    assert "held" in late.err
+    world.run("release")
+    assert world.run("wait", id).code == 0
+    dead = world.run("wait", world.dead("refused"))
+    assert dead.code == 1
+    assert "rejected" in dead.err
+
+
+def test_the_destination_is_held_with_a_reason_and_released(world):
+    held = world.run("hold", "--reason", "maintenance")
+    assert held.code == 0, held
+    status = world.run("status", "--json").json
+    assert status["destination"]["state"] == "held"
+    assert "maintenance" in status["destination"]["reason"]
+    assert "maintenance" in world.run("status").out
+    check = world.run("status", "--check")
+    assert check.code == 2
+    assert check.out.count("\n") == 1
+    assert world.run("release").code == 0
+    id = world.add("after the hold")
+    assert world.run("wait", id).code == 0
+    assert world.run("status", "--check").code == 0
+
+
+def test_one_entry_is_held_and_released(world):
+    world.run("hold")
+    kept, other = world.add("kept back"), world.add("goes on")
+    assert world.run("hold", kept).code == 0
+    world.run("release")
+    assert world.run("wait", other).code == 0
+    shown = world.run("events", "show", kept)
+    assert "held by the operator" in shown.out
+    assert world.run("release", kept).code == 0
+    assert world.run("wait", kept).code == 0
+    too_late = world.run("hold", kept)
+    assert too_late.code == 65
+    assert "delivered" in too_late.err
+
+
+def test_status_check_warns_while_the_destination_is_unavailable(world):
+    world.faults(status=500)
+    id = world.add("during trouble")
+    while (done := world.run("status", "--check")).code == 0:
+        pass
+    assert done.code == 1, done
+    assert "unavailable" in done.out
+    assert "unavailable" in world.run("events", "show", id).out
+    world.faults(status=None)
+    assert world.run("wait", id).code == 0
+
+
+def test_dead_letters_are_retried_one_by_one_and_all(world):
+    first, second, third = (world.dead(f"dead {number}") for number in range(3))
+    listed = world.run("dead-letters", "--json")
+    assert {first, second, third} <= {entry["id"] for entry in listed.lines}
+    assert world.run("dead-letters", "retry", first).code == 0
+    assert world.run("wait", first).code == 0
+    done = world.run("dead-letters", "retry", "--all", "--q", "dead 1")
+    assert "1 dead letter sent back" in done.out
+    assert world.run("wait", second).code == 0
+    mixed = world.run("dead-letters", "retry", UNKNOWN, third)
+    assert mixed.code == 65
+    assert "1 dead letter sent back" in mixed.out, "the good one is done all the same"
+    assert world.run("wait", third).code == 0
+
+
+def test_retry_and_drop_want_to_know_which(world):
+    assert world.run("dead-letters", "drop").code == 64
+    assert world.run("dead-letters", "drop", "--all", UNKNOWN).code == 64
+    assert world.run("dead-letters", "retry", UNKNOWN, "--type", "x").code == 64
+
+
+def test_dropped_is_gone_for_good(world):
+    id = world.dead("to be dropped")
+    assert world.run("dead-letters", "drop", id).code == 0
+    assert world.run("events", "show", id).code == 65
+
+
+@pytest.mark.parametrize("drop_first", [False, True])
+def test_an_export_goes_back_through_the_batch_route(world, drop_first):
+    details = b'{"n":1.50,"big":123456789012345678901234567890}'
+    body = b'{"eventType":"x","summary":"there and back %d","severity":"error",' % drop_first
+    body += b'"scope":{"clusters":["A"]},"dedupKey":"back-%d","details":%s}' % (drop_first, details)
+    world.faults(status=400)
+    id = world.post(body)["id"]
+    assert world.run("wait", id).code == 1
+    world.faults(status=None)
+    exported = world.run("dead-letters", "export", id)
+    assert exported.code == 0
+    assert exported.out.count("\n") == 1
+    if drop_first:
+        world.run("dead-letters", "drop", id)
+    (result,) = world.post(exported.out.encode(), "/v1/events/batch")["results"]
+    assert result["status"] == "accepted", result
+    (again,) = world.post(exported.out.encode(), "/v1/events/batch")["results"]
+    assert again["status"] == "duplicate", "a file handed in twice makes no second event"
+    assert world.run("wait", result["id"]).code == 0
+    back = world.run("events", "show", result["id"], "--json")
+    assert details.decode() in back.out
+    assert (back.json["severity"], back.json["scope"]) == ("error", {"clusters": ["A"]})
+
+
+def test_check_finds_nothing_wrong(world):
+    done = world.run("check")
+    assert done.code == 0, done
+    assert "fail" not in done.out
+    for name in ("configuration", "outbox", "spool", "disk", "agent", "DNS", "clock", "API key"):
+        assert re.search(rf"^ok +{name}", done.out, re.MULTILINE), name
+    assert "any-key" not in done.out
+
+
+def test_check_says_that_the_key_was_refused(world):
+    world.faults(status=401)
+    done = world.run("check")
+    assert done.code == 77
+    assert "refused" in done.out
+
+
+def test_check_notes_a_clock_that_is_wrong(world):
+    world.faults(dateSkewSeconds=-400)
+    done = world.run("check")
+    world.faults(dateSkewSeconds=None)
+    assert done.code == 0
+    assert "6m 40s ahead" in done.out
+
+
+@root_only
+def test_another_user_may_look_and_not_touch(world):
+    os.chmod(world.socket, 0o666)
+    id = world.dead("not theirs")
+    assert world.run("events", "show", id, nobody=True).code == 0
+    assert world.run("status", nobody=True).code == 0
+    for words in (
+        ("hold",),
+        ("release",),
+        ("dead-letters", "retry", id),
+        ("dead-letters", "drop", "--all"),
+    ):
+        done = world.run(*words, nobody=True)
+        assert done.code == 77, done
+        assert "may not" in done.err
+    assert world.run("events", "show", id, "--json").json["state"] == "dead"
+
+
+@root_only
+def test_whom_the_socket_keeps_out_is_told_so(world):
+    os.chmod(world.socket, 0o600)
+    for words in (("status",), ("events",), ("wait", UNKNOWN), ("hold",), ("check",)):
+        done = world.run(*words, nobody=True)
+        assert done.code == 77, done
+    assert world.run("status", "--check", nobody=True).code == 2
+    os.chmod(world.socket, 0o660)
+
+
+def test_watch_shows_the_screen_in_a_terminal_until_interrupted(world):
+    master, slave = pty.openpty()
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "outboxd", "status", "--watch", "-c", str(world.config)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**world.environment, "TERM": "xterm", "COLUMNS": "120"},
+        start_new_session=True,
+    )
+    os.close(slave)
+    seen = b""
+    while b"Dead letters" not in seen:
+        seen += os.read(master, 65536)
+    # What it writes while it ends has to go somewhere.
+    threading.Thread(target=_drain, args=(master,), daemon=True).start()
+    watching.send_signal(2)
+    assert watching.wait(60) == 0
+
+
+def test_a_reader_that_went_away_is_no_error(world):
+    command = f"{sys.executable} -m outboxd events --limit 0 --json -c {world.config} | head -c 1"
+    done = subprocess.run(command, shell=True, env=world.environment, capture_output=True)
+    assert done.stderr == b""
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 65536):
+            pass
+    except OSError:
+        pass
