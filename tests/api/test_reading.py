@@ -175,6 +175,7 @@ def test_the_status_has_every_key_of_the_contract(agent):
                 *("salvaged", "lostToDamage"),
             }
             assert status["outbox"]["pending"] == 1
+            assert status["outbox"]["oldestPendingAt"].endswith("Z")
             assert status["intake"] == {"accepting": True, "reason": None}
             assert status["disk"] == {"freeBytes": 123456789}
 

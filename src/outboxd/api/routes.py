@@ -6,6 +6,7 @@ Nothing here changes anything.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from aiohttp.web import BaseRequest, Response
 
 from outboxd.api.context import ApiContext
 from outboxd.api.filters import parse_listing
+from outboxd.errors import OutboxdError
 from outboxd.outbox.model import Entry
 from outboxd.outbox.shapes import attempts_json, entry_json
 from outboxd.serve.table import Refusal, Route, refusal_body, reply
@@ -63,6 +65,11 @@ class ReadingRoutes:
 
     async def show_status(self, _: BaseRequest, __: str) -> Response:
         """How everything stands."""
+        outbox = self._context.outbox
+        if outbox.counts.pending:
+            # Kept in memory for the metrics, which may be some seconds behind.
+            with suppress(OutboxdError):
+                await outbox.refresh()
         return reply(200, _encode(status_json(self._context)) + b"\n")
 
     async def health(self, _: BaseRequest, __: str) -> Response:
@@ -108,7 +115,7 @@ def status_json(context: ApiContext) -> dict[str, Any]:
             "delivered": counts.delivered,
             "dead": counts.dead,
             "held": counts.held,
-            "oldestPendingAt": _time(outbox.oldest_pending_at),
+            "oldestPendingAt": _time(outbox.oldest_pending_at if counts.pending else None),
             "bytes": outbox.bytes_on_disk(),
             "salvaged": damage.salvaged,
             "lostToDamage": damage.lost,
