@@ -18,7 +18,7 @@ from sqlite_utils import Database
 
 from outboxd.errors import OutboxUnusable
 from outboxd.outbox import schema, scrub, wal
-from outboxd.outbox.carve import MAGIC, PAGE_BYTES, Images
+from outboxd.outbox.carve import MAGIC, PAGE_BYTES, TABLE_INTERIOR, Images
 from outboxd.outbox.connection import Trouble, classify
 from outboxd.outbox.wal import Log, Verdict
 
@@ -124,14 +124,18 @@ def _of_empty(path: str, files: Files, was_outbox: bool) -> str:
 
 def _is_foreign(head: memoryview) -> bool:
     application_id = int.from_bytes(head[68:72], "big")
-    tables = int.from_bytes(head[103:105], "big")
-    return application_id != schema.APPLICATION_ID and tables > 0
+    return application_id != schema.APPLICATION_ID and _has_tables(head)
+
+
+def _has_tables(head: memoryview) -> bool:
+    """Whether the first page lists any: by itself, or on pages beneath it."""
+    return int.from_bytes(head[103:105], "big") > 0 or head[100] == TABLE_INTERIOR
 
 
 def header_fault(head: memoryview) -> str:
     """What is wrong with the first page's header, whose constants we know:
     some of these SQLite answers with errors that look like something else."""
-    has_tables = int.from_bytes(head[103:105], "big") > 0 or head[100] == 5
+    has_tables = _has_tables(head)
     sound = (
         bytes(head[18:20]) in (b"\1\1", b"\2\2")
         and bytes(head[20:24]) == b"\0\x40\x20\x20"

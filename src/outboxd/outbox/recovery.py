@@ -282,12 +282,15 @@ class Rescue:
             # Nothing tells how many there were, and that is not the same as none.
             self.lost += int(self._salvage.shows_nothing())
         engine.add_damage(salvaged, lost + self.lost)
+        names = msgspec.json.encode([*_finished(engine), self.aside.name]).decode()
+        store.set_meta(engine.connection, "salvaged_from", names)
 
 
 def start(engine: Engine, asides: Sequence[Aside], began_s: float) -> tuple[Recovery, list[Rescue]]:
     """Salvage as much as time allows; what is left is for `in_background`."""
     until_s = perf_counter() + FOREGROUND_S
-    rescues = [Rescue(engine, aside) for aside in asides]
+    finished = _finished(engine)
+    rescues = [Rescue(engine, aside) for aside in asides if aside.name not in finished]
     with engine.transaction():
         left = [rescue for rescue in rescues if not _work(rescue, engine, until_s)]
     if not left:
@@ -303,6 +306,12 @@ def start(engine: Engine, asides: Sequence[Aside], began_s: float) -> tuple[Reco
         ),
         left,
     )
+
+
+def _finished(engine: Engine) -> list[str]:
+    """What this outbox has been given whole, though the note may still name it."""
+    names = store.get_meta(engine.connection, "salvaged_from")
+    return [] if names is None else msgspec.json.decode(names, type=list[str])
 
 
 def _work(rescue: Rescue, engine: Engine, until_s: float) -> bool:

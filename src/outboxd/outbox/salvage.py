@@ -175,7 +175,7 @@ class Salvage:
         if self._bad_table_pages or self._unsure_before:
             return True
         return any(
-            values[0] not in ("salvaged", "lost", "destination_hold")
+            values[0] not in ("salvaged", "lost", "destination_hold", "salvaged_from")
             and values[2] != text_crc(values[0], values[1])
             for values in self._small_rows("meta")
         )
