@@ -230,6 +230,7 @@ def test_emit_and_exec_import_nothing_heavy(place, request, words, running):
     assert set(own.split()) <= OURS
 
 
+@pytest.mark.timeout(900)
 def test_emit_and_exec_start_fast(place, full, tmp_path):
     """At most 2.5 times the interpreter alone; quick runs only catch a gross slip."""
     environment = {**place.environment, "PYTHONPYCACHEPREFIX": str(tmp_path / "cache")}
@@ -269,6 +270,7 @@ WORDS = st.one_of(
 )
 
 
+@pytest.mark.timeout(900)
 def test_any_command_line_is_read_or_refused_with_a_reason(full):
     @settings(
         max_examples=20_000 if full else 300,
@@ -296,6 +298,7 @@ def test_any_command_line_is_read_or_refused_with_a_reason(full):
     check()
 
 
+@pytest.mark.timeout(900)
 def test_what_is_written_as_options_is_what_is_read(full):
     command = Command(
         "x",
@@ -309,7 +312,7 @@ def test_what_is_written_as_options_is_what_is_read(full):
     )
     texts = st.text(max_size=6)
 
-    @settings(max_examples=20_000 if full else 300, deadline=None, database=None)
+    @settings(max_examples=2_000 if full else 100, deadline=None, database=None)
     @given(st.one_of(st.none(), texts), st.lists(texts, max_size=3), st.booleans(), st.lists(texts))
     def check(alpha, beta, gamma, free):
         words = [] if alpha is None else [f"--alpha={alpha}"]

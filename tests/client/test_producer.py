@@ -203,9 +203,10 @@ JSON = st.recursive(
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 
 
+@pytest.mark.timeout(900)
 def test_what_is_composed_is_the_event_that_was_given(full):
     @settings(
-        max_examples=20_000 if full else 200,
+        max_examples=2_000 if full else 100,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
