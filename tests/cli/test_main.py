@@ -118,7 +118,7 @@ def test_a_subcommand_may_stand_anywhere_among_the_options():
         arguments = parse(COMMANDS["events"], words)
         assert (arguments.subcommand, arguments.id, arguments.config) == ("show", "ID", "f")
     assert parse(COMMANDS["events"], []).subcommand == "list"
-    assert parse(COMMANDS["events"], ["--type", "t"]).type == "t"
+    assert parse(COMMANDS["events"], ["--cursor", "x"]).cursor == "x"
 
 
 def test_agent_options_may_stand_before_the_command():
