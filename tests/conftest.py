@@ -10,7 +10,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--full", action="store_true", help="the full figures of the durability checks"
+        "--full", action="store_true", help="the full durability figures"
     )
     parser.addoption("--soak", action="store_true", help="the hour-long soak as well")
 

@@ -21,6 +21,10 @@ from pathlib import Path
 
 READY_S = 30.0
 
+# Where bytecode may not be written every start would compile everything.
+ENVIRON = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+ENVIRON["KOMODOR_API_KEY"] = "test-key"
+
 ZYGOTE = """
 import os, sys
 from outboxd.cli.main import main
@@ -53,7 +57,7 @@ class Zygote:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "KOMODOR_API_KEY": "test-key"},
+            env={**ENVIRON, **{k: v for k, v in os.environ.items() if k == "PYTHONPATH"}},
         )
 
     def start(self, config: Path, log: Path, notify: str) -> int:
@@ -146,8 +150,7 @@ class AgentProcess:
                 stdout=log,
                 stderr=log,
                 env={
-                    **os.environ,
-                    "KOMODOR_API_KEY": "test-key",
+                    **ENVIRON,
                     "NOTIFY_SOCKET": address,
                     **self._environ,
                 },

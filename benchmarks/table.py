@@ -1,0 +1,71 @@
+"""Rows of the result, and how they are printed and judged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+
+class Row(NamedTuple):
+    """One figure beside its ceiling, both from the same run."""
+
+    name: str
+    value: float
+    unit: str
+    ceiling: float | None = None
+    ceiling_name: str = ""
+    at_least: float | None = None  # of value / ceiling
+    at_most: float | None = None  # of value / ceiling, or of the value where there is none
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        return None if not self.ceiling else self.value / self.ceiling
+
+    @property
+    def judged(self) -> float:
+        """What the bounds are compared with."""
+        return self.value if self.ratio is None else self.ratio
+
+    def holds(self, slack: float = 1.0) -> bool:
+        """Whether the bound is kept; with `slack` 2, whether it is missed by half."""
+        if self.at_least is not None and self.judged < self.at_least / slack:
+            return False
+        return self.at_most is None or self.judged <= self.at_most * slack
+
+
+def print_table(rows: list[Row], machine: dict[str, str]) -> None:
+    """As Markdown, so that it can be pasted where it is needed."""
+    print(f"\n{machine['cpu']}, Linux {machine['kernel']}, Python {machine['python']}, "
+          f"SQLite {machine['sqlite']}\n")  # fmt: skip
+    print("| row | measured | ceiling in the same run | ratio | bound | |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        ceiling = f"{number(row.ceiling)} ({row.ceiling_name})" if row.ceiling else "-"
+        ratio = f"{row.ratio:.2f}" if row.ratio is not None else "-"
+        bound = ""
+        if row.at_least is not None:
+            bound = f"at least {row.at_least:g}"
+        elif row.at_most is not None:
+            bound = f"at most {row.at_most:g}"
+        verdict = "" if not bound else ("yes" if row.holds() else "**no**")
+        note = f"; {row.note}" if row.note else ""
+        print(f"| {row.name} | {number(row.value)} {row.unit}{note} | {ceiling} | {ratio} "
+              f"| {bound} | {verdict} |")  # fmt: skip
+
+
+def as_json(rows: list[Row], machine: dict[str, str]) -> str:
+    """The same for programs."""
+    told: list[dict[str, Any]] = [
+        {**row._asdict(), "ratio": row.ratio, "holds": row.holds()} for row in rows
+    ]
+    return json.dumps({"machine": machine, "rows": told}, indent=1)
+
+
+def number(value: float | None) -> str:
+    """With as many digits as mean something."""
+    if value is None:
+        return "-"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
