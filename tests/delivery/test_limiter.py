@@ -103,12 +103,24 @@ def test_after_an_outage_it_begins_again_with_one_and_grows():
     limiter = grown(16)
     old = limiter.started()
     limiter.restart()
-    assert (limiter.permits, limiter.free()) == (1, 0)
+    assert (limiter.permits, limiter.free()) == (1, 1)
     limiter.pushed_back(old)  # of before the outage: says nothing new
     assert limiter.permits == 1
     full_round(limiter)
     full_round(limiter)
     assert limiter.permits > 1
+
+
+def test_what_hangs_from_before_an_outage_stalls_nobody_within_the_limit():
+    limiter = grown(4)
+    old = [limiter.started() for _ in range(4)]
+    limiter.restart()
+    assert (limiter.free(), limiter.room()) == (0, 0)
+    limiter.failed(old[0])
+    assert limiter.free() == 1
+    limiter.started()
+    limiter.failed(old[1])
+    assert (limiter.free(), limiter.room()) == (0, 1)
 
 
 def test_an_end_without_a_start_is_our_own_mistake():

@@ -50,6 +50,18 @@ def test_a_long_idle_time_saves_up_no_burst():
     assert burst <= 2
 
 
+def test_what_may_start_together_is_told_and_when():
+    rate = Rate(200)
+    assert rate.available(0.0) == 1
+    rate.take(0.0)
+    assert rate.available(0.0) == 0
+    assert rate.ready_s(0.0, 3) == pytest.approx(3 / 200)
+    # The bucket never holds more than a burst, so nobody waits for more than that.
+    assert rate.ready_s(0.0, 100) == pytest.approx(4 / 200)
+    assert (rate.available(3 / 200), rate.available(60.0)) == (3, 4)
+    assert Rate(0).available(0.0) > 1_000_000
+
+
 def test_requests_taken_together_beyond_the_bucket_are_paid_for():
     rate = Rate(10)
     for _ in range(8):

@@ -86,8 +86,8 @@ class ControlRoutes:
         _log.warning(
             "entry.changed", action=action, id=entry.id, type=entry.event_type, by=str(peer)
         )
-        if action in ("retry", "release"):
-            self._context.destination.wake()
+        # What was read ahead may be held now, or gone.
+        self._context.destination.wake()
         return reply(200, _encode(entry_json(entry)) + b"\n")
 
     def _destination_changed(self, action: str, peer: Peer) -> Response:

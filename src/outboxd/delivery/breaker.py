@@ -253,6 +253,14 @@ class Breaker:
         self._wait_until_s = now_s
         return True
 
+    def moved(self, now_s: float) -> None:
+        """It is another destination; one request looks at it, unless the operator holds."""
+        self._trusted_serial = self._serial
+        self._successes_s.clear()
+        self._failures = 0
+        if self._state is not State.PAUSED:
+            self._enter(State.UNTRIED, None, now_s)
+
     def configure(self, backoff: Backoff, hold_probe_s: float) -> None:
         """Other waits, from the next one on."""
         self._backoff = backoff

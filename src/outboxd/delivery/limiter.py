@@ -21,10 +21,12 @@ class Limiter:
 
     def __init__(self, concurrency_max: int) -> None:
         self.permits = 1
-        self.in_flight = 0
+        self.in_flight = 0  # all of them
         self.configure(concurrency_max)
         self._serial = 0
         self._fresh_serial = 0  # requests below began before the last decrease
+        self._restart_serial = 0  # requests below began before the last restart
+        self._left_over = 0  # of those in flight, the ones from before the last restart
         self._answers = 0  # in this round
         self._reached = False
         self._healthy = True
@@ -38,19 +40,23 @@ class Limiter:
 
     def free(self) -> int:
         """How many requests may start now."""
-        return max(0, self.permits - self.in_flight)
+        return max(0, min(self.permits - self._counted(), self.room()))
+
+    def room(self) -> int:
+        """How many could start if permits did not count: a probe needs one."""
+        return max(0, self._max - self.in_flight)
 
     def started(self) -> int:
         """A request starts; the number returned comes back with its end."""
         self.in_flight += 1
-        if self.in_flight >= self.permits:
+        if self._counted() >= self.permits:
             self._reached = True
         self._serial += 1
         return self._serial - 1
 
     def succeeded(self, serial: int, latency_s: float) -> None:
         """An answer that says that all is well, and how long it took."""
-        self._end()
+        self._end(serial)
         self._observe(latency_s)
         if serial < self._fresh_serial:
             return  # sent under the old limit: no evidence for the new one
@@ -60,7 +66,7 @@ class Limiter:
 
     def pushed_back(self, serial: int) -> None:
         """The destination says that it is too much."""
-        self._end()
+        self._end(serial)
         self._healthy = False
         # The others of the same round trip were sent under the old limit and
         # say the same once more.
@@ -69,19 +75,30 @@ class Limiter:
 
     def failed(self, serial: int) -> None:
         """No answer, or none that says anything about load; or given up by us."""
-        self._end()
+        self._end(serial)
         self._healthy = False
 
     def restart(self) -> None:
-        """An outage ended: begin again with one, since the whole fleet comes back."""
+        """An outage ended: begin again with one, since the whole fleet comes back.
+
+        What hangs from before must not stall those that come now.
+        """
         self.permits = 1
+        self._restart_serial = self._serial
+        self._left_over = self.in_flight
         self._latency_s = None
         self._fresh_serial = self._serial
         self._new_round()
 
-    def _end(self) -> None:
+    def _counted(self) -> int:
+        """Those in flight that a permit is needed for."""
+        return self.in_flight - self._left_over
+
+    def _end(self, serial: int) -> None:
         assert self.in_flight > 0, "a request ended that had not started"
         self.in_flight -= 1
+        if serial < self._restart_serial:
+            self._left_over -= 1
 
     def _observe(self, latency_s: float) -> None:
         if self._latency_s is None:
@@ -107,5 +124,5 @@ class Limiter:
 
     def _new_round(self) -> None:
         self._answers = 0
-        self._reached = self.in_flight >= self.permits
+        self._reached = self._counted() >= self.permits
         self._healthy = True

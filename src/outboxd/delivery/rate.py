@@ -30,6 +30,8 @@ _BOUND_S = 0.05  # a token taken so soon after it was ready was waited for
 _RATE_MIN = 0.2
 _ESTIMATE_MIN = 2.0
 _WINDOW_S = 1.0
+_UNBOUNDED = 1 << 30
+_ROUNDING = 1e-9  # of a token, lost in floating point
 
 
 class Rate:
@@ -51,6 +53,12 @@ class Rate:
         """The operator's bound in requests a second; 0: none."""
         self._rate_max = float(rate_max) if rate_max > 0 else None
 
+    def forget(self) -> None:
+        """Nothing is known any more of what the destination takes."""
+        self._ceiling = None
+        self._accepted_s.clear()
+        self._fresh_serial = self._serial
+
     def per_second(self) -> float | None:
         """The present bound; None if there is none."""
         learned = None if self._ceiling is None else self._ceiling.rate()
@@ -58,13 +66,22 @@ class Rate:
             return learned
         return self._rate_max if learned is None else min(learned, self._rate_max)
 
-    def ready_s(self, now_s: float) -> float:
-        """When the next request may start: `now_s` or later."""
+    def available(self, now_s: float) -> int:
+        """How many requests may start together now."""
+        rate = self.per_second()
+        if rate is None:
+            return _UNBOUNDED
+        return max(0, int(min(self._tokens_at(now_s, rate), self._burst(rate)) + _ROUNDING))
+
+    def ready_s(self, now_s: float, count: int = 1) -> float:
+        """When `count` requests may start together, or as many of them as ever
+        can: `now_s` or later."""
         rate = self.per_second()
         if rate is None:
             return now_s
-        missing = 1.0 - min(self._tokens_at(now_s, rate), self._burst(rate))
-        return now_s if missing <= 1e-9 else now_s + missing / rate
+        burst = self._burst(rate)
+        missing = min(count, int(burst)) - min(self._tokens_at(now_s, rate), burst)
+        return now_s if missing <= _ROUNDING else now_s + missing / rate
 
     def take(self, now_s: float) -> int:
         """A request starts; the number returned comes back if it is throttled."""

@@ -5,21 +5,21 @@ start, writes both in one commit, and only then lets the requests go. So the
 outbox always knows what is in flight, and after a crash exactly those are
 possible duplicates. While outcomes cannot be committed nothing is sent.
 
-It decides nothing by itself: what an answer means, when the next probe is due,
-how many may fly and how fast are pure modules beside it.
+It decides nothing by itself: when and how many may start is the gate's, which
+come next is the claims', what an answer means is the outcome table's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from outboxd.clock import Clock
 from outboxd.delivery.backoff import Backoff
-from outboxd.delivery.breaker import Allowance, Breaker, State, Ticket
+from outboxd.delivery.claims import Claims
+from outboxd.delivery.expiry import Expiry
 from outboxd.delivery.facts import (
     AttemptMade,
     EntryExpired,
@@ -29,25 +29,18 @@ from outboxd.delivery.facts import (
     SettlingFailed,
     SettlingResumed,
 )
+from outboxd.delivery.gate import Change, Gate, Landing, Pass
 from outboxd.delivery.late import stamped
-from outboxd.delivery.limiter import Limiter
 from outboxd.delivery.outcome import Answer, Verdict, decide
-from outboxd.delivery.rate import Rate
+from outboxd.delivery.settling import abandoned, expired, settlement
 from outboxd.errors import DiskShort
 from outboxd.outbox.engine import DestinationHold
-from outboxd.outbox.model import Attempt, Claimed, DeadReason, Outcome, Settlement
-from outboxd.outbox.model import State as EntryState
+from outboxd.outbox.model import Attempt, Claimed, Outcome, Settlement
 from outboxd.outbox.outbox import Outbox
 from outboxd.status import DestinationState, DestinationStatus
 
-# How much is read ahead: enough that no permit waits for a read, little enough
-# that fresh events are soon among the next.
-READ_AHEAD_MAX = 256
 # While outcomes cannot be committed (a full disk) it is tried again so often.
 SETTLE_RETRY_S = 2.0
-EXPIRY_CHECK_S = 1.0
-EXPIRY_CHECK_MAX_S = 60.0
-_AT_STOP = "the agent was stopped before the answer came: the event may have arrived"
 
 
 class Sending(Protocol):
@@ -78,10 +71,7 @@ class Flight(NamedTuple):
     """One request under way."""
 
     entry: Claimed
-    ticket: Ticket
-    permit: int
-    token: int
-    deliveries: int  # how many had been delivered when it started
+    passed: Pass
     started_s: float
     started_at: int
 
@@ -106,23 +96,31 @@ class Sender:
         self._observe = observe
         now_s = clock.monotonic_s()
         self._backoff = Backoff(settings.backoff_initial_s, settings.backoff_max_s)
-        self._breaker = Breaker(self._backoff, settings.hold_probe_s, now_s)
-        self._limiter = Limiter(settings.concurrency_max)
-        self._rate = Rate(settings.rate_max)
+        self._gate = Gate(
+            self._backoff,
+            settings.hold_probe_s,
+            settings.concurrency_max,
+            settings.rate_max,
+            now_s,
+        )
+        self._claims = Claims(
+            outbox,
+            clock,
+            settings.order,
+            settings.fresh_share,
+            settings.backoff_max_s,
+            settings.read_ahead,
+        )
+        self._expiry = Expiry(outbox, clock)
         if outbox.destination_hold is not None:
-            self._breaker.pause(_held_by(outbox.destination_hold), now_s)
-        self._shown = self._breaker.view().state
-        self._hint: str | None = None
+            self._gate.pause(_held_by(outbox.destination_hold), now_s)
+        self._shown = self._gate.view().state
         self._outage: tuple[int, str] | None = None  # when it began, and why
 
-        self._ahead: deque[Claimed] = deque()  # read, not claimed
-        self._more = True  # whether the outbox may have more than what was read
-        self._flying: dict[int, asyncio.Task[None]] = {}
-        self._finished: list[Settlement] = []
-        self._passed_over: set[int] = set()  # failed as probes: others first
+        self._flying: dict[int, asyncio.Task[None]] = {}  # until they are settled
+        self._finished: dict[int, Settlement] = {}  # to be settled in the next commit
+        self._overstated = False  # the outbox has more as in flight than are
         self._settling_failed = False
-        self._expiry_check_s: float | None = now_s  # None: nothing pending has a ttl
-        self._next_due_s: float | None = None
 
         self._wake = asyncio.Event()
         self._stopping = False
@@ -133,7 +131,7 @@ class Sender:
 
     def status(self) -> DestinationStatus:
         """The destination at this moment."""
-        view = self._breaker.view()
+        view = self._gate.view()
         wall_ms, now_s = self._clock.wall_ms(), self._clock.monotonic_s()
 
         def wall(at_s: float) -> int:
@@ -145,7 +143,7 @@ class Sender:
             reason=view.reason,
             since_at=wall(view.since_s),
             next_probe_at=None if view.next_probe_s is None else wall(view.next_probe_s),
-            permits=self._permits(),
+            permits=1 if self._fifo else self._gate.permits,
             in_flight=len(self._flying),
         )
 
@@ -153,7 +151,7 @@ class Sender:
         """The operator's hold of the destination; outlives a restart."""
         hold = DestinationHold(reason, by, self._clock.wall_ms())
         await self._outbox.set_destination_hold(hold)
-        self._breaker.pause(_held_by(hold), self._clock.monotonic_s())
+        self._gate.pause(_held_by(hold), self._clock.monotonic_s())
         self._told("release it with: outboxd release")
         self.wake()
 
@@ -161,26 +159,25 @@ class Sender:
         """End a hold, the operator's or an answer's; one request looks at it afresh."""
         if self._outbox.destination_hold is not None:
             await self._outbox.set_destination_hold(None)
-        if self._breaker.held:
-            self._breaker.release(self._clock.monotonic_s())
+        if self._gate.held:
+            self._gate.release(self._clock.monotonic_s())
             self._told(None)
         self.wake()
 
     def wake(self) -> None:
         """Entries changed: what was read ahead may no longer be what should be sent."""
-        self._ahead.clear()
+        self._claims.forget()
         self.arrived()
 
     def arrived(self) -> None:
         """New entries: look for them."""
-        self._more = True
-        if self._expiry_check_s is None:
-            self._expiry_check_s = self._clock.monotonic_s() + EXPIRY_CHECK_S
+        self._claims.look_again()
+        self._expiry.arrived()
         self._wake.set()
 
     def key_changed(self) -> None:
         """There is a new API key: a hold may be over."""
-        if self._breaker.key_changed(self._clock.monotonic_s()):
+        if self._gate.key_changed(self._clock.monotonic_s()):
             self._wake.set()
 
     def reconfigure(self, settings: Settings, transport: Sending) -> None:
@@ -192,17 +189,21 @@ class Sender:
         before, self._settings = self._settings, settings
         self._transport = transport
         self._backoff = Backoff(settings.backoff_initial_s, settings.backoff_max_s)
-        self._breaker.configure(self._backoff, settings.hold_probe_s)
-        if settings.concurrency_max != before.concurrency_max:
-            self._limiter.configure(settings.concurrency_max)
-        if settings.rate_max != before.rate_max:
-            self._rate.configure(settings.rate_max)
+        self._gate.configure(
+            self._backoff, settings.hold_probe_s, settings.concurrency_max, settings.rate_max
+        )
+        self._claims.configure(
+            settings.order, settings.fresh_share, settings.backoff_max_s, settings.read_ahead
+        )
+        if settings.endpoint != before.endpoint:
+            self._gate.moved(self._clock.monotonic_s())
+            self._told(None)
         self.key_changed()
         self.wake()
 
     def stuck_s(self) -> float:
         """For how long the sender has had work that it may do and has not done."""
-        may_have_work = self._outbox.counts.pending and (self._ahead or self._more)
+        may_have_work = self._outbox.counts.pending and self._claims.promising
         if not (may_have_work or self._finished) or self._flying or self._settling_failed:
             return 0.0
         now_s = self._clock.monotonic_s()
@@ -221,11 +222,7 @@ class Sender:
         await self._outbox.recover_sending()
         while not self._stopping:
             self._wake.clear()
-            try:
-                progressed = await self._turn()
-            except DiskShort as error:
-                self._settling_stopped(error)
-                progressed = False
+            progressed = await self._turn()
             self.turned_s = self._clock.monotonic_s()
             if not progressed:
                 await self._wait(self._pause_s())
@@ -241,8 +238,7 @@ class Sender:
         """Settle each as it lands; what has not landed in time may have arrived."""
         while self._flying:
             self._wake.clear()
-            with suppress(DiskShort):
-                await self._turn()
+            await self._turn()
             left_s = self._drain_until_s - self._clock.monotonic_s()
             if left_s <= 0 or not self._flying:
                 break
@@ -253,7 +249,8 @@ class Sender:
         if tasks:
             await asyncio.wait(tasks)
         with suppress(DiskShort):
-            await self._outbox.exchange(self._finished, ())
+            # If there is no room, the last commit says what was in flight.
+            await self._outbox.exchange(list(self._finished.values()), ())
 
     async def _wait(self, pause_s: float | None) -> None:
         with suppress(TimeoutError):
@@ -262,165 +259,114 @@ class Sender:
 
     def _pause_s(self) -> float | None:
         """Until when nothing can happen by itself; None: until woken."""
-        now_s = self._clock.monotonic_s()
         if self._settling_failed:
             return SETTLE_RETRY_S
-        times = []
-        if self._outbox.counts.pending:
-            times.append(self._expiry_check_s)
-            if self._ahead or self._more:
-                times.append(self._breaker.next_probe_s())
-                if self._breaker.allowance(now_s) is Allowance.ALL and self._limiter.free():
-                    times.append(self._rate.ready_s(now_s))
-            times.append(self._next_due_s)
-        soonest = min((at for at in times if at is not None), default=None)
-        return None if soonest is None else max(0.0, soonest - now_s)
+        if not self._outbox.counts.pending:
+            return None
+        now_s = self._clock.monotonic_s()
+        times = [self._expiry.next_check_s, self._next_start_s(now_s)]
+        soonest_s = min((at_s for at_s in times if at_s is not None), default=None)
+        return None if soonest_s is None else max(0.0, soonest_s - now_s)
 
-    async def _turn(self) -> bool:
-        """Settle, claim and start; False when there was nothing to do."""
-        await self._expire()
-        batch = await self._choose(self._start_at_most(self._clock.monotonic_s()))
-        if not batch and not self._finished:
-            return False
-        finished, self._finished = self._finished, []
-        settled = {settlement.seq for settlement in finished}
-        sending = [seq for seq in self._flying if seq not in settled]
-        sending += [entry.seq for entry in batch]
-        try:
-            await self._outbox.exchange(finished, sending)
-        except DiskShort:
-            self._finished = finished + self._finished
-            self._ahead.extendleft(reversed(batch))
-            raise
-        self._settling_works()
-        for settlement in finished:
-            self._flying.pop(settlement.seq, None)
-        if finished:
-            self._more = True
-        self._launch(batch)
-        return True
+    def _next_start_s(self, now_s: float) -> float | None:
+        """When a request may start by itself."""
+        start_s = None if self._fifo and self._flying else self._gate.next_start_s(now_s)
+        if start_s is None or self._claims.promising:
+            return start_s
+        due_s = self._claims.next_due_s
+        return None if due_s is None else max(start_s, due_s)
 
     def _start_at_most(self, now_s: float) -> int:
         """How many requests may start now."""
         if self._stopping or self._settling_failed:
             return 0
-        allowance = self._breaker.allowance(now_s)
-        if allowance is Allowance.NONE or self._rate.ready_s(now_s) > now_s:
-            return 0
-        if allowance is Allowance.PROBE:
-            return 1
-        if self._settings.order == "fifo":
-            return 0 if self._flying else 1
-        free = self._limiter.free()
-        per_second = self._rate.per_second()
-        # A bounded rate is kept by starting few at a time.
-        return free if per_second is None else min(free, max(1, int(per_second / 50)))
+        if self._fifo:
+            return 0 if self._flying else min(1, self._gate.start_at_most(now_s))
+        return self._gate.start_at_most(now_s)
 
-    # --- claiming ---
+    @property
+    def _fifo(self) -> bool:
+        return self._settings.order == "fifo"
 
-    async def _choose(self, count: int) -> list[Claimed]:
+    # --- one turn ---
+
+    async def _turn(self) -> bool:
+        """Settle, claim and start; False when there was nothing to do, or no room for it."""
+        for seq in await self._expiry.check(self._taken()):
+            self._expire(seq)
+        changes = self._claims.changes
+        batch = await self._choose()
+        work = batch or self._finished or self._overstated
+        if not work and not self._settling_failed:
+            return False
+        if not await self._commit(batch):
+            return False
+        if changes == self._claims.changes:
+            self._launch(batch)
+        else:
+            # Perhaps one of them is held now, or gone.
+            self._overstated = bool(batch)
+        return True
+
+    async def _choose(self) -> list[Claimed]:
         """The next entries to send; they are claimed by the commit that follows."""
+        count = self._start_at_most(self._clock.monotonic_s())
         if count == 0 or not self._outbox.counts.pending:
             return []
-        probing = self._breaker.state is not State.CLOSED
-        fresh_reads = probing or not self._settings.read_ahead or self._settings.order == "fifo"
-        if fresh_reads:
-            self._ahead.clear()
-            self._more = True
-        if len(self._ahead) < count and self._more:
-            await self._read_ahead(count if fresh_reads else min(4 * count, READ_AHEAD_MAX), count)
-        now_ms = self._clock.wall_ms()
-        batch: list[Claimed] = []
-        while self._ahead and len(batch) < count:
-            entry = self._ahead.popleft()
-            if entry.seq in self._flying:
-                continue
-            if entry.expires_at is not None and entry.expires_at <= now_ms:
-                self._expire_entry(entry.seq)
-                continue
-            batch.append(entry)
+        batch = []
+        for entry in await self._claims.next(count, self._taken(), not self._gate.flowing):
+            if entry.expires_at is not None and entry.expires_at <= self._clock.wall_ms():
+                self._expire(entry.seq)
+            else:
+                batch.append(entry)
         return batch
 
-    async def _read_ahead(self, target: int, count: int) -> None:
-        wanted = max(target, count) - len(self._ahead)
-        taken = {entry.seq for entry in self._ahead}
-        taken |= self._flying.keys()
-        self._more = False  # an arrival while reading sets it again
-        fifo = self._settings.order == "fifo"
-        found = await self._fetch(wanted, taken if fifo else taken | self._passed_over)
-        if not found and self._passed_over:
-            self._passed_over.clear()
-            found = await self._fetch(wanted, taken)
-        self._ahead.extend(found)
-        if len(found) == wanted:
-            self._more = True
-            return
-        due_at = await self._outbox.next_due_at()
-        self._next_due_s = None
-        if due_at is not None:
-            # The wall clock may have jumped since the due time was written.
-            wait_s = (due_at - self._clock.wall_ms()) / 1000
-            wait_s = min(max(0.0, wait_s), self._settings.backoff_max_s)
-            self._next_due_s = self._clock.monotonic_s() + wait_s
+    async def _commit(self, batch: list[Claimed]) -> bool:
+        """Settle, and record what is about to fly; False where there is no room."""
+        finished, self._finished = self._finished, {}
+        sending = [seq for seq in self._flying if seq not in finished]
+        sending += [entry.seq for entry in batch]
+        try:
+            await self._outbox.exchange(list(finished.values()), sending)
+        except DiskShort as error:
+            self._finished = finished | self._finished
+            self._claims.put_back(batch)
+            self._settling_stopped(error)
+            return False
+        for seq in finished:
+            self._flying.pop(seq, None)
+        if finished:
+            self._claims.look_again()
+        self._overstated = False
+        self._settling_works()
+        return True
 
-    async def _fetch(self, count: int, taken: set[int]) -> list[Claimed]:
-        settings = self._settings
-        return await self._outbox.fetch(
-            count,
-            exclude=taken,
-            order=settings.order,
-            fresh_share=settings.fresh_share,
-            due_horizon_s=settings.backoff_max_s,
-        )
+    def _launch(self, batch: list[Claimed]) -> None:
+        """Start the requests, as far as the gate still allows after the commit."""
+        for position, entry in enumerate(batch):
+            now_s = self._clock.monotonic_s()
+            if self._start_at_most(now_s) == 0:
+                self._claims.put_back(batch[position:])
+                self._overstated = True
+                return
+            passed = self._gate.begin(entry.seq, now_s)
+            flight = Flight(entry, passed, now_s, self._clock.wall_ms())
+            task = asyncio.get_running_loop().create_task(self._fly(flight))
+            self._flying[entry.seq] = task
 
-    async def _expire(self) -> None:
-        """Make dead letters of entries whose ttl ran out, a portion at a time."""
-        now_s = self._clock.monotonic_s()
-        if self._expiry_check_s is None or now_s < self._expiry_check_s:
-            return
-        expired, next_at = await self._outbox.expired(READ_AHEAD_MAX)
-        for seq in expired:
-            if seq not in self._flying:
-                self._expire_entry(seq)
-        if next_at is None:
-            self._expiry_check_s = None
-        else:
-            # Not much later than a minute from now: the wall clock may jump.
-            wait_s = (next_at - self._clock.wall_ms()) / 1000
-            self._expiry_check_s = now_s + min(max(wait_s, EXPIRY_CHECK_S), EXPIRY_CHECK_MAX_S)
+    def _taken(self) -> set[int]:
+        return self._flying.keys() | self._finished.keys()
 
-    def _expire_entry(self, seq: int) -> None:
-        self._finished.append(
-            Settlement(seq, EntryState.DEAD, None, dead_reason=DeadReason.EXPIRED)
-        )
+    def _expire(self, seq: int) -> None:
+        self._finished[seq] = expired(seq)
         self._observe(EntryExpired(seq))
 
     # --- one request ---
 
-    def _launch(self, batch: list[Claimed]) -> None:
-        """Start the requests, as far as the gate still allows."""
-        for position, entry in enumerate(batch):
-            now_s = self._clock.monotonic_s()
-            if self._stopping or self._breaker.allowance(now_s) is Allowance.NONE:
-                # It closed during the commit. These are recorded as in flight
-                # until the next commit, which errs on the safe side.
-                self._ahead.extendleft(reversed(batch[position:]))
-                return
-            flight = Flight(
-                entry,
-                self._breaker.begin(now_s),
-                self._limiter.started(),
-                self._rate.take(now_s),
-                self._breaker.deliveries,
-                now_s,
-                self._clock.wall_ms(),
-            )
-            self._flying[entry.seq] = _task(self._fly(flight))
-
     async def _fly(self, flight: Flight) -> None:
         settings, entry = self._settings, flight.entry
-        body = stamped(entry, flight.started_at, settings.stamp, settings.late_after_s)
         try:
+            body = stamped(entry, flight.started_at, settings.stamp, settings.late_after_s)
             answer = await self._transport.send(entry.id, body)
         except asyncio.CancelledError:
             self._abandon(flight)
@@ -429,124 +375,77 @@ class Sender:
 
     def _land(self, flight: Flight, answer: Answer) -> None:
         """What the answer means, for the destination and for the entry."""
-        now_s = self._clock.monotonic_s()
+        now_s, entry = self._clock.monotonic_s(), flight.entry
         verdict = decide(answer, self._clock.wall_ms(), self._settings.retry_after_max_s)
-        others_delivered = self._breaker.deliveries > flight.deliveries
-        self._tell_policy(flight, verdict, now_s)
-        settlement = self._settlement(flight, verdict, now_s, others_delivered)
-        self._finished.append(settlement)
+        landing = self._gate.landed(flight.passed, verdict, now_s, self._random())
+        self._follow(landing, flight, verdict)
+        attempt = Attempt(
+            flight.started_at,
+            round((now_s - flight.started_s) * 1000),
+            verdict.outcome.value,
+            verdict.status,
+            verdict.error,
+        )
+        settled = settlement(
+            entry,
+            attempt,
+            verdict,
+            own_fault=landing.own_fault,
+            attempts_max=self._settings.attempts_max,
+            due_at=self._due_at(entry, verdict, landing.own_fault),
+        )
+        self._finished[entry.seq] = settled
         self._observe(
             AttemptMade(
-                flight.entry.id,
+                entry.id,
                 verdict,
                 now_s - flight.started_s,
-                (self._clock.wall_ms() - flight.entry.received_at) / 1000,
-                flight.entry.attempt_count + 1,
-                settlement.dead_reason,
+                (self._clock.wall_ms() - entry.received_at) / 1000,
+                entry.attempt_count + 1,
+                settled.dead_reason,
             )
         )
         self._wake.set()
 
-    def _tell_policy(self, flight: Flight, verdict: Verdict, now_s: float) -> None:
-        breaker, limiter, rate = self._breaker, self._limiter, self._rate
-        ticket, outcome = flight.ticket, verdict.outcome
-        reason = verdict.error or outcome.value
-        if outcome in (Outcome.DELIVERED, Outcome.REJECTED):
-            rate.accepted(now_s)
-            limiter.succeeded(flight.permit, now_s - flight.started_s)
-            if breaker.succeeded(ticket, now_s):
-                self._came_back(flight)
-        elif outcome is Outcome.THROTTLED:
-            rate.throttled(flight.token, now_s)
-            limiter.pushed_back(flight.permit)
-            breaker.throttled(ticket, verdict.retry_after_s, reason, now_s, self._random())
-        elif outcome is Outcome.HOLD:
-            limiter.failed(flight.permit)
-            if breaker.must_hold(ticket, reason, now_s):
-                self._went_away(reason)
-        else:
-            limiter.failed(flight.permit)
-            if breaker.unavailable(ticket, reason, now_s, self._random()):
-                self._went_away(reason)
-        self._told(verdict.hint)
-
-    def _settlement(
-        self, flight: Flight, verdict: Verdict, now_s: float, others_delivered: bool
-    ) -> Settlement:
-        entry, outcome = flight.entry, verdict.outcome
-        duration_ms = round((now_s - flight.started_s) * 1000)
-        attempt = Attempt(
-            flight.started_at, duration_ms, outcome.value, verdict.status, verdict.error
-        )
-        if outcome is Outcome.DELIVERED:
-            return Settlement(entry.seq, EntryState.DELIVERED, attempt)
-        if outcome is Outcome.REJECTED:
-            return Settlement(entry.seq, EntryState.DEAD, attempt, dead_reason=DeadReason.REJECTED)
-        doubtful = verdict.may_have_arrived
-        if outcome is not Outcome.UNAVAILABLE:
-            return Settlement(entry.seq, EntryState.PENDING, attempt, possible_duplicate=doubtful)
-        if len(self._passed_over) < READ_AHEAD_MAX:
-            self._passed_over.add(entry.seq)
-        if not others_delivered:
-            return Settlement(entry.seq, EntryState.PENDING, attempt, possible_duplicate=doubtful)
-        return self._spent(entry, attempt, doubtful)
-
-    def _spent(self, entry: Claimed, attempt: Attempt, doubtful: bool) -> Settlement:
-        """It failed while others were delivered: that is the event's own fault."""
-        spent = entry.spent + 1
-        if 0 < self._settings.attempts_max <= spent:
-            return Settlement(
-                entry.seq,
-                EntryState.DEAD,
-                attempt,
-                spent=1,
-                possible_duplicate=doubtful,
-                dead_reason=DeadReason.EXHAUSTED,
-            )
-        delay_s = self._backoff.delay_s(spent, self._random())
-        due_at = self._clock.wall_ms() + round(delay_s * 1000)
-        return Settlement(
-            entry.seq, EntryState.PENDING, attempt, due_at, spent=1, possible_duplicate=doubtful
-        )
+    def _due_at(self, entry: Claimed, verdict: Verdict, own_fault: bool) -> int:
+        """When an entry may be tried again that waits by itself; 0: as the gate says."""
+        if verdict.outcome is not Outcome.UNAVAILABLE:
+            return 0
+        if not own_fault:
+            self._claims.failed(entry.seq)
+            if not self._gate.flowing:
+                return 0
+        # With the gate open nothing else keeps it from being tried at once.
+        delay_s = self._backoff.delay_s(entry.spent + 1, self._random())
+        self._claims.rests(entry.seq, delay_s)
+        return self._clock.wall_ms() + round(delay_s * 1000)
 
     def _abandon(self, flight: Flight) -> None:
-        """Cancelled at the stop: whether the event arrived is not known."""
-        self._breaker.abandon(flight.ticket)
-        self._limiter.failed(flight.permit)
+        """Cancelled at the stop."""
+        self._gate.abandon(flight.passed)
         duration_ms = round((self._clock.monotonic_s() - flight.started_s) * 1000)
-        attempt = Attempt(flight.started_at, duration_ms, Outcome.UNAVAILABLE.value, None, _AT_STOP)
-        self._finished.append(
-            Settlement(flight.entry.seq, EntryState.PENDING, attempt, possible_duplicate=True)
-        )
+        self._finished[flight.entry.seq] = abandoned(flight.entry, flight.started_at, duration_ms)
 
     # --- changes of state ---
 
-    def _went_away(self, reason: str) -> None:
-        if self._outage is None:
-            self._outage = (self._clock.wall_ms(), reason)
-
-    def _came_back(self, flight: Flight) -> None:
-        self._limiter.restart()
-        self._passed_over.clear()
-        self._more = True
-        if self._outage is None:
-            return
-        began_at, reason = self._outage
-        self._outage = None
-        oldest_at = self._outbox.oldest_pending_at or flight.entry.received_at
-        self._observe(
-            OutageEnded(
-                began_at,
-                self._clock.wall_ms(),
-                reason,
-                self._outbox.counts.pending,
-                min(oldest_at, flight.entry.received_at),
-            )
-        )
+    def _follow(self, landing: Landing, flight: Flight, verdict: Verdict) -> None:
+        """What a change of the gate means for everything else."""
+        if landing.change is Change.LOST:
+            self._outage = (self._clock.wall_ms(), verdict.error or verdict.outcome.value)
+        elif landing.change is not Change.NONE:
+            self._claims.start_over()
+        if landing.change is Change.RECOVERED and self._outage is not None:
+            began_at, reason = self._outage
+            self._outage = None
+            received_at = flight.entry.received_at
+            oldest_at = min(self._outbox.oldest_pending_at or received_at, received_at)
+            pending = self._outbox.counts.pending
+            self._observe(OutageEnded(began_at, self._clock.wall_ms(), reason, pending, oldest_at))
+        self._told(verdict.hint)
 
     def _told(self, hint: str | None) -> None:
         """Tell of a change of the destination's state, once."""
-        view = self._breaker.view()
+        view = self._gate.view()
         if view.state == self._shown:
             return
         before, self._shown = self._shown, view.state
@@ -566,13 +465,6 @@ class Sender:
             self._settling_failed = False
             self._observe(SettlingResumed())
 
-    def _permits(self) -> int:
-        return 1 if self._settings.order == "fifo" else self._limiter.permits
-
 
 def _held_by(hold: DestinationHold) -> str:
     return f"held by {hold.by}: {hold.reason}" if hold.reason else f"held by {hold.by}"
-
-
-def _task(flight: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    return asyncio.get_running_loop().create_task(flight)

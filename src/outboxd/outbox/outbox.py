@@ -236,8 +236,9 @@ class Outbox:
             before = step.before_seq
 
     async def next_due_at(self) -> int | None:
-        """The earliest due time of an entry that waits for its own backoff."""
-        return await self.read(lambda c: query.next_due_at(c, 0))
+        """The earliest due time to come of an entry that waits for its own backoff."""
+        now = self._engine.clock.wall_ms()
+        return await self.read(lambda c: query.next_due_at(c, now))
 
     async def expired(self, limit: int) -> tuple[list[int], int | None]:
         """Pending entries whose ttl ran out, and when the next one's does."""

@@ -1,0 +1,163 @@
+"""Which entries come next: read ahead of the sender, in the order that is wanted.
+
+It reads the outbox and never changes it: an entry is claimed by the commit that
+follows. What it remembers of entries is bounded and may be lost: the rows have
+all that matters.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+
+from outboxd.clock import Clock
+from outboxd.outbox.model import Claimed
+from outboxd.outbox.outbox import Outbox
+
+# How much is read ahead: enough that no permit waits for a read, little enough
+# that fresh events are soon among the next.
+READ_AHEAD_MAX = 256
+# Entries of which something is remembered in memory.
+_REMEMBERED_MAX = 256
+
+
+class Claims:
+    """Hands out the next entries to send."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        clock: Clock,
+        order: str,
+        fresh_share: float,
+        due_horizon_s: float,
+        read_ahead: bool,
+    ) -> None:
+        self._outbox = outbox
+        self._clock = clock
+        self.configure(order, fresh_share, due_horizon_s, read_ahead)
+        self.changes = 0  # how often the operator has changed entries, or settings were
+        self._ahead: deque[Claimed] = deque()
+        self._more = True  # whether the outbox may have more than what was read
+        self._fresh_owed = 0.0  # what rounding has kept from the newest so far
+        self._passed_over: set[int] = set()  # failed as probes: others first
+        self._resting: dict[int, float] = {}  # own backoff, on the monotonic clock
+        self._next_due_s: float | None = None
+
+    def configure(
+        self, order: str, fresh_share: float, due_horizon_s: float, read_ahead: bool
+    ) -> None:
+        """Other settings, from the next read on."""
+        self._fifo = order == "fifo"
+        self._fresh_share = fresh_share
+        self._due_horizon_s = due_horizon_s
+        self._reads_ahead = read_ahead and not self._fifo
+
+    # --- what the sender asks ---
+
+    @property
+    def promising(self) -> bool:
+        """Whether there may be an entry to claim now."""
+        return bool(self._ahead) or self._more
+
+    @property
+    def next_due_s(self) -> float | None:
+        """When an entry's own backoff ends, if nothing else is to be had before."""
+        return self._next_due_s
+
+    async def next(self, count: int, taken: Collection[int], probing: bool) -> list[Claimed]:
+        """At most `count` entries that are due, without those in `taken`."""
+        if self._next_due_s is not None and self._clock.monotonic_s() >= self._next_due_s:
+            self._more = True
+        reads_ahead = self._reads_ahead and not probing
+        if not reads_ahead:
+            self._ahead.clear()
+            self._more = True
+        if len(self._ahead) < count and self._more:
+            target = min(4 * count, READ_AHEAD_MAX) if reads_ahead else count
+            await self._read(max(target, count) - len(self._ahead), taken)
+        batch: list[Claimed] = []
+        while self._ahead and len(batch) < count:
+            entry = self._ahead.popleft()
+            if entry.seq not in taken:
+                batch.append(entry)
+        return batch
+
+    # --- what happens to entries ---
+
+    def put_back(self, batch: list[Claimed]) -> None:
+        """These were not sent after all."""
+        self._ahead.extendleft(reversed(batch))
+
+    def look_again(self) -> None:
+        """There may be others than when it was read last."""
+        self._more = True
+
+    def forget(self) -> None:
+        """Entries were changed: what was read may not be as they are."""
+        self._ahead.clear()
+        self._more = True
+        self.changes += 1
+
+    def failed(self, seq: int) -> None:
+        """It failed by no fault of its own: let others have the next turn."""
+        if len(self._passed_over) < _REMEMBERED_MAX:
+            self._passed_over.add(seq)
+
+    def rests(self, seq: int, delay_s: float) -> None:
+        """It waits for its own backoff, whatever becomes of the wall clock."""
+        if len(self._resting) < _REMEMBERED_MAX:
+            self._resting[seq] = self._clock.monotonic_s() + delay_s
+
+    def start_over(self) -> None:
+        """The destination answers again: everyone has a turn."""
+        self._passed_over.clear()
+        self._more = True
+
+    # --- reading ---
+
+    async def _read(self, wanted: int, taken: Collection[int]) -> None:
+        now_s = self._clock.monotonic_s()
+        self._resting = {seq: due_s for seq, due_s in self._resting.items() if due_s > now_s}
+        excluded = {entry.seq for entry in self._ahead}.union(taken)
+        if not self._fifo:  # in strict order nobody is passed over
+            excluded |= self._resting.keys()
+        changes, self._more = self.changes, False  # an arrival while reading sets it again
+        found = await self._fetch(wanted, excluded if self._fifo else excluded | self._passed_over)
+        if not found and self._passed_over:
+            self._passed_over.clear()
+            found = await self._fetch(wanted, excluded)
+        if changes != self.changes:
+            self._more = True
+            return
+        self._ahead.extend(found)
+        self._more = self._more or len(found) == wanted
+        self._next_due_s = None if self._more else await self._soonest_due_s()
+
+    async def _fetch(self, count: int, taken: set[int]) -> list[Claimed]:
+        # The newest get their share over several reads, even of one entry each.
+        self._fresh_owed += count * self._fresh_share
+        fresh = min(count, int(self._fresh_owed))
+        found = await self._outbox.fetch(
+            count,
+            exclude=taken,
+            order="fifo" if self._fifo else "mixed",
+            fresh_share=fresh / count,
+            due_horizon_s=self._due_horizon_s,
+        )
+        if found:
+            self._fresh_owed -= fresh
+        self._fresh_owed = min(self._fresh_owed, 1.0)
+        return found
+
+    async def _soonest_due_s(self) -> float | None:
+        """When to look again for an entry that waits for its own backoff."""
+        now_s = self._clock.monotonic_s()
+        due_at = await self._outbox.next_due_at()
+        waits_s = [due_s - now_s for due_s in self._resting.values()]
+        if due_at is not None:
+            waits_s.append((due_at - self._clock.wall_ms()) / 1000)
+        if not waits_s:
+            return None
+        # The wall clock may have jumped since the due time was written.
+        return now_s + min(max(0.0, min(waits_s)), self._due_horizon_s)
