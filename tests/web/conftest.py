@@ -241,8 +241,10 @@ def sandbox_site() -> Iterator[SandboxSite]:
     site.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _chromium() -> Iterator[Browser]:
+    # No longer than a module: the driver's loop runs in this very thread, and
+    # while it does no other test could start one.
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=CHROMIUM_ARGUMENTS
@@ -281,6 +283,7 @@ def open_page(chromium: Browser) -> Iterator[Any]:
         context = chromium.new_context(
             viewport={"width": size[0], "height": size[1]},
             color_scheme=scheme,
+            reduced_motion="reduce",
             locale="en-GB",
             timezone_id="UTC",
             **options,

@@ -35,7 +35,7 @@ def get_json(site, path: str):
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/static/app.js", "/static/page.css", "/favicon.ico", "/v1/facets"]
+    "path", ["/", "/static/app.js", "/static/styles.css", "/favicon.ico", "/v1/facets"]
 )
 def test_every_answer_has_a_policy_that_runs_nothing_foreign(agent_site, path: str) -> None:
     status, headers, _ = get(agent_site, path)

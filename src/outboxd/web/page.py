@@ -32,6 +32,7 @@ CONTENT_TYPES = {
     ".svg": "image/svg+xml",
     ".html": "text/html; charset=utf-8",
 }
+STYLES = ("page.css", "pictures.css", "drawer.css")
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -129,6 +130,9 @@ def _load() -> dict[str, _File]:
         content_type = CONTENT_TYPES.get("." + item.name.rpartition(".")[2])
         if item.is_file() and content_type:
             files[item.name] = _File(content := item.read_bytes(), content_type, _tag(content))
+    # The first paint waits for the styles: one request brings them all.
+    styles = b"\n".join(files.pop(name).content for name in STYLES)
+    files["styles.css"] = _File(styles, CONTENT_TYPES[".css"], _tag(styles))
     return files
 
 
