@@ -112,7 +112,7 @@ def test_after_an_outage_it_begins_again_with_one_and_grows():
 
 
 def test_what_hangs_from_before_an_outage_stalls_nobody_within_the_limit():
-    limiter = grown(4)
+    limiter = grown(4, concurrency_max=4)
     old = [limiter.started() for _ in range(4)]
     limiter.restart()
     assert (limiter.free(), limiter.room()) == (0, 0)
