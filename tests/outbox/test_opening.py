@@ -38,6 +38,20 @@ def test_a_missing_directory_is_made(tmp_path: Path):
     assert (tmp_path / "a" / "b" / "outbox.db").exists()
 
 
+def test_a_link_to_an_outbox_is_followed_and_recovered_where_it_leads(tmp_path: Path):
+    real = str(tmp_path / "disk" / "outbox.db")
+    ids = fill(real)
+    link = str(tmp_path / "outbox.db")
+    os.symlink(real, link)
+    with open(real, "r+b") as file:
+        file.write(b"?" * 16)
+    opened = open_outbox(link)
+    assert [opened.engine.get(id).state for id in ids] == ["pending"] * 3
+    opened.close()
+    assert os.path.islink(link)
+    assert len(list(Path(real).parent.glob("*.damaged-*"))) == 1
+
+
 def test_a_fresh_empty_file_is_fine(path: str):
     Path(path).touch()
     opened = open_outbox(path)

@@ -102,6 +102,7 @@ def run_flips(
     return trouble
 
 
+@pytest.mark.timeout(900)
 def test_flips_of_bits_and_pages_are_never_silent(built, tmp_path: Path, full: bool):
     print("seed", SEED)
     assert run_flips(built, tmp_path, 600 if full else 40) == []
@@ -262,6 +263,7 @@ opened.close()
 """
 
 
+@pytest.mark.timeout(900)
 def test_a_start_killed_at_any_line_of_the_recovery_is_repeated_without_loss(
     built, tmp_path: Path, full: bool
 ):

@@ -59,7 +59,7 @@ def read_files(path: str, log_path: str) -> Files:
 
 def _map(path: str) -> memoryview:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return memoryview(b"")
     try:

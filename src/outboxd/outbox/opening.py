@@ -54,7 +54,9 @@ def open_outbox(
         OutboxLocked: another process has it.
         OutboxUnusable: what stands at `path` cannot be an outbox.
     """
-    make_directory(os.path.dirname(os.path.abspath(path)))
+    # SQLite keeps its log beside the file itself, not beside a link to it.
+    path = os.path.realpath(path)
+    make_directory(os.path.dirname(path))
     lock = OutboxLock(path)
     try:
         clock = clock or Clock()
@@ -128,6 +130,7 @@ def open_offline(path: str) -> Iterator[Engine]:
         OutboxUnusable: what stands there cannot be opened.
         OutboxDamaged: the agent must salvage it first.
     """
+    path = os.path.realpath(path)
     if not os.path.exists(path) and not os.path.exists(path + ".recovery"):
         raise Unavailable(
             f"there is no outbox at {path}, and no agent answers",

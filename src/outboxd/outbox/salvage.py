@@ -316,7 +316,10 @@ class Salvage:
         return None if values is None else str(values[0])
 
     def _rebuilt(self, seq: int, body: str) -> tuple[Any, ...]:
-        """An entry from its body alone: pending, with its own id where the index has it."""
+        """An entry from its body alone: pending, with its own id where the index has it.
+
+        What stood nowhere else is gone: a ttl, the time of occurrence, the source.
+        """
         event = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         id, received_at = _identity(self._id(seq), self._now)
         scope = bytes(event.get("scope", b"")).decode()
