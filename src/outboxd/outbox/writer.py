@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from queue import Empty, SimpleQueue
 from time import perf_counter
@@ -131,7 +132,8 @@ class Writer:
         self._loop = loop
         self._on_commit = on_commit
         self._on_fatal = on_fatal
-        self._queue: SimpleQueue[Operation[Any] | Read[Any] | None] = SimpleQueue()
+        self._handed_in: list[Operation[Any] | Read[Any]] = []
+        self._queue: SimpleQueue[list[Operation[Any] | Read[Any]] | None] = SimpleQueue()
         self._fatal: OutboxdError | None = None
         self.progress_at = perf_counter()
         self.busy = False
@@ -142,40 +144,68 @@ class Writer:
         self._thread.start()
 
     def submit(self, work: Operation[Any] | Read[Any]) -> None:
-        """Hand work in; its future gets the result or an OutboxdError."""
-        self._queue.put(work)
+        """Hand work in, on the loop; its future gets the result or an OutboxdError.
+
+        What one round of the loop hands in goes to the thread together, so that
+        the thread is not woken, and does not ask for the interpreter, for each.
+        """
+        self._handed_in.append(work)
+        if len(self._handed_in) == 1:
+            self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._handed_in:
+            self._queue.put(self._handed_in)
+            self._handed_in = []
 
     async def stop(self) -> None:
         """Finish what was handed in, and end the thread."""
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     # --- on the thread ---
 
     def _run(self) -> None:
+        todo: deque[Operation[Any] | Read[Any]] = deque()
         while True:
-            self.busy = False
-            work = self._queue.get()
+            self.busy = bool(todo)
+            more = self._queue.get() if not todo else []
             self.busy, self.progress_at = True, perf_counter()
-            operations: list[Operation[Any]] = []
-            read: Read[Any] | None = None
-            while work is not None:
-                if isinstance(work, Read):
-                    read = work
-                    break
-                operations.append(work)
-                if len(operations) == OPERATIONS_MAX:
-                    break
+            while more is not None:
+                todo.extend(more)
                 try:
-                    work = self._queue.get_nowait()
+                    more = self._queue.get_nowait()
                 except Empty:
                     break
-            if operations:
-                self._write(operations)
-            if read is not None:
-                self._read(read)
-            if work is None:
+            self._work_off(todo)
+            if more is None:
+                while todo:
+                    self._work_off(todo)
                 return
+
+    def _work_off(self, todo: deque[Operation[Any] | Read[Any]]) -> None:
+        """One transaction of what comes first, or one read."""
+        operations: list[Operation[Any]] = []
+        while todo and len(operations) < OPERATIONS_MAX:
+            work = todo.popleft()
+            if isinstance(work, Read):
+                # Commits that came after it do not wait for it, and it waits
+                # for one commit at the most.
+                later = [w for w in todo if not isinstance(w, Read)]
+                reads = [w for w in todo if isinstance(w, Read)]
+                todo.clear()
+                todo.extend(reads)
+                operations += later
+                self._write_all(operations)
+                self._read(work)
+                return
+            operations.append(work)
+        self._write_all(operations)
+
+    def _write_all(self, operations: list[Operation[Any]]) -> None:
+        for start in range(0, len(operations), OPERATIONS_MAX):
+            self._write(operations[start : start + OPERATIONS_MAX])
 
     def _read(self, read: Read[Any]) -> None:
         try:
