@@ -33,9 +33,11 @@ from outboxd.observe.delivery import DeliveryObserver
 from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
 from outboxd.observe.textfile import write_textfile
+from outboxd.outbox import recovery
 from outboxd.outbox.model import Claimed, Entry, Source
 from outboxd.outbox.opening import Opened
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.recovery import Rescue
 from outboxd.serve import sockets
 from outboxd.serve.server import HttpServer
 from outboxd.serve.table import RouteTable
@@ -82,6 +84,7 @@ class AgentParts:
         outbox: Outbox,
         clock: Clock,
         random: Callable[[], float],
+        rescues: Sequence[Rescue] = (),
     ) -> None:
         self.config = config
         self.outbox = outbox
@@ -117,6 +120,7 @@ class AgentParts:
         self._servers: list[HttpServer] = []
         self.http_address: str | None = None
         self._reporting: set[asyncio.Task[None]] = set()
+        self._rescues = rescues
         self._ready = False
         self._api = ApiContext(
             outbox=outbox,
@@ -147,7 +151,7 @@ class AgentParts:
     ) -> AgentParts:
         """Start the outbox's writer, and make the rest around it."""
         outbox = await Outbox.start(opened.engine)
-        return cls(config, key, outbox, clock, random)
+        return cls(config, key, outbox, clock, random, opened.rescues)
 
     def _watch_metrics(self) -> None:
         outbox, config = self.outbox, self.config
@@ -278,9 +282,17 @@ class AgentParts:
         if path:
             jobs.append(Job("textfile", TEXTFILE_S, self._write_textfile))
         running = [("upkeep", Upkeep(self.clock, jobs).run())]
+        if self._rescues:
+            running.append(("salvage", self._salvage()))
         if self.config.http.listen:
             running.append(("activity", self._activity.run()))
         return running
+
+    async def _salvage(self) -> None:
+        """The rest of what damaged files hold, while events come in and go out."""
+        salvaged, lost = await recovery.in_background(self.outbox, self._rescues)
+        self._log.warning("salvage.finished", salvaged=salvaged, lost=lost)
+        self.sender.wake()
 
     async def _write_textfile(self) -> None:
         await asyncio.to_thread(write_textfile, self.config.metrics.textfile, self.metrics)

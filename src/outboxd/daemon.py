@@ -27,6 +27,7 @@ from outboxd.config import Config, load, read_api_key
 from outboxd.errors import ConfigError, OutboxdError
 from outboxd.observe import logs
 from outboxd.outbox.opening import Opened, open_outbox
+from outboxd.outbox.recovery import Recovery
 from outboxd.systemd import Notifier, PassedSocket, passed_sockets
 
 
@@ -52,6 +53,8 @@ def run_agent(config_path: str | None) -> int:
     opened = open_outbox(
         config.outbox.path, clock, config.dedup.key_window_s, config.dedup.repeat_window_s
     )
+    if opened.recovery is not None:
+        tell_recovery(opened.recovery)
     # Threads share the interpreter: let the writer have it back soon after its sync.
     sys.setswitchinterval(0.001)
     agent = Agent(config, config_path, key, opened, passed, clock)
@@ -60,6 +63,22 @@ def run_agent(config_path: str | None) -> int:
             return runner.run(agent.main())
     finally:
         logs.flush()
+
+
+def tell_recovery(recovery: Recovery) -> None:
+    """What was damaged, where it is now, and what it has cost: never silent."""
+    log = logs.get_logger("outbox")
+    tell = log.error if recovery.lost else log.warning
+    tell(
+        "damage.found",
+        found=recovery.found,
+        set_aside=list(recovery.set_aside),
+        salvaged=recovery.salvaged,
+        lost=recovery.lost,
+        finished=recovery.is_finished,
+        took_s=round(recovery.duration_s, 2),
+        hint="the damaged files are kept under these names; check the disk",
+    )
 
 
 class Agent:

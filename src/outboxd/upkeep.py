@@ -14,13 +14,16 @@ from outboxd.clock import Clock
 from outboxd.errors import DiskShort, OutboxdError
 from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
+from outboxd.outbox.connection import OutboxDamaged
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.scrub import Scrubber
 
 TICK_S = 5.0
 # A step of pruning looks at so many entries: a few ms, so that no commit waits.
 PRUNE_WINDOW = 500
 PRUNE_REST_S = 600.0  # between passes that found nothing to delete
 DEDUP_STEP = 500
+SCRUB_REST_S = 3600.0  # between looks at every checksum of the outbox
 SPARE_BYTES = 16 * 1024 * 1024  # of free disk, before ballast is laid out
 
 
@@ -51,6 +54,8 @@ class Upkeep:
                     await job.run()
                 except DiskShort:
                     pass  # told by the intake; it is tried again by itself
+                except OutboxDamaged:
+                    raise  # the agent stops, and recovers at its next start
                 except OutboxdError as error:
                     self._log.warning(
                         "upkeep.failed", job=job.name, error=error.message, hint=error.hint
@@ -72,7 +77,9 @@ class OutboxUpkeep:
         self._position = 0
         self._rest_until_s = 0.0
         self._rest_for_s = -1.0
-        self._deleted_in_pass = 0
+        self._scrubber = Scrubber(outbox)
+        self._scrubbed_passes = 0
+        self._scrub_after_s = clock.monotonic_s()
         self._wal_bytes_before = 0
 
     def jobs(self) -> list[Job]:
@@ -84,6 +91,7 @@ class OutboxUpkeep:
             Job("prune", TICK_S, self.prune),
             Job("dedup", 30.0, self.prune_dedup),
             Job("give_back", 60.0, self._outbox.give_back),
+            Job("scrub", TICK_S, self.scrub),
         ]
 
     async def refresh(self) -> None:
@@ -123,6 +131,19 @@ class OutboxUpkeep:
         # With a short retention a pass must come as often as it is long.
         rest_s = min(PRUNE_REST_S, max(TICK_S, self.retain_delivered_s / 20))
         self._rest_until_s = now_s + rest_s
+
+    async def scrub(self) -> None:
+        """Look at a slice of the outbox: is every row the one that was written?
+
+        Raises:
+            OutboxDamaged: the structure is damaged; the next start salvages.
+        """
+        if self._clock.monotonic_s() < self._scrub_after_s:
+            return
+        await self._scrubber.step()
+        if self._scrubber.passes > self._scrubbed_passes:
+            self._scrubbed_passes = self._scrubber.passes
+            self._scrub_after_s = self._clock.monotonic_s() + SCRUB_REST_S
 
     async def prune_dedup(self) -> None:
         """Forget identities whose window has ended, in steps."""

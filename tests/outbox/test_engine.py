@@ -443,3 +443,16 @@ def test_a_flipped_bit_in_a_body_is_seen_when_it_is_claimed(engine, event):
     engine.connection.execute("UPDATE bodies SET body = replace(body, 'release 12', 'release 13')")
     (claimed,) = fetch(engine)
     assert claimed.crc != body_crc(claimed.seq, claimed.body)
+
+
+def test_a_seq_is_never_given_twice(engine, path, clock, event, delivered):
+    (first,) = keep(engine, event(key="k"))
+    settle(engine, delivered(1))
+    clock.advance(1)
+    with engine.transaction():
+        engine.prune(0, 10, clock.wall_ms())
+    engine.close()
+    again = Engine(path, clock)
+    keep(again, event())
+    assert keep(again, event(key="k")) == [(first.id, "duplicate", "delivered")]
+    again.close()

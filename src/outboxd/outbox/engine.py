@@ -187,7 +187,9 @@ class Engine:
 
     def drop(self, id: str) -> Entry:
         """Remove an entry for good; returns it as it was. Raises UnknownId."""
-        return store.drop(self.connection, id, self._tally)
+        entry = store.drop(self.connection, id, self._tally)
+        self._keep_last_seq()
+        return entry
 
     def set_destination_hold(self, hold: DestinationHold | None) -> None:
         """Set or lift the operator's hold."""
@@ -220,7 +222,17 @@ class Engine:
 
     def prune(self, after_seq: int, window: int, ended_before: int) -> tuple[int | None, int]:
         """One step of pruning; see `store.prune`."""
-        return store.prune(self.connection, after_seq, window, ended_before, self._tally)
+        position, deleted = store.prune(
+            self.connection, after_seq, window, ended_before, self._tally
+        )
+        if deleted:
+            self._keep_last_seq()
+        return position, deleted
+
+    def _keep_last_seq(self) -> None:
+        """Entries go: no later one may get the seq that something remembers of them."""
+        last = self._next_seq + self._accepted_in_transaction - 1
+        store.set_meta(self.connection, "last_seq", str(last))
 
     def prune_dedup(self, limit: int) -> int:
         """Forget ended dedup windows."""

@@ -96,9 +96,13 @@ def counts(connection: sqlite3.Connection) -> Counts:
 
 
 def last_seq(connection: sqlite3.Connection) -> int:
-    """The highest seq in use; 0 for none."""
-    (seq,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
-    return seq or 0
+    """The highest seq that an entry has, or had when entries were last deleted; 0 for none.
+
+    What is remembered of a pruned event names its seq, so none is given twice.
+    """
+    (there,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
+    kept = connection.execute("SELECT value FROM meta WHERE key = 'last_seq'").fetchone()
+    return max(there or 0, int(kept[0]) if kept else 0)
 
 
 # --- listing -------------------------------------------------------------------

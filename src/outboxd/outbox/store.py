@@ -557,6 +557,7 @@ def set_aside_damaged(
 # --- meta ----------------------------------------------------------------------
 # sending            JSON list of the seqs in flight
 # destination_hold   JSON {"reason", "by", "since"}
+# last_seq           the highest seq given when entries were last deleted
 # salvaged, lost     how much damage has cost so far
 
 
