@@ -170,6 +170,7 @@ class _Reader:
     def slots(self) -> Iterator[_Slot]:
         """What stands at each place."""
         sums = self.start
+        is_judged = True  # by the checksum of the frame before, which is there
         for index in range(self.count()):
             (page, commit, salts), stored, covered, image = self._place(index)
             if len(image) < self.page_bytes:
@@ -181,10 +182,16 @@ class _Reader:
             elif right and any(salts) and not self._is_older(salts):
                 fault = f"frame {index + 1} has a damaged salt"
                 yield _Slot(Frame(index + 1, page, commit > 0, image, True), fault)
-            else:
+            elif is_judged or not any(salts):
                 slot, stored = self._suspect(index, salts, sums, stored)
                 yield slot
+            else:
+                # What it would be judged by is missing: it says nothing.
+                is_ours = salts == self.salts
+                frame = Frame(index + 1, page, commit > 0 and is_ours, image, False)
+                yield _Slot(frame if is_ours else None, "torn")
             sums = stored
+            is_judged = any(sums)
 
     def _suspect(
         self, index: int, salts: tuple[int, int], before: Sums, stored: Sums
@@ -214,7 +221,7 @@ class _Reader:
         self, number: int, covered: bytes, image: memoryview, got: Sums, stored: Sums
     ) -> _Slot | None:
         found = mend(covered, got, stored, self.words)
-        if not found:
+        if not found or self._is_missing_there(number - 1, covered, found):
             return None
         fault = f"frame {number} has one flipped bit"
         if len(found) == 1:
@@ -231,23 +238,44 @@ class _Reader:
         age = (self.salts[0] - salts[0]) & _MASK
         return bool(0 < age < _GENERATIONS and salts[1] != self.salts[1])
 
+    def _is_missing_there(self, index: int, covered: bytes, mended: list[bytes]) -> bool:
+        """Whether the one bit that would explain a frame is the only one of a
+        sector that may be missing."""
+        missing = self._missing(index)
+        begin = HEADER_BYTES + index * self.frame_bytes
+        for one in mended:
+            place = next(p for p in range(len(covered)) if one[p] != covered[p])
+            at = begin + (place if place < 8 else place - 8 + FRAME_HEADER_BYTES)
+            if any(low <= at < high for low, high in missing):
+                return True
+        return False
+
     def _may_be_torn(self, index: int) -> bool:
-        """Whether missing sectors explain a frame that is wrong: one that is
-        all zeros where the page has something."""
+        """Whether missing sectors explain a frame that is wrong."""
+        return bool(self._missing(index))
+
+    def _missing(self, index: int) -> list[tuple[int, int]]:
+        """The parts of a frame that are all zeros where it has something.
+
+        A frame's header and its page are two writes: a sector in which one ends
+        may have reached the disk before the next began.
+        """
         begin = HEADER_BYTES + index * self.frame_bytes
         end = begin + self.frame_bytes
         image_at = begin + FRAME_HEADER_BYTES
         used = used_ranges(self.view[image_at:end])
-        sector = begin - begin % SECTOR_BYTES
-        while sector < end:
+        found = []
+        for sector in range(begin - begin % SECTOR_BYTES, end, SECTOR_BYTES):
             low, high = max(sector, begin), min(sector + SECTOR_BYTES, end)
-            if _is_zero(self.view[low:high]):
-                if low < image_at:
-                    return True
-                if any(low - image_at < stop and start < high - image_at for start, stop in used):
-                    return True
-            sector += SECTOR_BYTES
-        return False
+            if low < image_at and _is_zero(self.view[low:high]):
+                found.append((low, high))
+                continue
+            low = max(low, image_at)
+            if not any(low - image_at < stop and start < high - image_at for start, stop in used):
+                continue
+            if low < high and _is_zero(self.view[low:high]):
+                found.append((low, high))
+        return found
 
     def _salts(self, index: int) -> tuple[int, int] | None:
         at = HEADER_BYTES + index * self.frame_bytes
