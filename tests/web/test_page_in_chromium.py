@@ -529,6 +529,7 @@ CONTRAST = """() => {
 }"""
 
 
+@pytest.mark.timeout(900)
 def test_very_many_events_stay_easy_to_look_at(agent_site, event, open_page, full: bool) -> None:
     entries = 1_000_000 if full else 50_000
     fill(agent_site, event, entries)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 PAUSE_S = 0.002  # after each slice
 REFRESH_MIN_S = 0.5  # between two looks for changes
-REFRESH_SHARE = 4  # and looking takes at most one part in so many of the time
+CHECK_SHARE = 4  # checking old entries takes at most one part in so many of the time
 SWEEP_MIN_S = 30.0  # between two counts of every block
 TEXTS_KEPT = 3
 SLICE_ROWS = 6000  # of an index
@@ -80,6 +80,7 @@ class OutboxIndex:
         self._signatures: dict[int, _Signature] = {}  # by block, where not settled
         self._catching_up: asyncio.Task[None] | None = None
         self._next_look_s = float("-inf")
+        self._next_check_s = float("-inf")
         self._next_sweep_s = float("-inf")
         self._texts: dict[str, TextScan] = {}
 
@@ -123,7 +124,6 @@ class OutboxIndex:
     # --- following ---
 
     async def _catch_up(self) -> None:
-        start_s = self._clock.monotonic_s()
         low, high = await self._outbox.read(_bounds)
         present = range(low // BLOCK_ROWS, high // BLOCK_ROWS + 1) if high else range(0)
         for number in [number for number in self._rows if number not in present]:
@@ -132,14 +132,18 @@ class OutboxIndex:
             self._rows.clear()
             self._signatures.clear()
         newest = max(self._rows, default=-1)
-        stale = {number for number in present if number not in self._rows or number == newest}
-        if self._rows:
-            stale |= await self._changed() & self._rows.keys()
-        await self._read_blocks(stale)
-        if self._some_are_gone():
-            await self._sweep()
-        now_s = self._clock.monotonic_s()
-        self._next_look_s = now_s + max(REFRESH_MIN_S, (now_s - start_s) * (REFRESH_SHARE - 1))
+        # What is new comes first: it is what one waits for.
+        new = {number for number in present if number not in self._rows or number == newest}
+        await self._read_blocks(new)
+        start_s = self._clock.monotonic_s()
+        if start_s >= self._next_check_s:
+            await self._read_blocks(await self._changed() & self._rows.keys())
+            if self._some_are_gone():
+                await self._sweep()
+            # With very many pending this takes a while: then it is done less often.
+            took_s = self._clock.monotonic_s() - start_s
+            self._next_check_s = start_s + took_s * CHECK_SHARE
+        self._next_look_s = self._clock.monotonic_s() + REFRESH_MIN_S
 
     async def _read_blocks(self, numbers: Iterable[int]) -> None:
         for number in sorted(numbers, reverse=True):
