@@ -77,8 +77,15 @@ def slow(directory: Path, count: int) -> Row:
     with endpoint(delay_ms=50) as port:
         url = f"http://127.0.0.1:{port}/mgmt/v1/events"
         rate = drained(directory / "slow", count, url)
-    return Row("drain at 50 ms answer time, 64 permits", rate, "events/s", 64 / 0.05,
-               "64 / 50 ms", 0.93, note=f"{count:,} events, the growth from 1 permit included")  # fmt: skip
+    return Row(
+        "drain at 50 ms answer time, 64 permits",
+        rate,
+        "events/s",
+        64 / 0.05,
+        "64 / 50 ms",
+        0.93,
+        note=f"{count:,} events, the growth from 1 permit included",
+    )
 
 
 def tls(directory: Path, count: int, plain: float) -> Row:

@@ -56,7 +56,7 @@ def run_agent(config_path: str | None) -> int:
     if opened.recovery is not None:
         tell_recovery(opened.recovery)
     # Threads share the interpreter: let the writer have it back soon after its sync.
-    sys.setswitchinterval(0.001)
+    sys.setswitchinterval(0.0002)
     agent = Agent(config, config_path, key, opened, passed, clock)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -151,7 +151,7 @@ class Agent:
             pending=counts.pending,
             dead=counts.dead,
         )
-        self._notifier.ready(f"{counts.pending} events pending")
+        self._notifier.ready(parts.summary())
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -214,7 +214,7 @@ class Agent:
             self._config, self._key = config, key
             self._parts.metrics.reload(True)
             self._log.info("config.reloaded", needs_restart=left or None)
-        self._notifier.ready()
+        self._notifier.ready(self._parts.summary())
 
     # --- while it runs ---
 
@@ -234,9 +234,13 @@ class Agent:
 
     async def _feed_watchdog(self, interval_s: float) -> None:
         """Only while writer and sender get on with their work."""
+        told = ""
         while True:
             if self._parts.unhealthy() is None:
                 self._notifier.watchdog()
+            summary = self._parts.summary()
+            if summary != told and self._notifier.status(summary):
+                told = summary
             await asyncio.sleep(interval_s)
 
     # --- stop ---
