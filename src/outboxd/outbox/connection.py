@@ -186,11 +186,14 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
             f"{path} was written by a newer version of outboxd ({', '.join(sorted(unknown))})",
             "install that version again, or set [outbox] path to another file",
         )
-    if not tables:
-        connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    schema.migrations.apply(db)
-
-
-def set_synchronous(connection: sqlite3.Connection, mode: str) -> None:
-    """Only for the tests that show that less than FULL is caught."""
-    connection.execute(f"PRAGMA synchronous = {mode}")
+    # One transaction: a power cut between two would leave tables of no version.
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not tables:
+            connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        schema.migrations.apply(db)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError, OutboxUnusable, Unavailable
 from outboxd.outbox import diagnosis, recovery
-from outboxd.outbox.connection import OutboxDamaged, translate, unusable
+from outboxd.outbox.connection import OutboxDamaged, Trouble, classify, translate, unusable
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.lock import OutboxLock
 from outboxd.outbox.recovery import Recovery, Rescue
@@ -87,6 +87,7 @@ def _open(path: str, lock: OutboxLock, make_engine: Callable[[], Engine], clock:
         engine = None
     engine = engine or make_engine()
     if not asides:
+        _empty_log(engine)
         return Opened(engine, lock)
     try:
         report, left = recovery.start(engine, asides, began_s)
@@ -94,6 +95,17 @@ def _open(path: str, lock: OutboxLock, make_engine: Callable[[], Engine], clock:
         engine.connection.close()
         raise
     return Opened(engine, lock, report, left)
+
+
+def _empty_log(engine: Engine) -> None:
+    """What a crash left behind the last commit must not stand between what is
+    written from now on: it would look like damage at the next start."""
+    try:
+        engine.checkpoint()
+    except sqlite3.Error as error:
+        if classify(error) is not Trouble.FULL:
+            engine.connection.close()
+            raise translate(error, engine.path) from error
 
 
 def _checked(path: str, make_engine: Callable[[], Engine]) -> tuple[Engine | None, str]:
