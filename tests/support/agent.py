@@ -100,6 +100,7 @@ class AgentProcess:
         environ: dict[str, str] | None = None,
         outbox: Path | None = None,
         spool: Path | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         self.directory = directory
         self.config = directory / "config.toml"
@@ -111,6 +112,7 @@ class AgentProcess:
         self._zygote = zygote
         self._prefix = prefix
         self._environ = environ or {}
+        self._pass_fds = pass_fds
         self._popen: subprocess.Popen[bytes] | None = None
         sections: dict[str, dict[str, object]] = {
             "komodor": {"endpoint": endpoint},
@@ -154,6 +156,7 @@ class AgentProcess:
                     "NOTIFY_SOCKET": address,
                     **self._environ,
                 },
+                pass_fds=self._pass_fds,
             )
         self.pid = self._popen.pid
 
@@ -211,6 +214,14 @@ class AgentProcess:
 
     def status(self) -> dict:
         return self.request("GET", "/v1/status")[1]  # type: ignore[return-value]
+
+    def await_taken(self, timeout_s: float = 60.0) -> None:
+        """Until nothing waits in the spool."""
+        deadline = time.monotonic() + timeout_s
+        while any(not name.startswith(".") for name in os.listdir(self.spool / "new")):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"files stay in the spool:\n{self.log_text()[-3000:]}")
+            time.sleep(0.02)
 
     def await_empty(self, timeout_s: float = 60.0) -> dict:
         """Until nothing is pending and the spool is empty; the status then."""
