@@ -41,11 +41,24 @@ class OutboxLock:
                 "one agent an outbox: stop that one, or set another [outbox] path",
                 pid=holder,
             ) from None
+        self._leave_to_owner(outbox_path)
         # A full disk must not keep the agent from starting: the name of the
         # holder is a courtesy, the lock is what counts.
         with suppress(OSError):
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _leave_to_owner(self, outbox_path: str) -> None:
+        """What root makes while no agent runs, the agent must be able to open
+        later. (SQLite does the same with its log.)"""
+        if os.geteuid() != 0:
+            return
+        with suppress(OSError):
+            try:
+                owner = os.stat(outbox_path)
+            except FileNotFoundError:
+                owner = os.stat(os.path.dirname(outbox_path) or ".")
+            os.fchown(self._fd, owner.st_uid, owner.st_gid)
 
     def release(self) -> None:
         """Give the lock back."""
