@@ -29,7 +29,7 @@ BODY_NAMES = frozenset(
 _DEPTH_MAX = 6
 _TEXT_CHARS_MAX = 16_384
 _INTEGER_BITS_MAX = 512  # Python refuses to write out very long ones
-_SECRET_CHARS_MIN = 4  # a shorter text stands in too many others by chance
+_SECRET_CHARS_MIN = 8  # a shorter text stands in too many others by chance
 
 
 class Redactor:
