@@ -62,6 +62,7 @@ class ControlRoutes:
         peer = require_operator(request)
         order = await _order(request)
         if order.id is not None:
+            _require(await self._context.outbox.get(order.id), "released", State.PENDING)
             return await self._change("release", self._context.outbox.release_entry, order.id, peer)
         await self._context.destination.release(str(peer))
         return self._destination_changed("release", peer)
