@@ -13,7 +13,7 @@ import pytest
 from outboxd.errors import OutboxUnusable, UnknownId
 from outboxd.outbox.checksums import body_crc
 from outboxd.outbox.engine import DestinationHold, Engine
-from outboxd.outbox.model import Attempt, EntryFilter, Settlement, SpoolMark
+from outboxd.outbox.model import Attempt, EntryFilter, Receipt, Settlement, SpoolMark
 from outboxd.outbox.shapes import attempts_json, entry_json
 
 ALL = EntryFilter()
@@ -89,15 +89,15 @@ def test_a_known_key_gets_the_first_receipt(engine, event):
     first, second = keep(engine, event("a", key="k"), event("b", key="k"))
     (third,) = keep(engine, event("c", key="k"))
     assert first.status == "accepted"
-    assert second == (first.id, "duplicate", "pending")
-    assert third == (first.id, "duplicate", "pending")
+    assert second == Receipt(first.id, "duplicate", "pending")
+    assert third == Receipt(first.id, "duplicate", "pending")
     assert engine.counts().pending == 1
 
 
 def test_a_duplicate_of_a_dead_letter_says_so(engine, event):
     (first,) = keep(engine, event(key="k"))
     settle(engine, Settlement(1, "dead", None, dead_reason="rejected"))
-    assert keep(engine, event(key="k")) == [(first.id, "duplicate", "dead")]
+    assert keep(engine, event(key="k")) == [Receipt(first.id, "duplicate", "dead")]
 
 
 def test_the_key_window_survives_reopening_and_pruning(engine, path, clock, event, delivered):
@@ -108,7 +108,7 @@ def test_the_key_window_survives_reopening_and_pruning(engine, path, clock, even
         assert engine.prune(0, 100, clock.wall_ms()) == (None, 1)
     engine.close()
     again = Engine(path, clock)
-    assert keep(again, event(key="k")) == [(first.id, "duplicate", "delivered")]
+    assert keep(again, event(key="k")) == [Receipt(first.id, "duplicate", "delivered")]
     clock.advance(7 * 86400)
     assert keep(again, event(key="k"))[0].status == "accepted"
     again.close()
@@ -454,5 +454,5 @@ def test_a_seq_is_never_given_twice(engine, path, clock, event, delivered):
     engine.close()
     again = Engine(path, clock)
     keep(again, event())
-    assert keep(again, event(key="k")) == [(first.id, "duplicate", "delivered")]
+    assert keep(again, event(key="k")) == [Receipt(first.id, "duplicate", "delivered")]
     again.close()

@@ -125,7 +125,7 @@ class Program:
             if known is not None:
                 first = self.model.entries.get(known.id)
                 state = first.state if first is not None else "delivered"
-                assert receipt == (known.id, "duplicate", state)
+                assert receipt[:3] == (known.id, "duplicate", state)
                 continue
             assert receipt.status == "accepted"
             self.model.entries[receipt.id] = ModelEntry(seq, receipt.id, body, key)

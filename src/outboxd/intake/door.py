@@ -39,6 +39,8 @@ class IntakeMetrics(Protocol):
 
     def duplicates(self, count: int) -> None: ...
 
+    def repeats(self, count: int) -> None: ...
+
     def refused(self, reason: str, count: int) -> None: ...
 
 
@@ -183,7 +185,9 @@ class Door:
         if accepted:
             self.metrics.accepted(items[0].source, accepted)
         if accepted < len(items):
-            self.metrics.duplicates(len(items) - accepted)
+            repeats = sum(receipt.repeated for receipt in receipts)
+            self.metrics.repeats(repeats)
+            self.metrics.duplicates(len(items) - accepted - repeats)
         return receipts
 
     async def keep_portions(self, portions: Sequence[Portion]) -> list[Kept]:

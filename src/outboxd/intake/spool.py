@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -33,6 +35,7 @@ from outboxd.outbox.outbox import Outbox
 
 CHUNK_FILES = 256  # looked at and committed together
 SORTED_NAMES = 16_384  # of a scan: files are taken in the order of their names within these
+COUNTED_FILES = 10_000  # for the metrics: a few ms, and more says no more
 PARSE_SLICE = 32  # files between which the loop serves others
 
 T = TypeVar("T")
@@ -90,6 +93,12 @@ class SpoolReader:
     def refused(self) -> bool:
         """Whether files wait because the intake refuses."""
         return self._refused_wait_s > 0
+
+    def files_waiting(self) -> int:
+        """How many files lie in `new/` now, counted up to a limit."""
+        with os.scandir(f"{self._path}/new") as found:
+            names = (entry.name for entry in islice(found, COUNTED_FILES))
+            return sum(not name.startswith(".") for name in names)
 
     async def start(self) -> None:
         """Make and open the directories; raises ConfigError."""

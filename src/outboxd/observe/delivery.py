@@ -62,6 +62,7 @@ class DeliveryObserver:
     def _attempt(self, fact: AttemptMade) -> None:
         verdict = fact.verdict
         self._metrics.attempt(verdict.outcome.value, fact.duration_s)
+        self._metrics.progress("sender")
         if verdict.outcome is Outcome.DELIVERED:
             self._metrics.delivered()
             self._metrics.delivery_age(fact.age_s)

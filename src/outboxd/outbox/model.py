@@ -69,6 +69,7 @@ class Receipt(NamedTuple):
     id: str
     status: str  # "accepted" or "duplicate"
     state: str  # a State: "pending" when accepted, the first one's when duplicate
+    repeated: bool = False  # a duplicate by its content, within `repeat_window`
 
 
 class SpoolMark(NamedTuple):

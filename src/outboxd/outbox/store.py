@@ -226,7 +226,7 @@ def _unknown_rows(
             if found[0] == "r":
                 count, _ = repeats.get(seq, (0, 0))
                 repeats[seq] = (count + 1, item.occurred_at or item.received_at)
-            receipts.append(Receipt(id, "duplicate", ""))
+            receipts.append(Receipt(id, "duplicate", "", found[0] == "r"))
             continue
         seq = next_seq + len(entries)
         id = str(ids())
@@ -241,7 +241,7 @@ def _unknown_rows(
     first_ones = {id: seq for seq, id in known.values() if id not in fresh}
     states = _count_repeats(connection, first_ones, repeats, entries, next_seq)
     receipts = [
-        r if r.status == "accepted" else Receipt(r.id, "duplicate", states.get(r.id, "pending"))
+        r if r.status == "accepted" else r._replace(state=states.get(r.id, "pending"))
         for r in receipts
     ]
     return receipts, entries, bodies, dedup
