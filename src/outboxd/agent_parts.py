@@ -163,6 +163,7 @@ class AgentParts:
             wal_bytes=outbox.wal_bytes,
             disk_free_bytes=outbox.free_bytes,
             accepting=lambda: self.admission.state().accepting,
+            spool_waiting=self.spool.files_waiting,
             destination=self.sender.status,
         )
         self.metrics.limits(
@@ -352,6 +353,12 @@ class AgentParts:
         if stuck_s < STUCK_AFTER_S:
             return None
         return f"no progress for {round(stuck_s)} s with work in hand"
+
+    def summary(self) -> str:
+        """One line for the service manager."""
+        counts, destination = self.outbox.counts, self.sender.status()
+        why = f" ({destination.reason})" if destination.reason else ""
+        return f"{counts.pending} events pending, destination {destination.state}{why}"
 
     def _damage_found(self, seq: int, detail: str) -> None:
         self._log.error(

@@ -195,6 +195,8 @@ class Agent:
 
     def _reload(self) -> None:
         """Take a new configuration and key over; a bad one changes nothing."""
+        if self._stopped.is_set() or getattr(self, "_parts", None) is None:
+            return  # it stops, or starts and has only just read them
         self._notifier.reloading()
         try:
             config = load(self._config_path)
