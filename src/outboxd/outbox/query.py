@@ -27,6 +27,9 @@ _ENTRY = (
 )
 
 
+_DUE = "state = 'pending' AND held = 0"
+
+
 class Step(NamedTuple):
     """One step of a listing: what was found, and before which seq to go on."""
 
@@ -85,14 +88,16 @@ def get(connection: sqlite3.Connection, id: str) -> Entry:
 
 
 def counts(connection: sqlite3.Connection) -> Counts:
-    """Count all entries; takes about 0.1 s a million."""
-    by_state = dict(
-        connection.execute("SELECT state, count(*) FROM entries GROUP BY state").fetchall()
-    )
-    (held,) = connection.execute("SELECT count(*) FROM entries WHERE held = 1").fetchone()
-    return Counts(
-        by_state.get("pending", 0), by_state.get("delivered", 0), by_state.get("dead", 0), held
-    )
+    """Count all entries, by the indexes: they are a fraction of the table."""
+    due, held, dead, every = connection.execute(
+        "SELECT (SELECT count(*) FROM entries INDEXED BY entries_due"
+        f" WHERE {_DUE}),"
+        " (SELECT count(*) FROM entries INDEXED BY entries_held WHERE held = 1),"
+        " (SELECT count(*) FROM entries INDEXED BY entries_dead WHERE state = 'dead'),"
+        " (SELECT count(*) FROM entries)"
+    ).fetchone()
+    pending = due + held  # only what is pending can be held
+    return Counts(pending, every - pending - dead, dead, held)
 
 
 def last_seq(connection: sqlite3.Connection) -> int:
@@ -200,7 +205,6 @@ def mentions(body: str, needle: str) -> bool:
 
 # --- claiming ------------------------------------------------------------------
 
-_DUE = "state = 'pending' AND held = 0"
 _NOT_TAKEN = "seq NOT IN (SELECT value FROM json_each(:taken))"
 
 
