@@ -127,7 +127,7 @@ class Rate:
         self._throttled_s = now_s
         self._accepted = 0
         self._began_s = None
-        self._tokens = 1.0
+        self._tokens = min(self._tokens, 1.0)
 
     def _tokens_at(self, now_s: float, rate: float) -> float:
         elapsed_s = 0.0 if self._filled_s is None else max(0.0, now_s - self._filled_s)

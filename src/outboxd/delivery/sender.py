@@ -219,7 +219,8 @@ class Sender:
         Raises:
             OutboxdError: the outbox failed for good.
         """
-        await self._outbox.recover_sending()
+        if not await self._recover():
+            return
         while not self._stopping:
             self._wake.clear()
             progressed = await self._turn()
@@ -227,6 +228,22 @@ class Sender:
             if not progressed:
                 await self._wait(self._pause_s())
         await self._drain()
+
+    async def _recover(self) -> bool:
+        """What was in flight at a crash may have arrived; False if stopped before
+        there was room to write that down."""
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                await self._outbox.recover_sending()
+            except DiskShort as error:
+                self._settling_stopped(error)
+                self.turned_s = self._clock.monotonic_s()
+                await self._wait(SETTLE_RETRY_S)
+            else:
+                self._settling_works()
+                return True
+        return False
 
     def stop(self, drain_timeout_s: float) -> None:
         """Start nothing more; `run` lets what flies land, settles it, and returns."""

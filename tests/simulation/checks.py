@@ -1,0 +1,297 @@
+"""What must hold in every history, looked at while it runs and at its end.
+
+The checks know nothing of the policy's insides: they see what the network saw,
+what the outbox was told to write, and what the outbox holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from simulation.network import DOUBTFUL, HOLDS, OUTAGES, Network, Request
+
+from outboxd.delivery.facts import Fact, GateChanged, OutageEnded
+from outboxd.delivery.sender import Sender, Settings
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.model import Outcome, Settlement
+from outboxd.outbox.writer import Exchange
+
+
+class Broken(AssertionError):
+    """Something that must hold does not."""
+
+
+def must(condition: object, what: str) -> None:
+    if not condition:
+        raise Broken(what)
+
+
+@dataclass
+class Checks:
+    """Watches one history."""
+
+    settings: Settings
+    engine: Engine
+    network: Network
+    sender: Sender | None = None
+    turns: int = 0
+    agents: int = 0  # started so far
+    pokes: int = 0  # things from outside that may make the sender look again
+    resets: int = 0  # of them, those after which it may probe at once
+    full_s: float = 0.0  # for so long was the disk full
+    # Since when the operator has been told that the destination or entries are held.
+    held_since_s: float = math.inf
+    held_ids: dict[str, float] = field(default_factory=dict)
+    cut_off: set[str] = field(default_factory=set)  # in flight at a crash or stop
+    names: dict[str, str] = field(default_factory=dict)  # of ids with a receipt
+    dropping: set[str] = field(default_factory=set)  # told to, perhaps without an answer
+    dropped: dict[str, float] = field(default_factory=dict)
+    retried: set[str] = field(default_factory=set)
+    facts: list[Fact] = field(default_factory=list)
+    spent: Counter[str] = field(default_factory=Counter)
+    # Landings in their order: (time, id, whether it was delivered or judged).
+    landings: list[tuple[float, str, bool]] = field(default_factory=list)
+    _last_failed: dict[str, float] = field(default_factory=dict)
+    _spent_in: Counter[int] = field(default_factory=Counter)
+    _permits: int = 1
+    _in_flight_max: int = 0
+    _ids: dict[int, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    # --- while it runs ---
+
+    def guarded(self, check, *arguments) -> None:
+        """Run a check; what it says must not be swallowed by the code under test."""
+        try:
+            check(*arguments)
+        except Broken as problem:
+            self.problems.append(str(problem))
+
+    def observe(self, fact: Fact) -> None:
+        if isinstance(fact, GateChanged):
+            last = next((f for f in reversed(self.facts) if isinstance(f, GateChanged)), None)
+            if fact.before == fact.after or (
+                last and fact.before != last.after and not self.resets
+            ):
+                self.problems.append(f"told twice: {fact}")
+        self.facts.append(fact)
+
+    def request_began(self, request: Request) -> None:
+        assert self.sender is not None
+        now = f"at {request.began_s:.2f} s, {request.name}"
+        must(request.began_s <= self.held_since_s, f"{now}: sent while the destination was held")
+        entry_since_s = self.held_ids.get(request.id, math.inf)
+        must(request.began_s <= entry_since_s, f"{now}: sent while the entry was held")
+        dropped_s = self.dropped.get(request.id, math.inf)
+        must(request.began_s <= dropped_s, f"{now}: sent after it was dropped")
+        row = self._row("state, seq", request.id)
+        if row is None and request.id in self.dropping:
+            return
+        must(row and row[0] == "pending", f"{now}: sent though it is {row}")
+        in_flight = len(self.network.flying)
+        limit = 1 if self.settings.order == "fifo" else self.settings.concurrency_max
+        must(in_flight <= limit, f"{now}: {in_flight} in flight, {limit} allowed")
+        if self.settings.order == "fifo":
+            (oldest,) = self.engine.connection.execute(
+                "SELECT min(seq) FROM entries WHERE state = 'pending' AND held = 0"
+            ).fetchone()
+            must(row[1] == oldest, f"{now}: sent out of order: {row[1]} before {oldest}")
+        self._in_flight_max = max(self._in_flight_max, in_flight)
+        self._check_stamp(request, now)
+
+    def _check_stamp(self, request: Request, now: str) -> None:
+        (received_at,) = self._row("received_at", request.id)
+        delay_ms = self.network.clock.wall_ms() - received_at
+        late = delay_ms > self.settings.late_after_s * 1000
+        must(("deliveryDelay" in request.details) == late, f"{now}: stamped wrongly, {delay_ms}")
+
+    def request_ended(self, request: Request) -> None:
+        """Called just before the sender hears the answer."""
+        answer = request.answer
+        good = answer.status in (201, 400)
+        self.landings.append((request.ended_s, request.id, good))
+
+    def turned(self) -> None:
+        """After each turn: permits grow by one, and only when all were in use."""
+        permits = self.sender.status().permits
+        if permits > self._permits:
+            must(permits == self._permits + 1, f"permits grew from {self._permits} to {permits}")
+            must(
+                self._in_flight_max >= self._permits,
+                f"permits grew to {permits} with {self._in_flight_max} in flight",
+            )
+        if permits != self._permits:
+            self._permits, self._in_flight_max = permits, len(self.network.flying)
+
+    def agent_started(self, sender: Sender) -> None:
+        self.sender, self._permits, self._in_flight_max = sender, 1, 0
+        self.agents += 1
+        self.resets += 1
+
+    def exchanged(self, operation: Exchange) -> None:
+        """What a commit has settled."""
+        for settlement in operation.settlements:
+            id = self._id_of(settlement.seq)
+            for request in reversed(self.network.requests):
+                if request.id == id:
+                    request.unsettled = False
+                    break
+            if settlement.spent:
+                self.guarded(self._check_spent, settlement, id)
+            attempt = settlement.attempt
+            if attempt is not None and attempt.outcome == Outcome.UNAVAILABLE:
+                self._last_failed[id] = self._last_landing_s(id)
+
+    def _check_spent(self, settlement: Settlement, id: str) -> None:
+        """Spent only if others were delivered meanwhile, and hardly in an outage."""
+        request = next(r for r in reversed(self.network.requests) if r.id == id)
+        since_s = min(self._last_failed.get(id, request.began_s), request.began_s)
+        others = any(
+            good and other != id and at_s >= since_s for at_s, other, good in self.landings
+        )
+        must(
+            others, f"{request.name}: an attempt was spent, no other was delivered since {since_s}"
+        )
+        if request.weather in OUTAGES:
+            serial = request.weather_serial
+            self._spent_in[serial] += 1
+            began_s = next(r.began_s for r in self.network.requests if r.weather_serial == serial)
+            # What had begun before may be delivered still.
+            most = 1 + sum(good and at_s >= began_s for at_s, _, good in self.landings)
+            spent = self._spent_in[serial]
+            must(spent <= most, f"{spent} attempts were spent in one outage ({request.weather})")
+        self.spent[id] += 1
+
+    def _last_landing_s(self, id: str) -> float:
+        return next((at_s for at_s, other, _ in reversed(self.landings) if other == id), 0.0)
+
+    # --- at the end ---
+
+    def finish(self, ended_s: float) -> None:
+        """Everything that can be said only when all is over."""
+        must(not self.problems, "; ".join(self.problems[:3]))
+        arrivals: dict[str, list[Request]] = defaultdict(list)
+        for request in self.network.requests:
+            if request.arrived:
+                arrivals[request.id].append(request)
+        for id, name in self.names.items():
+            if id not in self.dropped:
+                self._check_entry(id, name, arrivals[id])
+        for requests in arrivals.values():
+            self._check_duplicates(requests)
+        self._check_marks()
+        self._check_outages()
+        self._check_pace()
+        self._check_turns(ended_s)
+        must(self.engine.counts() == _counted(self.engine), "the counts are wrong")
+
+    def _check_entry(self, id: str, name: str, arrivals: list[Request]) -> None:
+        row = self._row("state, dead_reason, spent, expires_at, attempts", id)
+        if row is None and id in self.dropping:
+            return
+        must(row is not None, f"{name} is lost: there is no entry")
+        state, reason, spent, expires_at, attempts = row
+        poison = self.network.poison.get(name)
+        if state == "delivered":
+            must(arrivals, f"{name} is lost: delivered, and it never arrived")
+        elif state == "pending":
+            must(poison in ("500", "hang"), f"{name} is still pending: {attempts[-300:]}")
+        elif reason == "rejected":
+            must(poison == "400", f"{name} was rejected, and only its way was bad: {attempts}")
+        elif reason == "exhausted":
+            must(spent >= self.settings.attempts_max, f"{name} exhausted with {spent} spent")
+            must(poison, f"{name} was given up: {attempts}")
+        else:
+            must(expires_at is not None, f"{name} expired without a ttl")
+
+    def _check_duplicates(self, requests: list[Request]) -> None:
+        for earlier, later in zip(requests, requests[1:], strict=False):
+            name = later.name
+            must(later.marked, f"{name} arrived again, unmarked, at {later.began_s:.2f} s")
+            answer = earlier.answer
+            lost = answer is None or answer.status is None or earlier.unsettled
+            must(lost, f"{name} arrived twice although the first was answered {answer}")
+
+    def _check_marks(self) -> None:
+        doubtful: set[str] = set()
+        for request in self.network.requests:
+            if request.marked:
+                in_doubt = request.id in doubtful or request.id in self.cut_off
+                must(in_doubt, f"{request.name} was marked and is no possible duplicate")
+            elif request.id in doubtful:
+                raise Broken(f"{request.name} was sent unmarked after a doubtful request")
+            if request.answer is not None and request.answer.status is None and request.answer.sent:
+                doubtful.add(request.id)
+
+    def _check_outages(self) -> None:
+        """A destination that is down is asked as the backoff allows, no more."""
+        settings = self.settings
+        by_serial: dict[int, list[Request]] = defaultdict(list)
+        for request in self.network.requests:
+            if request.weather in OUTAGES or request.weather in HOLDS:
+                by_serial[request.weather_serial].append(request)
+        for requests in by_serial.values():
+            weather = requests[0].weather
+            lasted_s = requests[-1].began_s - requests[0].began_s
+            if weather in OUTAGES:
+                ramp = math.log2(settings.backoff_max_s / settings.backoff_initial_s) + 1
+                probes = 4 * lasted_s / settings.backoff_max_s + 3 * ramp
+            else:
+                probes = lasted_s / settings.hold_probe_s
+            restarts = (self.resets + 1) * 12
+            most = settings.concurrency_max + 10 + probes + restarts
+            must(
+                len(requests) <= most,
+                f"{len(requests)} requests in {lasted_s:.0f} s of '{weather}', at most {most:.0f}",
+            )
+
+    def _check_pace(self) -> None:
+        rate = self.settings.rate_max
+        if not rate:
+            return
+        slack = max(1.0, rate * 0.02) + 1e-6
+        starts: dict[int, list[float]] = defaultdict(list)
+        for request in self.network.requests:
+            starts[request.incarnation].append(request.began_s)
+        for times in starts.values():
+            for first, begin_s in enumerate(times):
+                for last in range(first, min(first + 60, len(times))):
+                    allowed = rate * (times[last] - begin_s) + slack
+                    count = last - first + 1
+                    must(count <= allowed, f"{count} requests from {begin_s:.3f} s, {allowed:.2f}")
+
+    def _check_turns(self, ended_s: float) -> None:
+        """No busy loop: a turn for each thing that happened, and for each timer."""
+        happened = 3 * len(self.network.requests) + 4 * self.pokes + 10 * self.agents
+        timers = ended_s / 30 + self.full_s  # looking for ends of ttls, and for room
+        most = 50 + 2 * happened + timers
+        must(self.turns <= most, f"{self.turns} turns, {most:.0f} would do")
+
+    # --- looking into the outbox ---
+
+    def _row(self, columns: str, id: str):
+        return self.engine.connection.execute(
+            f"SELECT {columns} FROM entries WHERE id = ?", (id,)
+        ).fetchone()
+
+    def _id_of(self, seq: int) -> str:
+        if seq not in self._ids:
+            row = self.engine.connection.execute(
+                "SELECT id FROM entries WHERE seq = ?", (seq,)
+            ).fetchone()
+            self._ids[seq] = row[0] if row else f"dropped {seq}"
+        return self._ids[seq]
+
+    def outages_told(self) -> int:
+        return sum(isinstance(fact, OutageEnded) for fact in self.facts)
+
+
+def _counted(engine: Engine):
+    from outboxd.outbox import query
+
+    return query.counts(engine.connection)
+
+
+__all__ = ["DOUBTFUL", "Broken", "Checks"]

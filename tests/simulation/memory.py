@@ -1,0 +1,137 @@
+"""The real outbox on SQLite in memory, its writer on the loop instead of a thread.
+
+Every operation goes through the same transaction code as in the agent. A
+commit takes virtual time, so that all else happens in between, and it may be
+the moment of a crash or find the disk full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from outboxd.clock import Clock
+from outboxd.outbox import query, store
+from outboxd.outbox.connection import migrate
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.writer import Exchange, Operation, Read, Writer
+
+
+def _made() -> bytes:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(connection, ":memory:")
+    return connection.serialize()
+
+
+class MemoryEngine(Engine):
+    """The engine without a file, made from a copy, since thousands are wanted."""
+
+    _template: bytes | None = None
+
+    def __init__(
+        self, clock: Clock, key_window_s: float = 7 * 86400, repeat_window_s: float = 0
+    ) -> None:
+        if MemoryEngine._template is None:
+            MemoryEngine._template = _made()
+        self.path = ":memory:"
+        self.clock = clock
+        self.set_windows(key_window_s, repeat_window_s)
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.connection.deserialize(MemoryEngine._template)
+        self.reopen()
+
+    def reopen(self) -> None:
+        """What a new process does after a crash: only what was committed is there."""
+        self.rollback()
+        self._tally = store.Tally()
+        self._counts = query.counts(self.connection)
+        self._next_seq = query.last_seq(self.connection) + 1
+        self._accepted_in_transaction = 0
+
+
+class InlineWriter(Writer):
+    """Runs operations on the loop, one commit after the other."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.commit_s: Callable[[], float] = lambda: 0.0
+        self.on_exchange: Callable[[Exchange], None] = lambda operation: None
+        # Called with the number of the commit, before (False) and after it (True);
+        # whether this is where the process dies.
+        self.dies: Callable[[bool], bool] = lambda committed: False
+        self.disk_full = False
+        self.commits = 0
+        self._dead = False
+        self._waiting: deque[Operation[Any] | Read[Any]] = deque()
+        self._running = False
+
+    def start(self) -> None:
+        pass
+
+    def submit(self, work: Operation[Any] | Read[Any]) -> None:
+        if self._dead:
+            return
+        self._waiting.append(work)
+        if not self._running:
+            self._running = True
+            self._later()
+
+    def kill(self) -> None:
+        """The process is gone: nothing is applied, nobody gets an answer."""
+        self._dead = True
+        self._waiting.clear()
+
+    async def stop(self) -> None:
+        while self._running:
+            await asyncio.sleep(0.001)
+        self._dead = True
+
+    def _later(self) -> None:
+        delay_s = 0.0 if isinstance(self._waiting[0], Read) else self.commit_s()
+        if delay_s:
+            self._loop.call_later(delay_s, self._step)
+        else:
+            self._loop.call_soon(self._step)
+
+    def _step(self) -> None:
+        operations: list[Operation[Any]] = []
+        while self._waiting:
+            work = self._waiting[0]
+            if isinstance(work, Read):
+                if not operations:
+                    self._waiting.popleft()
+                    self._read(work)
+                break
+            operations.append(work)
+            self._waiting.popleft()
+        if operations:
+            if self.dies(False):
+                return
+            self._write(operations)
+        if self._dead:
+            return
+        if self._waiting:
+            self._later()
+        else:
+            self._running = False
+
+    def _transact(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        if self.disk_full:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        results = super()._transact(operations)
+        self.commits += 1
+        for operation in operations:
+            if isinstance(operation, Exchange):
+                self.on_exchange(operation)
+        return results
+
+    def _post(self, call: Callable[..., None], *args: Any) -> None:
+        if call == self._finish and self.dies(True):
+            return
+        if not self._dead:
+            call(*args)
