@@ -255,15 +255,15 @@ class _Reader:
         return bool(self._missing(index))
 
     def _missing(self, index: int) -> list[tuple[int, int]]:
-        """The parts of a frame that are all zeros where it has something.
+        """The parts of a frame that are all zeros, and so may have been more.
 
         A frame's header and its page are two writes: a sector in which one ends
-        may have reached the disk before the next began.
+        may have reached the disk before the next began. The gap in the middle of
+        a b-tree page counts too: what was deleted there stays in it.
         """
         begin = HEADER_BYTES + index * self.frame_bytes
         end = begin + self.frame_bytes
         image_at = begin + FRAME_HEADER_BYTES
-        used = used_ranges(self.view[image_at:end])
         found = []
         for sector in range(begin - begin % SECTOR_BYTES, end, SECTOR_BYTES):
             low, high = max(sector, begin), min(sector + SECTOR_BYTES, end)
@@ -271,8 +271,6 @@ class _Reader:
                 found.append((low, high))
                 continue
             low = max(low, image_at)
-            if not any(low - image_at < stop and start < high - image_at for start, stop in used):
-                continue
             if low < high and _is_zero(self.view[low:high]):
                 found.append((low, high))
         return found
@@ -292,16 +290,6 @@ class _Reader:
         page, commit, salt_1, salt_2, sum_0, sum_1 = struct.unpack(">6I", head)
         image = self.view[at + FRAME_HEADER_BYTES : at + self.frame_bytes]
         return (page, commit, (salt_1, salt_2)), (sum_0, sum_1), head[:8] + bytes(image), image
-
-
-def used_ranges(image: memoryview) -> list[tuple[int, int]]:
-    """Where a page has something: a b-tree page has a gap in its middle."""
-    if image.nbytes and image[0] in (2, 5, 10, 13):
-        cells, content = struct.unpack_from(">HH", image, 3)
-        pointers_end = (8 if image[0] in (10, 13) else 12) + 2 * cells
-        if pointers_end <= content <= image.nbytes:
-            return [(0, pointers_end), (content, image.nbytes)]
-    return [(0, image.nbytes)]
 
 
 def checksum(data: bytes, sums: Sums, words: str) -> Sums:
