@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from outboxd.errors import ConfigError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +24,8 @@ def state_dir(environ: Mapping[str, str] = os.environ) -> str:
     given = _first(environ.get("STATE_DIRECTORY"))
     if given:
         return given
-    base = environ.get("XDG_STATE_HOME") or os.path.join(_home(environ), ".local", "state")
+    base = _absolute(environ.get("XDG_STATE_HOME"))
+    base = base or os.path.join(_home(environ), ".local", "state")
     return os.path.join(base, "outboxd")
 
 
@@ -31,7 +34,7 @@ def runtime_dir(environ: Mapping[str, str] = os.environ) -> str:
     given = _first(environ.get("RUNTIME_DIRECTORY"))
     if given:
         return given
-    base = environ.get("XDG_RUNTIME_DIR")
+    base = _absolute(environ.get("XDG_RUNTIME_DIR"))
     return os.path.join(base, "outboxd") if base else state_dir(environ)
 
 
@@ -46,6 +49,23 @@ def _first(directories: str | None) -> str | None:
     return directories.split(":", 1)[0] if directories else None
 
 
+def _absolute(directory: str | None) -> str | None:
+    """The XDG specification has a relative one ignored: it would mean another
+    place in each program's working directory."""
+    return directory if directory and os.path.isabs(directory) else None
+
+
 def _home(environ: Mapping[str, str]) -> str:
-    # A cron daemon sets HOME; what has none at all (a bare container) gets the current user's.
-    return environ.get("HOME") or os.path.expanduser("~")
+    """A cron daemon sets HOME; what has none (a bare container) gets the current user's."""
+    home = _absolute(environ.get("HOME"))
+    if home is not None:
+        return home
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        raise ConfigError(
+            f"user {os.getuid()} has no home directory to keep events in",
+            "set $HOME, or name a configuration with -c or $OUTBOXD_CONFIG",
+        ) from None
