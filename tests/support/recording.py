@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +65,7 @@ def read(directory: Path) -> Recording:
     return Recording(directory, read_steps(traces, directory / "state"), summaries)
 
 
+@lru_cache(10_000)
 def body_of(summary: str) -> bytes:
     """The event with this summary: always the same, of a size of its own."""
     draw = random.Random(summary)
