@@ -227,6 +227,8 @@ class Sender:
             self.turned_s = self._clock.monotonic_s()
             if not progressed:
                 await self._wait(self._pause_s())
+            # What else has landed in this round of the loop goes into the same commit.
+            await asyncio.sleep(0)
         await self._drain()
 
     async def _recover(self) -> bool:
