@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.web import BaseRequest, StreamResponse
 from aiohttp.web_protocol import RequestHandler
 
@@ -158,7 +158,7 @@ class _Connection(RequestHandler):
     the same JSON as everything else.
     """
 
-    __slots__ = ("_header_timer", "_peer_closed", "_stall_s")
+    __slots__ = ("_answered", "_header_timer", "_newest_body", "_peer_closed", "_stall_s")
 
     def __init__(self, connections: _Connections, stall_s: float) -> None:
         super().__init__(
@@ -175,6 +175,8 @@ class _Connection(RequestHandler):
         self._stall_s = stall_s
         self._header_timer: asyncio.TimerHandle | None = None
         self._peer_closed = False
+        self._answered = 0  # requests
+        self._newest_body: StreamReader | None = None
 
     def peer_is_done(self) -> bool:
         """Whether the peer has closed its side and waits for no further answer."""
@@ -187,6 +189,8 @@ class _Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         requests_before = self._request_count
         super().data_received(data)
+        if self._messages:
+            self._newest_body = self._messages[-1][1]
         if self._request_count == requests_before:
             if data and self._header_timer is None and self._is_idle():
                 self._header_timer = self._loop.call_later(self._stall_s, self._headers_stalled)
@@ -198,10 +202,16 @@ class _Connection(RequestHandler):
         # Closing the transport here would lose the receipt of a producer that
         # shuts down its writing side after the request (nc -N, socat).
         self._peer_closed = True
-        if self._messages:
-            return bool(self._messages[-1][1].is_eof())
-        current = self._current_request
-        return current is not None and current.content.is_eof()
+        body = self._newest_body
+        return self._request_count > self._answered and body is not None and body.is_eof()
+
+    async def _handle_request(self, *request: Any) -> tuple[StreamResponse, bool]:
+        try:
+            return await super()._handle_request(*request)
+        finally:
+            self._answered += 1
+            if self.peer_is_done():
+                self.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._header_timer is not None:
