@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from itertools import pairwise
 
-from simulation.network import DOUBTFUL, HOLDS, OUTAGES, Network, Request
+from simulation.network import HOLDS, OUTAGES, Network, Request
 
 from outboxd.delivery.facts import Fact, GateChanged, OutageEnded
+from outboxd.delivery.outcome import Answer
 from outboxd.delivery.sender import Sender, Settings
+from outboxd.outbox import query
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Outcome, Settlement
 from outboxd.outbox.writer import Exchange
@@ -58,6 +62,11 @@ class Checks:
     _permits: int = 1
     _in_flight_max: int = 0
     _ids: dict[int, str] = field(default_factory=dict)
+    # Retry-After, unless an operator, a new key or a new start came since.
+    _wait_until_s: float = 0.0
+    _told_to_wait_by: int = -1
+    _told: GateChanged | None = None
+    _told_by: int = 0
     problems: list[str] = field(default_factory=list)
 
     # --- while it runs ---
@@ -71,10 +80,10 @@ class Checks:
 
     def observe(self, fact: Fact) -> None:
         if isinstance(fact, GateChanged):
-            last = next((f for f in reversed(self.facts) if isinstance(f, GateChanged)), None)
-            if fact.before == fact.after or (
-                last and fact.before != last.after and not self.resets
-            ):
+            last, restarted = self._told, self.agents != self._told_by
+            self._told, self._told_by = fact, self.agents
+            again = last is not None and last.after == fact.after and not restarted
+            if again or fact.before == fact.after:
                 self.problems.append(f"told twice: {fact}")
         self.facts.append(fact)
 
@@ -86,6 +95,8 @@ class Checks:
         must(request.began_s <= entry_since_s, f"{now}: sent while the entry was held")
         dropped_s = self.dropped.get(request.id, math.inf)
         must(request.began_s <= dropped_s, f"{now}: sent after it was dropped")
+        if self.resets == self._told_to_wait_by:
+            must(request.began_s >= self._wait_until_s, f"{now}: sent before Retry-After was over")
         row = self._row("state, seq", request.id)
         if row is None and request.id in self.dropping:
             return
@@ -97,7 +108,8 @@ class Checks:
             (oldest,) = self.engine.connection.execute(
                 "SELECT min(seq) FROM entries WHERE state = 'pending' AND held = 0"
             ).fetchone()
-            must(row[1] == oldest, f"{now}: sent out of order: {row[1]} before {oldest}")
+            # It may have been held at this very moment.
+            must(oldest is None or row[1] <= oldest, f"{now}: sent before {oldest}")
         self._in_flight_max = max(self._in_flight_max, in_flight)
         self._check_stamp(request, now)
 
@@ -110,6 +122,13 @@ class Checks:
     def request_ended(self, request: Request) -> None:
         """Called just before the sender hears the answer."""
         answer = request.answer
+        wait_s = _told_to_wait_s(answer)
+        if wait_s is not None:
+            wait_s = min(wait_s, self.settings.retry_after_max_s)
+            before_s = self._wait_until_s if self.resets == self._told_to_wait_by else 0.0
+            # Retry-After is in whole seconds, and floats round.
+            self._wait_until_s = max(before_s, request.ended_s + wait_s - 1e-6)
+            self._told_to_wait_by = self.resets
         good = answer.status in (201, 400)
         self.landings.append((request.ended_s, request.id, good))
 
@@ -185,7 +204,7 @@ class Checks:
         self._check_outages()
         self._check_pace()
         self._check_turns(ended_s)
-        must(self.engine.counts() == _counted(self.engine), "the counts are wrong")
+        must(self.engine.counts() == query.counts(self.engine.connection), "the counts are wrong")
 
     def _check_entry(self, id: str, name: str, arrivals: list[Request]) -> None:
         row = self._row("state, dead_reason, spent, expires_at, attempts", id)
@@ -207,7 +226,7 @@ class Checks:
             must(expires_at is not None, f"{name} expired without a ttl")
 
     def _check_duplicates(self, requests: list[Request]) -> None:
-        for earlier, later in zip(requests, requests[1:], strict=False):
+        for earlier, later in pairwise(requests):
             name = later.name
             must(later.marked, f"{name} arrived again, unmarked, at {later.began_s:.2f} s")
             answer = earlier.answer
@@ -288,10 +307,9 @@ class Checks:
         return sum(isinstance(fact, OutageEnded) for fact in self.facts)
 
 
-def _counted(engine: Engine):
-    from outboxd.outbox import query
-
-    return query.counts(engine.connection)
-
-
-__all__ = ["DOUBTFUL", "Broken", "Checks"]
+def _told_to_wait_s(answer: Answer) -> float | None:
+    told = answer.headers.get("retry-after")
+    if told is None or told.isdigit():
+        return None if told is None else float(told)
+    until, now = (parsedate_to_datetime(text) for text in (told, answer.headers["date"]))
+    return (until - now).total_seconds()

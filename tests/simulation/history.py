@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from simulation.checks import Checks, must
 from simulation.memory import InlineWriter, MemoryEngine
-from simulation.network import HOLDS, OUTAGES, THROTTLES, UNSTEADY, Network
+from simulation.network import CALM, HOLDS, OUTAGES, THROTTLES, Network
 from simulation.virtual_loop import VirtualClock, VirtualLoop, run
 
 from outboxd.delivery.sender import Sender, Settings
@@ -87,7 +87,6 @@ class World:
         # Die at so many commits from now: before it is written, or after.
         self.dies_in: int | None = None
         self.dies_after_commit = False
-        self._loop_task: asyncio.Task[None] | None = None
 
     def run(self, main) -> None:
         """Run a scenario to its end."""
@@ -124,7 +123,6 @@ class World:
         outbox.on_arrival = sender.arrived
         task = self.loop.create_task(sender.run())
         self.agent = Agent(outbox, sender, writer, task)
-        self._loop_task = task
 
     def _dies(self, committed: bool) -> bool:
         if self.dies_in is None or committed != self.dies_after_commit:
@@ -252,16 +250,18 @@ class World:
         if self.agent is not None:
             self.agent.writer.disk_full = full
 
+    def finish(self) -> None:
+        """All checks that can be made only when all is over."""
+        self.checks.finish(self.loop.time())
+
     def _poke(self, reset: bool = False) -> None:
         self.checks.pokes += 1
         self.checks.resets += reset
 
-    async def until_empty(
-        self, within_s: float, pending_too: Callable[[], int] = lambda: 0
-    ) -> None:
-        """Wait until nothing is pending but what may be."""
+    async def until_empty(self, within_s: float, left: Callable[[], int] = lambda: 0) -> None:
+        """Wait until no more is pending than may be left."""
         until_s = self.loop.time() + within_s
-        while self.engine.counts().pending > pending_too():
+        while self.engine.counts().pending > left():
             must(
                 self.loop.time() < until_s,
                 f"the backlog does not end: {self.engine.counts()} after {within_s:.0f} s,"
@@ -313,12 +313,11 @@ class _History:
         await world.start()
         for _ in range(rng.randint(4, 12)):
             await self._chapter()
-            await asyncio.sleep(
-                rng.choice((0.0, 0.05, rng.expovariate(0.2), rng.expovariate(0.01)))
-            )
+            pauses_s = (0.0, 0.05, rng.expovariate(0.2), rng.expovariate(0.01))
+            await asyncio.sleep(rng.choice(pauses_s))
         await self._mend()
         await self._end()
-        world.checks.finish(world.loop.time())
+        world.finish()
 
     async def _chapter(self) -> None:
         """One thing happens, often to an agent that is busy with another."""
@@ -345,7 +344,7 @@ class _History:
         await self.world.give(self.rng.choice((1, 1, 2, 5, 12)), ttl_s=ttl_s)
 
     async def _weather(self) -> None:
-        kinds = self.rng.choice((OUTAGES, OUTAGES, HOLDS, THROTTLES, UNSTEADY))
+        kinds = self.rng.choice((OUTAGES, OUTAGES, HOLDS, THROTTLES, CALM))
         network = self.world.network
         network.limit = self.rng.choice((1, 5, 20))
         network.skew_s = self.rng.choice((0.0, -DAY_S, 3600.0))
@@ -431,10 +430,8 @@ class _History:
         longest_wait_s = max(
             settings.hold_probe_s, settings.backoff_max_s, settings.retry_after_max_s
         )
-        per_event_s = 2 * world.network.latency_s + (
-            1 / settings.rate_max if settings.rate_max else 0
-        )
-        within_s = 2 * longest_wait_s + 120.0 + self.world.count * (per_event_s + 1.0)
+        per_event_s = 2 * world.network.latency_s + 2.0
+        within_s = 2 * longest_wait_s + 120.0 + world.count * per_event_s
         stuck = self._poisoned()
         if settings.order == "fifo":
             # The others wait behind it: nobody can tell it from an outage.

@@ -17,7 +17,7 @@ from outboxd.clock import Clock
 from outboxd.outbox import query, store
 from outboxd.outbox.connection import migrate
 from outboxd.outbox.engine import Engine
-from outboxd.outbox.writer import Exchange, Operation, Read, Writer
+from outboxd.outbox.writer import Change, Exchange, Operation, Read, Writer
 
 
 def _made() -> bytes:
@@ -85,8 +85,10 @@ class InlineWriter(Writer):
         self._waiting.clear()
 
     async def stop(self) -> None:
-        while self._running:
-            await asyncio.sleep(0.001)
+        if self._running:
+            last: asyncio.Future[None] = self._loop.create_future()
+            self.submit(Change(last, lambda engine: None))
+            await last
         self._dead = True
 
     def _later(self) -> None:

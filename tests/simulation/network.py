@@ -28,7 +28,7 @@ OUTAGES = (
 )  # fmt: skip
 HOLDS = ("401", "402", "403", "404", "405", "407", "301", "302", "307", "308", "certificate")
 THROTTLES = ("429", "429 date", "429 bare", "429 for hours", "503 told", "limit")
-UNSTEADY = ("fine", "slow", "some fail", "some lost", "some slow")
+CALM = ("fine", "slow", "some fail", "some lost", "some slow")
 # Weather in which a request may arrive although no answer comes.
 DOUBTFUL = ("lost answers", "late answers")
 
@@ -112,7 +112,7 @@ class Network:
             self.flying.discard(request.number)
 
     def _would_take(self, request: Request) -> bool:
-        fine = request.weather in UNSTEADY or request.weather in DOUBTFUL
+        fine = request.weather in CALM or request.weather in DOUBTFUL
         return fine and request.name not in self.poison and self.key == self.good_key
 
     async def _exchange(self, request: Request) -> Answer:

@@ -219,12 +219,13 @@ class Breaker:
         if outdated or self._state is State.PAUSED:
             return False
         began = self._state is not State.HELD
+        earlier_s = self._wait_until_s  # told by a Retry-After, perhaps
         if began:
             self._enter(State.HELD, reason, now_s)
         elif ticket.serial < self._entered_serial:
             return False
         self._reason = reason
-        self._wait_until_s = now_s + self._hold_probe_s
+        self._wait_until_s = max(earlier_s, now_s + self._hold_probe_s)
         return began
 
     # -- what people do ----------------------------------------------------------
