@@ -48,7 +48,6 @@ from outboxd.web.outbox_source import OutboxSource
 from outboxd.web.page import web_routes
 
 TEXTFILE_S = 15.0
-KEY_WATCH_S = 2.0
 # The patience with one piece of work: a commit on a slow disk.
 STUCK_AFTER_S = 60.0
 
@@ -301,10 +300,6 @@ class AgentParts:
     def key_file(self) -> str | None:
         """The file whose change is a new key."""
         return self.config.komodor.api_key_file or None
-
-    def key_watch_s(self) -> float:
-        """How often to look at the key's file."""
-        return KEY_WATCH_S if self.sender.status().state == "held" else 5 * KEY_WATCH_S
 
     def set_key(self, key: str) -> None:
         """A new API key: a hold may be over."""

@@ -30,6 +30,9 @@ from outboxd.outbox.opening import Opened, open_outbox
 from outboxd.outbox.recovery import Recovery
 from outboxd.systemd import Notifier, PassedSocket, passed_sockets
 
+# A new key ends a hold: whoever put it there watches for that.
+KEY_WATCH_S = 2.0
+
 
 def run_agent(config_path: str | None) -> int:
     """Run until SIGTERM or SIGINT; the exit code.
@@ -223,7 +226,7 @@ class Agent:
     async def _watch_key(self) -> None:
         """A new content of the key file is taken over at once: it may end a hold."""
         while True:
-            await asyncio.sleep(self._parts.key_watch_s())
+            await asyncio.sleep(KEY_WATCH_S)
             try:
                 key = await asyncio.to_thread(read_api_key, self._config)
             except ConfigError:
