@@ -72,6 +72,7 @@ class World:
     repeat_window_s: float = 0.0
     commit_s: Callable[[], float] = lambda: 0.0
     loop: VirtualLoop = field(default_factory=VirtualLoop)
+    entries: list[tuple[str, str | None]] = field(default_factory=list)  # state, reason: at the end
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -283,6 +284,8 @@ def play(seed: int) -> World:
     )
     world.network.latency_s = rng.choice((0.01, 0.05, 0.2, 2.0))
     world.run(_History(world, rng).run())
+    rows = world.engine.connection.execute("SELECT state, dead_reason FROM entries ORDER BY seq")
+    world.entries = rows.fetchall()
     world.engine.connection.close()
     return world
 

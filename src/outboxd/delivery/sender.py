@@ -40,6 +40,7 @@ from outboxd.outbox.outbox import Outbox
 from outboxd.status import DestinationState, DestinationStatus
 
 # While outcomes cannot be committed (a full disk) it is tried again so often.
+GATHER_S = 0.001
 SETTLE_RETRY_S = 2.0
 
 
@@ -227,8 +228,10 @@ class Sender:
             self.turned_s = self._clock.monotonic_s()
             if not progressed:
                 await self._wait(self._pause_s())
-            # What else has landed in this round of the loop goes into the same commit.
-            await asyncio.sleep(0)
+            if len(self._flying) > 1 and not self._stopping:
+                # Others are about to land: they go into the same commit. Each
+                # commit writes whole pages and syncs, however little it settles.
+                await asyncio.sleep(GATHER_S)
         await self._drain()
 
     async def _recover(self) -> bool:

@@ -1,0 +1,439 @@
+"""The sender with the real outbox and policy; network and time are scripted."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from simulation.history import DAY_S, SETTINGS, World
+
+from outboxd.delivery.facts import (
+    AttemptMade,
+    EntryExpired,
+    GateChanged,
+    OutageEnded,
+    SettlingFailed,
+    SettlingResumed,
+)
+
+HOUR_S = 3600.0
+
+
+def told(world: World, kind: type) -> list:
+    return [fact for fact in world.checks.facts if isinstance(fact, kind)]
+
+
+def arrived(world: World) -> list[str]:
+    return [request.name for request in world.network.requests if request.arrived]
+
+
+# --- outages -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backlog", [200, 800])
+def test_after_three_hours_of_outage_all_is_delivered_in_time_proportional(backlog):
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        await world.give()
+        await world.until_empty(60)
+        world.network.turn("refused")
+        for _ in range(backlog // 20):
+            await world.give(20)
+            await asyncio.sleep(3 * HOUR_S / (backlog // 20))
+        asked = len(world.network.requests)
+        world.network.turn("fine")
+        # The next probe is due within backoff_max; then 50 ms each with up to 16 at once.
+        await world.until_empty(300 + backlog * 0.02 + 10)
+        assert asked < 150
+        assert sorted(arrived(world)) == sorted(world.checks.names.values())
+        drained_s = world.network.requests[-1].ended_s - world.network.requests[asked].began_s
+        assert drained_s < backlog * 0.02
+        (outage,) = told(world, OutageEnded)
+        assert outage.delayed == backlog
+        assert outage.ended_at - outage.began_at >= 3 * HOUR_S * 1000
+        world.finish()
+        assert not world.checks.spent
+
+    world.run(main())
+
+
+def test_fresh_events_overtake_the_backlog():
+    for read_ahead in (True, False):
+        world = World(SETTINGS._replace(concurrency_max=1, read_ahead=read_ahead))
+
+        async def main(world: World = world) -> None:
+            await world.start()
+            world.network.turn("503")
+            await world.give(400)
+            await asyncio.sleep(HOUR_S)
+            world.network.turn("fine")
+            await world.until_empty(600, left=lambda: 380)
+            before = len(arrived(world))
+            await world.give(name="fresh")
+            await world.until_empty(600)
+            # A quarter of the requests is for the newest; some are read ahead.
+            assert arrived(world).index("fresh") <= before + 16
+            # And the oldest are not forgotten for it.
+            assert arrived(world).index("e20") < 60
+
+        world.run(main())
+
+
+def test_in_strict_order_nothing_overtakes_and_nothing_spins():
+    world = World(SETTINGS._replace(order="fifo"))
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn("some fail")
+        await world.give(30)
+        await asyncio.sleep(120)
+        world.network.turn("slow")
+        await world.until_empty(30 * 60)
+        assert arrived(world) == sorted(arrived(world), key=lambda name: int(name[1:]))
+        world.finish()
+
+    world.run(main())
+
+
+def test_a_storm_of_equal_events_in_an_outage_becomes_one_that_counts_them():
+    world = World(SETTINGS._replace(read_ahead=False), repeat_window_s=4 * HOUR_S)
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn("silence")
+        ids = set()
+        for _ in range(50):
+            ids |= set(await world.give(200, name="disk is full"))
+            await asyncio.sleep(60)
+        assert len(ids) == 1
+        world.network.turn("fine")
+        await world.until_empty(600)
+        (last,) = [request for request in world.network.requests if request.arrived]
+        assert last.details["repeats"] == 9999
+        assert last.details["lastOccurredAt"].endswith("Z")
+        assert last.details["deliveryDelay"]
+
+    world.run(main())
+
+
+def test_a_hung_request_does_not_stall_the_others():
+    world = World(SETTINGS._replace(concurrency_max=4))
+
+    async def main() -> None:
+        await world.start()
+        await world.give(20)
+        await world.until_empty(60)
+        world.network.poison["hung"] = "hang"
+        await world.give(name="hung")
+        await world.give(50)
+        began_s = world.loop.time()
+        await world.until_empty(20, left=lambda: 1)
+        assert world.loop.time() - began_s < 20
+
+    world.run(main())
+
+
+# --- an event's own fault --------------------------------------------------------
+
+
+def test_an_events_own_backoff_ends_by_itself():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        await world.give(20)
+        await world.until_empty(60)
+        world.network.poison["p"] = "500"
+        await world.give(name="p")
+        await asyncio.sleep(0.2)
+        del world.network.poison["p"]
+        # Nothing else happens that would wake the sender.
+        await world.until_empty(10)
+        world.finish()
+
+    world.run(main())
+
+
+def test_a_poisoned_event_is_exhausted_while_others_are_delivered():
+    world = World(SETTINGS._replace(attempts_max=5))
+
+    async def main() -> None:
+        await world.start()
+        world.network.poison["p"] = "500"
+        (poisoned,) = await world.give(name="p")
+        for _ in range(40):
+            await world.give()
+            await asyncio.sleep(30)
+        entry = await world.agent.outbox.get(poisoned)
+        assert (entry.state, entry.dead_reason, entry.spent) == ("dead", "exhausted", 5)
+        assert [f.dead_reason for f in told(world, AttemptMade)].count("exhausted") == 1
+        # The operator sends it back when its fault is mended.
+        del world.network.poison["p"]
+        await world.change_entry("retry", poisoned)
+        await world.until_empty(60)
+        assert (await world.agent.outbox.get(poisoned)).state == "delivered"
+
+    world.run(main())
+
+
+def test_a_poisoned_event_alone_is_an_outage_and_nothing_is_spent():
+    world = World(SETTINGS._replace(attempts_max=3))
+
+    async def main() -> None:
+        await world.start()
+        world.network.poison["p"] = "500"
+        (poisoned,) = await world.give(name="p")
+        await asyncio.sleep(DAY_S)
+        entry = await world.agent.outbox.get(poisoned)
+        assert (entry.state, entry.spent) == ("pending", 0)
+        assert world.agent.sender.status().state == "backingOff"
+        # On average half of five minutes each.
+        assert 288 < entry.attempt_count < 1000
+
+    world.run(main())
+
+
+@pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S])
+def test_a_clock_that_jumps_neither_stalls_nor_hurries_an_events_own_backoff(jump_s):
+    world = World(SETTINGS._replace(backoff_initial_s=200.0, concurrency_max=1))
+    world.rng.random = lambda: 0.9
+
+    async def main() -> None:
+        await world.start()
+        await world.give(20)
+        await world.until_empty(60)
+        world.network.poison["p"] = "500"
+        await world.give(name="p")
+        await world.give(2)
+        await asyncio.sleep(2.0)
+        world.clock.jump(jump_s)
+        await world.give()
+        await asyncio.sleep(150.0)
+        assert [r.name for r in world.network.requests].count("p") == 1
+        await asyncio.sleep(200.0)
+        assert [r.name for r in world.network.requests].count("p") == 2
+
+    world.run(main())
+
+
+def test_more_entries_than_a_portion_that_expire_at_once_all_do():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn("401")
+        await world.give(700, ttl_s=60.0)
+        await asyncio.sleep(200)
+        assert world.engine.counts().dead == 700
+        assert len(told(world, EntryExpired)) == 700
+        world.finish()
+
+    world.run(main())
+
+
+# --- holds -----------------------------------------------------------------------
+
+
+def test_a_hold_is_told_once_and_ends_by_itself_with_a_new_key():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        world.network.good_key = "k2"
+        for _ in range(50):
+            await world.give()
+            await asyncio.sleep(60)
+        assert len(world.network.requests) <= 2 + 50 * 60 / 300
+        (change,) = told(world, GateChanged)
+        assert (change.before, change.after) == ("untried", "held")
+        assert "key" in change.hint
+        world.set_key("k2")
+        await world.until_empty(10)
+        assert [fact.after for fact in told(world, GateChanged)] == ["held", "ok"]
+        assert not world.checks.spent
+        world.finish()
+
+    world.run(main())
+
+
+def test_the_operators_hold_outlives_a_restart():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        await world.hold()
+        await world.give(5)
+        for end in (world.stop, world.crash):
+            ended = end()
+            if ended is not None:
+                await ended
+            await world.start()
+            await asyncio.sleep(DAY_S)
+            status = world.agent.sender.status()
+            assert (status.state, status.reason) == ("held", "held by uid 0: maintenance")
+            assert status.next_probe_at is None
+        assert world.network.requests == []
+        await world.release()
+        await world.until_empty(60)
+        assert len(arrived(world)) == 5
+
+    world.run(main())
+
+
+def test_an_entry_that_was_read_ahead_and_is_then_held_is_not_sent():
+    world = World(SETTINGS._replace(concurrency_max=1))
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn("slow")
+        ids = await world.give(10)
+        await asyncio.sleep(60)
+        waiting = [id for id in ids if id not in {r.id for r in world.network.requests}]
+        assert waiting
+        for id in waiting:
+            await world.change_entry("hold_entry", id)
+        world.network.turn("fine")
+        await asyncio.sleep(HOUR_S)
+        assert world.engine.counts().held == world.engine.counts().pending == len(waiting)
+        for id in waiting:
+            await world.change_entry("release_entry", id)
+        await world.until_empty(60)
+        world.finish()
+
+    world.run(main())
+
+
+def test_another_endpoint_is_begun_afresh():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn("404")
+        await world.give(3)
+        await asyncio.sleep(1)
+        world.network.turn("fine")
+        elsewhere = SETTINGS._replace(endpoint="https://elsewhere.example/events")
+        world.agent.sender.reconfigure(elsewhere, world.network)
+        assert world.agent.sender.status().state == "untried"
+        assert world.agent.sender.status().endpoint == elsewhere.endpoint
+        await world.until_empty(10)
+
+    world.run(main())
+
+
+# --- stopping, and a full disk ------------------------------------------------------
+
+
+def test_a_stop_lets_land_what_lands_in_time_and_marks_the_rest():
+    world = World(SETTINGS._replace(concurrency_max=4))
+
+    async def main() -> None:
+        await world.start()
+        await world.give(40)
+        await world.until_empty(60)
+        world.network.turn("some slow")
+        await world.give(40)
+        await asyncio.sleep(0.5)
+        flying = len(world.network.flying)
+        assert flying >= 2
+        await world.stop(8.0)
+        cut_off = [r for r in world.network.requests if r.answer is None]
+        landed = {r.id for r in world.network.requests if r.answer is not None}
+        assert cut_off
+        assert world.engine.counts().delivered == len(landed)
+        world.network.turn("fine")
+        await world.start()
+        await world.until_empty(60)
+        again = {r.id for r in world.network.requests if r.marked}
+        assert again == {r.id for r in cut_off}
+        world.finish()
+
+    world.run(main())
+
+
+def test_with_a_full_disk_nothing_is_sent_outcomes_are_kept_and_it_goes_on():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn("slow")
+        await world.give(100)
+        await asyncio.sleep(1)
+        world.fill_disk(True)
+        await asyncio.sleep(60)
+        sent = len(world.network.requests)
+        await asyncio.sleep(HOUR_S)
+        assert len(world.network.requests) == sent
+        assert len(told(world, SettlingFailed)) == 1
+        world.fill_disk(False)
+        world.network.turn("fine")
+        await world.until_empty(60)
+        assert len(told(world, SettlingResumed)) == 1
+        assert len(arrived(world)) == 100
+        assert not any(request.marked for request in world.network.requests)
+        world.finish()
+
+    world.run(main())
+
+
+def test_a_disk_that_is_full_at_the_start_is_waited_for_and_the_crash_remembered():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn("late answers")
+        await world.give()
+        await asyncio.sleep(1)
+        world.crash()
+        world.network.turn("fine")
+        world.fill_disk(True)
+        await world.start()
+        await asyncio.sleep(60)
+        # To stop now must not forget what was in flight at the crash.
+        await world.stop(1.0)
+        await world.start()
+        await asyncio.sleep(60)
+        world.fill_disk(False)
+        await world.until_empty(60)
+        assert [r.marked for r in world.network.requests] == [False, True]
+        world.finish()
+
+    world.run(main())
+
+
+# --- throttling --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [5, 20])
+def test_a_drain_settles_within_a_tenth_below_what_is_taken(limit):
+    world = World()
+    world.network.latency_s = 0.02
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn("limit")
+        world.network.limit = limit
+        await world.give(limit * 100)
+        await asyncio.sleep(80)
+        landings = world.checks.landings
+        taken = sum(good and at_s >= 40 for at_s, _, good in landings)
+        refused = sum(not good for _, _, good in landings)
+        assert 0.9 * limit <= taken / 40 <= limit
+        assert refused < 0.02 * len(landings)
+
+    world.run(main())
+
+
+@pytest.mark.parametrize("rate_max", [1, 10, 200])
+def test_rate_max_is_kept_and_used(rate_max):
+    world = World(SETTINGS._replace(rate_max=rate_max), commit_s=lambda: 0.003)
+
+    async def main() -> None:
+        await world.start()
+        await world.give(rate_max * 5)
+        await world.until_empty(5 * 1.3 + 2)
+        world.finish()
+
+    world.run(main())

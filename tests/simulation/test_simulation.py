@@ -1,0 +1,170 @@
+"""Thousands of seeded histories; and that mistakes put in on purpose are found.
+
+A failing seed says how to play it again: OUTBOXD_SEED=N pytest tests/simulation
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from functools import lru_cache
+
+import pytest
+from simulation import network
+from simulation.checks import Broken
+from simulation.history import World, play
+from simulation.virtual_loop import BusyLoop, Deadlock
+
+from outboxd.delivery import sender
+from outboxd.delivery.backoff import Backoff
+from outboxd.delivery.blame import Blame
+from outboxd.delivery.breaker import Breaker
+from outboxd.delivery.facts import OutageEnded, SettlingFailed
+from outboxd.delivery.limiter import Limiter
+from outboxd.delivery.outcome import Verdict
+from outboxd.delivery.rate import Rate
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.model import Outcome
+
+SEEDS, SEEDS_FULL = 200, 5000
+
+
+@lru_cache(maxsize=SEEDS)
+def played(seed: int) -> World:
+    """One history; a failure names its seed."""
+    try:
+        return play(seed)
+    except Exception as error:
+        pytest.fail(
+            f"seed {seed}: {type(error).__name__}: {error}\n"
+            f"play it again: OUTBOXD_SEED={seed} pytest tests/simulation/test_simulation.py"
+        )
+
+
+@pytest.mark.timeout(1200)
+def test_in_no_history_is_anything_lost_doubled_unmarked_or_asked_too_often(full):
+    given = os.environ.get("OUTBOXD_SEED")
+    seeds = [int(given)] if given else range(SEEDS_FULL if full else SEEDS)
+    for seed in seeds:
+        played(seed)
+
+
+def test_the_histories_have_all_kinds_of_trouble_in_them():
+    seen: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        world = played(seed)
+        checks = world.checks
+        seen.update({request.weather for request in world.network.requests})
+        seen["marked"] += any(request.marked for request in world.network.requests)
+        seen["crashed or stopped"] += checks.agents > 1
+        seen["crashed in flight"] += bool(checks.cut_off)
+        seen["spent"] += bool(checks.spent)
+        seen["disk full"] += any(isinstance(fact, SettlingFailed) for fact in checks.facts)
+        seen["outage ended"] += any(isinstance(fact, OutageEnded) for fact in checks.facts)
+        arrived = Counter(r.id for r in world.network.requests if r.arrived)
+        seen["duplicate"] += max(arrived.values(), default=0) > 1
+        seen.update({reason for _, reason in world.entries if reason})
+    weathers = {*network.OUTAGES, *network.HOLDS, *network.THROTTLES, *network.CALM}
+    happenings = {
+        "marked", "crashed or stopped", "crashed in flight", "spent", "disk full",
+        "outage ended", "duplicate", "exhausted", "rejected", "expired",
+    }  # fmt: skip
+    assert {what for what in weathers | happenings if not seen[what]} == set()
+
+
+def test_the_same_seed_takes_the_same_course():
+    def course(seed: int) -> list[tuple[object, ...]]:
+        return [
+            (r.name, r.marked, r.began_s, r.ended_s, r.weather, r.arrived)
+            for r in play(seed).network.requests
+        ]
+
+    for seed in range(10):
+        assert course(seed) == course(seed)
+
+
+# --- mistakes on purpose ---------------------------------------------------------
+
+_decide = sender.decide
+
+
+def _deciding(change):
+    def decide(answer, now_ms, cap_s):
+        return change(answer, _decide(answer, now_ms, cap_s))
+
+    return lambda patch: patch.setattr(sender, "decide", decide)
+
+
+def _follow_redirects(answer, verdict):
+    # Whoever follows one finds some page that says 200.
+    redirected = answer.status in (301, 302, 307, 308)
+    return Verdict(Outcome.DELIVERED, 200) if redirected else verdict
+
+
+def _reject_key_errors(answer, verdict):
+    return verdict._replace(outcome=Outcome.REJECTED) if answer.status in (401, 403) else verdict
+
+
+def _believe_portals(answer, verdict):
+    return Verdict(Outcome.DELIVERED, 200) if answer.status == 200 else verdict
+
+
+def _never_mark(answer, verdict):
+    return verdict._replace(may_have_arrived=False)
+
+
+def _grow_unreached(patch):
+    new_round = Limiter._new_round
+
+    def new(self):
+        new_round(self)
+        self._reached = True
+
+    patch.setattr(Limiter, "_new_round", new)
+
+
+def _ignore_retry_after(patch):
+    throttled = Breaker.throttled
+    patch.setattr(
+        Breaker,
+        "throttled",
+        lambda self, ticket, wait_s, *rest: throttled(self, ticket, 0.0, *rest),
+    )
+
+
+MISTAKES = {
+    "attempts are spent in an outage": lambda patch: patch.setattr(
+        Blame, "failed", lambda self, seq, begun: True
+    ),
+    "poisoned events are never blamed": lambda patch: patch.setattr(
+        Blame, "failed", lambda self, seq, begun: False
+    ),
+    "a redirect is followed": _deciding(_follow_redirects),
+    "a key error makes a dead letter": _deciding(_reject_key_errors),
+    "a captive portal is believed": _deciding(_believe_portals),
+    "a lost answer is not marked": _deciding(_never_mark),
+    "the limiter grows without reaching its limit": _grow_unreached,
+    "an outage is asked without a pause": lambda patch: patch.setattr(
+        Backoff, "delay_s", lambda self, failures, random: 0.0
+    ),
+    "the sender spins while it waits": lambda patch: patch.setattr(
+        sender.Sender, "_next_start_s", lambda self, now_s: now_s
+    ),
+    "Retry-After is ignored": _ignore_retry_after,
+    "rate_max is ignored": lambda patch: patch.setattr(Rate, "available", lambda self, now_s: 99),
+    "a crash in flight is forgotten": lambda patch: patch.setattr(
+        Engine, "recover_sending", lambda self: 0
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_simulation_finds(mistake, monkeypatch):
+    MISTAKES[mistake](monkeypatch)
+    with pytest.raises((Broken, BusyLoop, Deadlock)):
+        _play_all()
+
+
+def _play_all() -> None:
+    for seed in range(SEEDS):
+        play(seed)
