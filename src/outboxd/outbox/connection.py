@@ -17,6 +17,7 @@ from enum import Enum, auto
 from sqlite_utils import Database
 
 from outboxd.errors import (
+    EX_IOERR,
     EX_NOPERM,
     DiskShort,
     OutboxdError,
@@ -113,6 +114,8 @@ def unusable(error: OSError, path: str) -> OutboxdError:
     )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         failure.exit_code = EX_NOPERM
+    elif error.errno == errno.EIO:
+        failure.exit_code = EX_IOERR
     return failure
 
 
@@ -146,6 +149,9 @@ def connect(path: str) -> sqlite3.Connection:
             "wal_autocheckpoint = 0",
             f"cache_size = -{CACHE_KIB}",
             "temp_store = MEMORY",
+            # Debian's build overwrites what is deleted, page by page; pruning
+            # would write each body once more.
+            "secure_delete = FAST",
             "cell_size_check = ON",
             "trusted_schema = OFF",
         ):
