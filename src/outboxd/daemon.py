@@ -24,7 +24,7 @@ from outboxd import __version__
 from outboxd.agent_parts import AgentParts
 from outboxd.clock import Clock
 from outboxd.config import Config, load, read_api_key
-from outboxd.errors import ConfigError, OutboxdError
+from outboxd.errors import ConfigError, OutboxdError, SyncFailed
 from outboxd.observe import logs
 from outboxd.outbox.opening import Opened, open_outbox
 from outboxd.outbox.recovery import Recovery
@@ -63,9 +63,13 @@ def run_agent(config_path: str | None) -> int:
     agent = Agent(config, config_path, key, opened, passed, clock)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(agent.main())
+            code = runner.run(agent.main())
     finally:
         logs.flush()
+    if agent.disk_failed:
+        # An orderly end would have SQLite close the file, and sync it once more.
+        os._exit(code)
+    return code
 
 
 def tell_recovery(recovery: Recovery) -> None:
@@ -106,8 +110,10 @@ class Agent:
         self._notifier = Notifier()
         self._stopped = asyncio.Event()
         self._error: OutboxdError | None = None
+        self.disk_failed = False  # the outbox was left as it is, not closed
         self._signals = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._sender_task: asyncio.Task[None] | None = None
 
     async def main(self) -> int:
         """Start, run until told to stop, stop."""
@@ -256,16 +262,21 @@ class Agent:
         if parts is None:
             self._opened.close()
             return
-        fatal = parts.outbox.fatal is not None
-        drain_timeout_s = 0.0 if fatal else self._config.delivery.drain_timeout_s
+        self.disk_failed = parts.outbox.fatal is not None
+        drain_timeout_s = 0.0 if self.disk_failed else self._config.delivery.drain_timeout_s
         self._stopped.set()
         await parts.close_intake()
         parts.sender.stop(drain_timeout_s)
-        with suppress(OutboxdError, asyncio.CancelledError):
-            await self._sender_task
+        if self._sender_task is not None:
+            with suppress(OutboxdError, asyncio.CancelledError):
+                await self._sender_task
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await parts.close()
+        try:
+            await parts.close()
+        except SyncFailed as error:
+            self._error = self._error or error
+        self.disk_failed = parts.outbox.fatal is not None
         self._opened.lock.release()
         self._notifier.close()

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from outboxd.errors import ConfigError
+from outboxd.errors import EX_IOERR, ConfigError, DiskShort, OutboxdError
 
 FILE_BYTES_MAX = 1 << 30
 CHUNK_BYTES_MAX = 8 * 1024 * 1024  # read ahead of the outbox, at most
@@ -80,11 +80,7 @@ class SpoolFolder:
                 os.close(self.new)
                 raise
         except OSError as error:
-            raise ConfigError(
-                f"[intake] spool = {path!r}: {error.strerror} ({error.filename})",
-                "the directory and its tmp/, new/ and rejected/ must be writable for the "
-                "agent's user",
-            ) from error
+            raise _unusable(path, error) from error
         if os.fstat(self.new).st_dev != os.fstat(self.rejected).st_dev:
             self.close()
             raise ConfigError(
@@ -268,6 +264,19 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def _unusable(path: str, error: OSError) -> OutboxdError:
+    """Why the directories cannot be made or opened."""
+    what = f"[intake] spool = {path!r}: {error.strerror} ({error.filename})"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskShort(what, "make room on its disk")
+    failure = ConfigError(
+        what, "the directory and its tmp/, new/ and rejected/ must be writable for the agent's user"
+    )
+    if error.errno == errno.EIO:
+        failure.exit_code = EX_IOERR
+    return failure
 
 
 def _make(path: str, mode: int) -> None:

@@ -18,7 +18,7 @@ import uuid_utils
 
 from outboxd.clock import Clock
 from outboxd.outbox import query, store
-from outboxd.outbox.connection import connect, migrate, translate, unusable
+from outboxd.outbox.connection import Trouble, classify, connect, migrate, translate, unusable
 from outboxd.outbox.model import (
     Claimed,
     Counts,
@@ -93,9 +93,16 @@ class Engine:
         self._windows = store.Windows(round(key_window_s * 1000), round(repeat_window_s * 1000))
 
     def close(self) -> None:
-        """Empty the log into the file if the disk lets us, and close."""
-        with suppress(sqlite3.Error):
+        """Empty the log into the file if there is room, and close.
+
+        Raises:
+            SyncFailed: the file is not closed, because that would sync it again.
+        """
+        try:
             self.checkpoint()
+        except sqlite3.Error as error:
+            if classify(error) is Trouble.FATAL:
+                raise translate(error, self.path) from error
         self.connection.close()
 
     # --- transactions ---

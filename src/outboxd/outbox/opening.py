@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from outboxd.clock import Clock
-from outboxd.errors import OutboxdError, OutboxUnusable, Unavailable
+from outboxd.errors import OutboxdError, Unavailable
 from outboxd.outbox import diagnosis, recovery
 from outboxd.outbox.connection import OutboxDamaged, Trouble, classify, translate, unusable
 from outboxd.outbox.engine import Engine
@@ -185,10 +185,7 @@ def make_directory(path: str) -> None:
             os.mkdir(path, 0o750)
         sync_directory(parent)
     except OSError as error:
-        raise OutboxUnusable(
-            f"cannot make the directory {path}: {error.strerror}",
-            "make it, writable for the agent's user, or set [outbox] path",
-        ) from error
+        raise unusable(error, path) from error
 
 
 def sync_directory(path: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
-from outboxd.errors import OutboxdError
+from outboxd.errors import OutboxdError, SyncFailed
 from outboxd.outbox import query
 from outboxd.outbox.ballast import Ballast, free_bytes
 from outboxd.outbox.checksums import body_crc
@@ -71,9 +71,21 @@ class Outbox:
         return outbox
 
     async def stop(self) -> None:
-        """Finish what was handed in; the engine is the caller's again, and is closed."""
+        """Finish what was handed in, and close the engine.
+
+        Raises:
+            SyncFailed: the last sync failed. After this, or if it failed before,
+                the file is not closed, because that would sync it again: the
+                process must end at once.
+        """
         await self._writer.stop()
-        await asyncio.to_thread(self._engine.close)
+        if self.fatal is not None:
+            return
+        try:
+            await asyncio.to_thread(self._engine.close)
+        except SyncFailed as error:
+            self.fatal = error
+            raise
 
     # --- what the loop hears ---
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from aiohttp.web import BaseRequest
 
-from outboxd.errors import ConfigError
+from outboxd.errors import ConfigError, DiskShort
 from outboxd.serve.table import Refusal
 
 PATH_BYTES_MAX = 107  # of sun_path's 108 bytes one ends the name
@@ -58,6 +58,10 @@ def bind_unix(path: str, mode: int, group: str = "") -> BoundSocket:
         listening.listen(1024)
     except OSError as error:
         listening.close()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskShort(
+                f"[intake] socket = {path!r}: {error.strerror}", "make room on its disk"
+            ) from error
         raise ConfigError(
             f"[intake] socket = {path!r}: {error.strerror}",
             "the directory must exist and be writable for the agent's user, "
