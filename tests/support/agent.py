@@ -25,14 +25,24 @@ READY_S = 30.0
 ENVIRON = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 ENVIRON["KOMODOR_API_KEY"] = "test-key"
 
+# The parent process that strace pretends to, so that the child knows that it is attached.
+ATTACHED_PID = 4_000_000
+
 ZYGOTE = """
-import os, sys
+import ctypes, os, subprocess, sys, time
 from outboxd.cli.main import main
 import outboxd.daemon
 for line in sys.stdin:
-    config, log, notify = line.rstrip("\\n").split("\\t")
+    config, log, notify, attached, strace = line.rstrip("\\n").split("\\t")
     pid = os.fork()
+    tracer = None
+    if pid and strace:
+        tracer = subprocess.Popen([*strace.split(" "), "-p", str(pid)], stderr=subprocess.DEVNULL)
     if pid == 0:
+        if strace:
+            ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # whoever asks
+            while os.getppid() != int(attached):
+                time.sleep(0.002)
         os.environ["NOTIFY_SOCKET"] = notify
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(fd, 2); os.dup2(fd, 1)
@@ -45,6 +55,8 @@ for line in sys.stdin:
     print(pid, flush=True)
     sys.stdin.readline()  # a line to go on: the child is dead or about to be
     print(os.waitpid(pid, 0)[1], flush=True)
+    if tracer is not None:
+        tracer.wait()
 """
 
 
@@ -60,8 +72,11 @@ class Zygote:
             env={**ENVIRON, **{k: v for k, v in os.environ.items() if k == "PYTHONPATH"}},
         )
 
-    def start(self, config: Path, log: Path, notify: str) -> int:
-        self._say(f"{config}\t{log}\t{notify}")
+    def start(self, config: Path, log: Path, notify: str, strace: tuple[str, ...] = ()) -> int:
+        """Fork an agent. With `strace`, that is attached before the agent does anything."""
+        if strace:
+            strace = (*strace, "-e", f"inject=getppid:retval={ATTACHED_PID}")
+        self._say(f"{config}\t{log}\t{notify}\t{ATTACHED_PID}\t{' '.join(strace)}")
         return int(self._hear())
 
     def wait(self) -> int:
@@ -109,6 +124,7 @@ class AgentProcess:
         self.outbox = outbox or directory / "outbox.db"
         self.log = directory / "log"
         self.pid: int | None = None
+        self.strace: tuple[str, ...] = ()  # attached to what a zygote starts
         self._zygote = zygote
         self._prefix = prefix
         self._environ = environ or {}
@@ -143,7 +159,7 @@ class AgentProcess:
 
     def _launch(self, address: str) -> None:
         if self._zygote is not None:
-            self.pid = self._zygote.start(self.config, self.log, address)
+            self.pid = self._zygote.start(self.config, self.log, address, self.strace)
             return
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
@@ -211,6 +227,13 @@ class AgentProcess:
             return response.status, json.loads(data) if data[:1] in (b"{", b"[") else data
         finally:
             connection.close()
+
+    def answers(self) -> bool:
+        """Whether it takes events now."""
+        try:
+            return self.request("GET", "/readyz", timeout_s=5)[0] == 200
+        except GONE:
+            return False
 
     def status(self) -> dict:
         return self.request("GET", "/v1/status")[1]  # type: ignore[return-value]
