@@ -254,7 +254,8 @@ def _read(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             data = file.read(CONFIG_BYTES_MAX + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such configuration file") from None
+        hint = "name another with -c or $OUTBOXD_CONFIG, or none for the built-in defaults"
+        raise ConfigError(f"{path}: there is no such configuration file", hint) from None
     except OSError as error:
         hint = "it must be readable; the API key belongs in a file of its own"
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", hint) from None

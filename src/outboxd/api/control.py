@@ -54,7 +54,7 @@ class ControlRoutes:
         if order.id is not None:
             _require(await self._context.outbox.get(order.id), "held", State.PENDING)
             return await self._change("hold", self._context.outbox.hold_entry, order.id, peer)
-        await self._context.destination.hold(order.reason or "held by the operator", str(peer))
+        await self._context.destination.hold(order.reason or "no reason given", str(peer))
         return self._destination_changed("hold", peer)
 
     async def release(self, request: BaseRequest, _: str) -> Response:

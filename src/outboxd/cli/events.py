@@ -56,7 +56,7 @@ def list_entries(queue: Queue, params: Params, arguments: Arguments) -> int:
             for line in lines if number == 0 else lines[1:]:
                 print(line)
     if not listing.count:
-        print("no event matches" if params else "no events yet", file=sys.stderr)
+        print("nothing matches" if params else "no events yet", file=sys.stderr)
     elif listing.next is not None:
         sys.stdout.flush()
         print(

@@ -114,7 +114,7 @@ class FileQueue:
                 engine.hold_entry(id)
             else:
                 engine.set_destination_hold(
-                    DestinationHold(reason or "held by the operator", _by(), engine.clock.wall_ms())
+                    DestinationHold(reason or "no reason given", _by(), engine.clock.wall_ms())
                 )
 
     def release(self, id: str | None) -> None:
