@@ -9,9 +9,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--full", action="store_true", help="the full durability figures"
-    )
+    parser.addoption("--full", action="store_true", help="the full durability figures")
     parser.addoption("--soak", action="store_true", help="the hour-long soak as well")
 
 
