@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket as sockets_of_host
 from collections.abc import Callable, Coroutine, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -192,6 +193,12 @@ class AgentParts:
             bound = sockets.bind_tcp(config.http.listen)
             address = bound.socket.getsockname()
             self.http_address = f"http://{_host(address[0])}:{address[1]}"
+            if not ip_address(address[0]).is_loopback:
+                self._log.warning(
+                    "http.exposed",
+                    address=self.http_address,
+                    hint="who reaches it can read every event; [http] listen on 127.0.0.1 is safe",
+                )
             guard = sockets.host_guard(config.http.listen)
             await self._serve(HttpServer(table, guard=guard), bound)
         await self.spool.start()
