@@ -121,9 +121,9 @@ class Rate:
             self._ceiling = self._ceiling.lowered(self._accepted / whole_s, active_s)
         elif self._accepted_s:
             # What one second took is right for a server that counts by the
-            # second; one that allows short bursts takes more or less than that.
-            weak = now_s - self._accepted_s[0] < 0.7 * _WINDOW_S
-            self._ceiling = _Ceiling(float(len(self._accepted_s)), explores=weak)
+            # second, if we sent at full pace all that time; one that allows
+            # short bursts takes more or less than that. So it is tried out.
+            self._ceiling = _Ceiling(float(len(self._accepted_s)), explores=True)
         self._throttled_s = now_s
         self._accepted = 0
         self._began_s = None
