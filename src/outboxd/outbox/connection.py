@@ -31,6 +31,7 @@ from outboxd.outbox import schema
 CACHE_KIB = 8192
 # A busy prepared statement stays compiled: batches come in powers of two.
 CACHED_STATEMENTS = 256
+INCREMENTAL = 2  # of SQLite's auto_vacuum
 
 
 class Trouble(Enum):
@@ -138,9 +139,13 @@ def connect(path: str) -> sqlite3.Connection:
         cached_statements=CACHED_STATEMENTS,
     )
     try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+        (auto_vacuum,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+        if auto_vacuum != INCREMENTAL:
+            # Of effect only before the first table. Setting it writes to the file
+            # even where it is set: a start on a full disk failed by that.
+            connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
         for pragma in (
-            "locking_mode = EXCLUSIVE",
-            "auto_vacuum = INCREMENTAL",  # of effect only before the first table
             "journal_mode = WAL",
             # Of 1,000 rebuilt power-loss images NORMAL lost acknowledged rows
             # in 77 %, OFF in half, FULL in none. The default depends on the build.
