@@ -82,14 +82,14 @@ class SmallDisk:
         (self.outside / "filler").unlink()
 
 
-def make(base: Path, kind: str, need) -> SmallDisk:
+def make(base: Path, kind: str, need, size_mib: int = 40) -> SmallDisk:
     """The disk, or a skip (a failure when all tests must run) with the reason."""
     for tool in ("unshare", "nsenter", "mount"):
         need(tool)
     if kind != "tmpfs":
         need("mkfs.ext4", "e2fsprogs")
     try:
-        return SmallDisk(base, kind)
+        return SmallDisk(base, kind, size_mib)
     except OSError as error:
         reason = f"cannot mount a {kind}: {error}"
         if os.environ.get("OUTBOXD_TEST_ALL") == "1":
