@@ -136,6 +136,23 @@ def test_a_second_agent_exits_75_names_the_first_and_leaves_socket_and_spool_alo
     assert agent.status()["intake"]["accepting"] is True
 
 
+def test_another_agent_may_share_neither_spool_nor_socket(agent, tmp_path):
+    own = {"spool": tmp_path / "other" / "spool", "socket": tmp_path / "other" / "s"}
+    for shared in own:
+        taken = {**own, shared: getattr(agent, shared)}
+        other = tmp_path / f"{shared}.toml"
+        other.write_text(
+            "[intake]\n"
+            + "".join(f'{name} = "{path}"\n' for name, path in taken.items())
+            + f'[outbox]\npath = "{tmp_path}/other/outbox.db"\n'
+        )
+        second = outboxd("run", "-c", str(other))
+        assert second.returncode == 78, second.stderr
+        assert f"[intake] {shared}".encode() in second.stderr
+    assert agent.request("GET", "/readyz")[0] == 200
+    agent.accept()
+
+
 def test_a_reload_takes_over_a_good_file_and_refuses_a_bad_one(agent, komodor):
     text = agent.config.read_text()
     agent.config.write_text(text + '[defaults]\nclusters = ["from-the-reload"]\n')

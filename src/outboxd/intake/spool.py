@@ -28,7 +28,7 @@ from outboxd.intake.lines import PORTION_LINES
 from outboxd.intake.rejects import BadLines, Fault, clean_up, printable
 from outboxd.intake.spoolcontent import Content, read_content
 from outboxd.intake.spoolending import Endings, SpoolMetrics
-from outboxd.intake.spoolfiles import Identity, Look, SpoolFolder, Verdict
+from outboxd.intake.spoolfiles import Identity, Look, SpoolFolder, Verdict, lock_spool
 from outboxd.intake.spoolwaiting import Pace, WaitingRoom
 from outboxd.intake.spoolwatch import SpoolWatch
 from outboxd.outbox.outbox import Outbox
@@ -83,6 +83,7 @@ class SpoolReader:
         self._scan_at_s = 0.0
         self._rescan_s = pace.rescan_s
         self._idle = False
+        self._lock: int | None = None
 
     @property
     def idle(self) -> bool:
@@ -103,6 +104,7 @@ class SpoolReader:
     async def start(self) -> None:
         """Make and open the directories; raises ConfigError."""
         await self._open()
+        self._lock = lock_spool(self._path)
         self._task = asyncio.create_task(self._run(), name="spool")
 
     async def stop(self) -> None:
@@ -120,6 +122,9 @@ class SpoolReader:
         if self._folder is not None:
             self._folder.close()
             self._folder = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     # --- the loop ---
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -58,6 +59,31 @@ class Look(NamedTuple):
     data: bytes = b""
     key: str = ""  # of the spool's progress; only with READ
     reason: str = ""
+
+
+def lock_spool(path: str) -> int | None:
+    """A lock on the directory that goes with the process: two agents would each
+    make an event of the same file. None where the file system has no locks.
+
+    Raises:
+        ConfigError: another agent reads it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(
+            f"[intake] spool = {path!r}: another agent reads it",
+            "stop that one, or give this agent a spool of its own",
+        ) from None
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 class SpoolFolder:
