@@ -23,7 +23,8 @@ from outboxd.config import Config
 from outboxd.delivery.facts import Fact, OutageEnded
 from outboxd.delivery.late import stamped
 from outboxd.delivery.report import outage_report
-from outboxd.delivery.sender import Sender, Settings
+from outboxd.delivery.sender import Sender
+from outboxd.delivery.settings import Settings
 from outboxd.delivery.transport import Transport
 from outboxd.errors import OutboxdError
 from outboxd.intake.admission import Admission

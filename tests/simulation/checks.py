@@ -16,7 +16,8 @@ from simulation.network import HOLDS, OUTAGES, Network, Request
 
 from outboxd.delivery.facts import Fact, GateChanged, OutageEnded
 from outboxd.delivery.outcome import Answer
-from outboxd.delivery.sender import Sender, Settings
+from outboxd.delivery.sender import Sender
+from outboxd.delivery.settings import Settings
 from outboxd.outbox import query
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Outcome, Settlement

@@ -18,7 +18,8 @@ from simulation.memory import InlineWriter, MemoryEngine
 from simulation.network import CALM, HOLDS, OUTAGES, THROTTLES, Network
 from simulation.virtual_loop import VirtualClock, VirtualLoop, run
 
-from outboxd.delivery.sender import Sender, Settings
+from outboxd.delivery.sender import Sender
+from outboxd.delivery.settings import Settings
 from outboxd.errors import DiskShort
 from outboxd.outbox.model import Incoming
 from outboxd.outbox.outbox import Outbox

@@ -20,24 +20,18 @@ from outboxd.clock import Clock
 from outboxd.delivery.backoff import Backoff
 from outboxd.delivery.claims import Claims
 from outboxd.delivery.expiry import Expiry
-from outboxd.delivery.facts import (
-    AttemptMade,
-    EntryExpired,
-    Fact,
-    GateChanged,
-    OutageEnded,
-    SettlingFailed,
-    SettlingResumed,
-)
+from outboxd.delivery.facts import AttemptMade, EntryExpired, Fact
 from outboxd.delivery.gate import Change, Gate, Landing, Pass
 from outboxd.delivery.late import stamped
 from outboxd.delivery.outcome import Answer, Verdict, decide
+from outboxd.delivery.settings import Settings
 from outboxd.delivery.settling import abandoned, expired, settlement
+from outboxd.delivery.telling import Teller
 from outboxd.errors import DiskShort
 from outboxd.outbox.engine import DestinationHold
 from outboxd.outbox.model import Attempt, Claimed, Outcome, Settlement
 from outboxd.outbox.outbox import Outbox
-from outboxd.status import DestinationState, DestinationStatus
+from outboxd.status import DestinationStatus
 
 # While outcomes cannot be committed (a full disk) it is tried again so often.
 GATHER_S = 0.001
@@ -48,24 +42,6 @@ class Sending(Protocol):
     """What the sender needs of the transport."""
 
     async def send(self, id: str, body: bytes) -> Answer: ...
-
-
-class Settings(NamedTuple):
-    """What `[delivery]` and `[komodor]` say, in the sender's units."""
-
-    endpoint: str
-    concurrency_max: int
-    rate_max: int
-    backoff_initial_s: float
-    backoff_max_s: float
-    attempts_max: int
-    hold_probe_s: float
-    retry_after_max_s: float
-    stamp: str
-    late_after_s: float
-    order: str
-    fresh_share: float
-    read_ahead: bool  # off while repeats are counted: what is read must be fresh
 
 
 class Flight(NamedTuple):
@@ -115,8 +91,7 @@ class Sender:
         self._expiry = Expiry(outbox, clock)
         if outbox.destination_hold is not None:
             self._gate.pause(_held_by(outbox.destination_hold), now_s)
-        self._shown = self._gate.view().state
-        self._outage: tuple[int, str] | None = None  # when it began, and why
+        self._teller = Teller(observe, clock, self._gate.view())
 
         self._flying: dict[int, asyncio.Task[None]] = {}  # until they are settled
         self._finished: dict[int, Settlement] = {}  # to be settled in the next commit
@@ -144,7 +119,7 @@ class Sender:
             reason=view.reason,
             since_at=wall(view.since_s),
             next_probe_at=None if view.next_probe_s is None else wall(view.next_probe_s),
-            permits=1 if self._fifo else self._gate.permits,
+            permits=1 if self._settings.fifo else self._gate.permits,
             in_flight=len(self._flying),
         )
 
@@ -153,7 +128,7 @@ class Sender:
         hold = DestinationHold(reason, by, self._clock.wall_ms())
         await self._outbox.set_destination_hold(hold)
         self._gate.pause(_held_by(hold), self._clock.monotonic_s())
-        self._told("release it with: outboxd release")
+        self._teller.state(self._gate.view(), "release it with: outboxd release")
         self.wake()
 
     async def release(self, by: str) -> None:
@@ -162,7 +137,7 @@ class Sender:
             await self._outbox.set_destination_hold(None)
         if self._gate.held:
             self._gate.release(self._clock.monotonic_s())
-            self._told(None)
+            self._teller.state(self._gate.view(), None)
         self.wake()
 
     def wake(self) -> None:
@@ -198,7 +173,7 @@ class Sender:
         )
         if settings.endpoint != before.endpoint:
             self._gate.moved(self._clock.monotonic_s())
-            self._told(None)
+            self._teller.state(self._gate.view(), None)
         self.key_changed()
         self.wake()
 
@@ -242,11 +217,11 @@ class Sender:
             try:
                 await self._outbox.recover_sending()
             except DiskShort as error:
-                self._settling_stopped(error)
+                self._teller.settling_failed(error, 0)
                 self.turned_s = self._clock.monotonic_s()
                 await self._wait(SETTLE_RETRY_S)
             else:
-                self._settling_works()
+                self._teller.settling_works()
                 return True
         return False
 
@@ -292,7 +267,7 @@ class Sender:
 
     def _next_start_s(self, now_s: float) -> float | None:
         """When a request may start by itself."""
-        start_s = None if self._fifo and self._flying else self._gate.next_start_s(now_s)
+        start_s = None if self._settings.fifo and self._flying else self._gate.next_start_s(now_s)
         if start_s is None or self._claims.promising:
             return start_s
         due_s = self._claims.next_due_s
@@ -302,13 +277,9 @@ class Sender:
         """How many requests may start now."""
         if self._stopping or self._settling_failed:
             return 0
-        if self._fifo:
+        if self._settings.fifo:
             return 0 if self._flying else min(1, self._gate.start_at_most(now_s))
         return self._gate.start_at_most(now_s)
-
-    @property
-    def _fifo(self) -> bool:
-        return self._settings.order == "fifo"
 
     # --- one turn ---
 
@@ -353,14 +324,15 @@ class Sender:
         except DiskShort as error:
             self._finished = finished | self._finished
             self._claims.put_back(batch)
-            self._settling_stopped(error)
+            self._settling_failed = True
+            self._teller.settling_failed(error, len(finished))
             return False
         for seq in finished:
             self._flying.pop(seq, None)
         if finished:
             self._claims.look_again()
-        self._overstated = False
-        self._settling_works()
+        self._overstated = self._settling_failed = False
+        self._teller.settling_works()
         return True
 
     def _launch(self, batch: list[Claimed]) -> None:
@@ -448,44 +420,17 @@ class Sender:
         duration_ms = round((self._clock.monotonic_s() - flight.started_s) * 1000)
         self._finished[flight.entry.seq] = abandoned(flight.entry, flight.started_at, duration_ms)
 
-    # --- changes of state ---
-
     def _follow(self, landing: Landing, flight: Flight, verdict: Verdict) -> None:
         """What a change of the gate means for everything else."""
         if landing.change is Change.LOST:
-            self._outage = (self._clock.wall_ms(), verdict.error or verdict.outcome.value)
+            self._teller.outage_began(verdict.error or verdict.outcome.value)
         elif landing.change is not Change.NONE:
             self._claims.start_over()
-        if landing.change is Change.RECOVERED and self._outage is not None:
-            began_at, reason = self._outage
-            self._outage = None
+        if landing.change is Change.RECOVERED:
             received_at = flight.entry.received_at
             oldest_at = min(self._outbox.oldest_pending_at or received_at, received_at)
-            pending = self._outbox.counts.pending
-            self._observe(OutageEnded(began_at, self._clock.wall_ms(), reason, pending, oldest_at))
-        self._told(verdict.hint)
-
-    def _told(self, hint: str | None) -> None:
-        """Tell of a change of the destination's state, once."""
-        view = self._gate.view()
-        if view.state == self._shown:
-            return
-        before, self._shown = self._shown, view.state
-        wait_s = None
-        if view.next_probe_s is not None:
-            wait_s = max(0.0, view.next_probe_s - self._clock.monotonic_s())
-        fine = view.state in (DestinationState.OK, DestinationState.UNTRIED)
-        self._observe(GateChanged(before, view.state, view.reason, None if fine else hint, wait_s))
-
-    def _settling_stopped(self, error: DiskShort) -> None:
-        if not self._settling_failed:
-            self._settling_failed = True
-            self._observe(SettlingFailed(error.message, len(self._finished)))
-
-    def _settling_works(self) -> None:
-        if self._settling_failed:
-            self._settling_failed = False
-            self._observe(SettlingResumed())
+            self._teller.outage_ended(self._outbox.counts.pending, oldest_at)
+        self._teller.state(self._gate.view(), verdict.hint)
 
 
 def _held_by(hold: DestinationHold) -> str:
