@@ -83,7 +83,7 @@ def test_throttling_spends_no_attempt(make_agent, komodor):
     assert entry["attemptCount"] == len(entry["attempts"]) >= 5
 
 
-@pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504, 599])
+@pytest.mark.parametrize("status", [408, 425, 500, 503])
 def test_unavailable_backs_the_destination_off_and_spends_nothing(make_agent, komodor, status):
     agent = make_agent(delivery={"attempts_max": 1})
     komodor.respond = lambda _: answer(status, "try later")
@@ -114,7 +114,7 @@ def test_an_event_that_fails_while_others_are_delivered_is_exhausted(make_agent,
     agent.until(lambda: True if agent.status()["outbox"]["pending"] == 0 else None, agent.status)
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 407, 301, 302, 304, 307, 308])
+@pytest.mark.parametrize("status", [401, 404, 407, 302, 308])
 def test_hold_keeps_everything_and_follows_no_redirect(make_agent, komodor, status):
     agent = make_agent(delivery={"attempts_max": 1})
     headers = {"Location": komodor.url + "/elsewhere"} if status < 400 else {}
@@ -141,15 +141,17 @@ def test_a_hold_goes_on_by_itself_when_a_probe_succeeds(make_agent, komodor):
     assert agent.status()["destination"]["state"] == "ok"
 
 
-@pytest.mark.parametrize("status", [400, 406, 409, 410, 413, 415, 418, 422, 451, 499])
-def test_rejected_is_a_dead_letter_with_status_and_start_of_the_answer(agent, komodor, status):
-    komodor.respond = lambda _: answer(status, '{"message": "summary must be shorter"}')
-    entry = agent.await_entry(agent.accept(), state="dead")
+def test_rejected_is_a_dead_letter_with_status_and_start_of_the_answer(agent, komodor):
+    for status in (400, 406, 409, 410, 413, 415, 418, 422, 451, 499):
+        told = answer(status, '{"message": "summary must be shorter"}')
+        komodor.respond = lambda _, told=told: told
+        entry = agent.await_entry(agent.accept(), state="dead")
 
-    assert (entry["deadReason"], entry["lastOutcome"]) == ("rejected", "rejected")
-    assert entry["lastStatus"] == status
-    assert "summary must be shorter" in entry["lastError"]
-    assert entry["attemptCount"] == 1
+        assert (entry["deadReason"], entry["lastOutcome"]) == ("rejected", "rejected")
+        assert entry["lastStatus"] == status
+        assert "summary must be shorter" in entry["lastError"]
+        assert entry["attemptCount"] == 1
+    assert agent.status()["destination"]["state"] == "ok"
 
 
 def test_what_outlived_its_ttl_is_expired_and_never_sent(agent, komodor):
