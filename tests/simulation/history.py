@@ -154,8 +154,8 @@ class World:
         if len({r.id for r in unsettled}) > limit:
             self.checks.problems.append(f"{len(unsettled)} in doubt at a crash, limit {limit}")
         self.network.incarnation += 1
-        for task in (agent.task, *agent.sender._flying.values()):
-            task.cancel()
+        agent.task.cancel()
+        agent.sender._flights.cancel()
 
     async def stop(self, drain_s: float = 10.0) -> None:
         """As with SIGTERM."""

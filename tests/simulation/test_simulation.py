@@ -15,7 +15,7 @@ from simulation.checks import Broken
 from simulation.history import World, play
 from simulation.virtual_loop import BusyLoop, Deadlock
 
-from outboxd.delivery import sender
+from outboxd.delivery import flights, sender
 from outboxd.delivery.backoff import Backoff
 from outboxd.delivery.blame import Blame
 from outboxd.delivery.breaker import Breaker
@@ -85,14 +85,14 @@ def test_the_same_seed_takes_the_same_course():
 
 # --- mistakes on purpose ---------------------------------------------------------
 
-_decide = sender.decide
+_decide = flights.decide
 
 
 def _deciding(change):
     def decide(answer, now_ms, cap_s):
         return change(answer, _decide(answer, now_ms, cap_s))
 
-    return lambda patch: patch.setattr(sender, "decide", decide)
+    return lambda patch: patch.setattr(flights, "decide", decide)
 
 
 def _follow_redirects(answer, verdict):

@@ -14,43 +14,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, Protocol
 
 from outboxd.clock import Clock
 from outboxd.delivery.backoff import Backoff
 from outboxd.delivery.claims import Claims
 from outboxd.delivery.expiry import Expiry
-from outboxd.delivery.facts import AttemptMade, EntryExpired, Fact
-from outboxd.delivery.gate import Change, Gate, Landing, Pass
-from outboxd.delivery.late import stamped
-from outboxd.delivery.outcome import Answer, Verdict, decide
+from outboxd.delivery.facts import Fact
+from outboxd.delivery.flights import Flights, Sending
+from outboxd.delivery.gate import Gate
 from outboxd.delivery.settings import Settings
-from outboxd.delivery.settling import abandoned, expired, settlement
 from outboxd.delivery.telling import Teller
 from outboxd.errors import DiskShort
 from outboxd.outbox.engine import DestinationHold
-from outboxd.outbox.model import Attempt, Claimed, Outcome, Settlement
+from outboxd.outbox.model import Claimed
 from outboxd.outbox.outbox import Outbox
 from outboxd.status import DestinationStatus
 
 # While outcomes cannot be committed (a full disk) it is tried again so often.
 GATHER_S = 0.001
 SETTLE_RETRY_S = 2.0
-
-
-class Sending(Protocol):
-    """What the sender needs of the transport."""
-
-    async def send(self, id: str, body: bytes) -> Answer: ...
-
-
-class Flight(NamedTuple):
-    """One request under way."""
-
-    entry: Claimed
-    passed: Pass
-    started_s: float
-    started_at: int
 
 
 class Sender:
@@ -66,15 +48,11 @@ class Sender:
         observe: Callable[[Fact], None],
     ) -> None:
         self._outbox = outbox
-        self._transport = transport
         self._settings = settings
         self._clock = clock
-        self._random = random
-        self._observe = observe
         now_s = clock.monotonic_s()
-        self._backoff = Backoff(settings.backoff_initial_s, settings.backoff_max_s)
         self._gate = Gate(
-            self._backoff,
+            Backoff(settings.backoff_initial_s, settings.backoff_max_s),
             settings.hold_probe_s,
             settings.concurrency_max,
             settings.rate_max,
@@ -92,13 +70,22 @@ class Sender:
         if outbox.destination_hold is not None:
             self._gate.pause(_held_by(outbox.destination_hold), now_s)
         self._teller = Teller(observe, clock, self._gate.view())
+        self._wake = asyncio.Event()
+        self._flights = Flights(
+            outbox,
+            transport,
+            settings,
+            self._gate,
+            self._claims,
+            self._teller,
+            clock,
+            random,
+            observe,
+            self._wake.set,
+        )
 
-        self._flying: dict[int, asyncio.Task[None]] = {}  # until they are settled
-        self._finished: dict[int, Settlement] = {}  # to be settled in the next commit
         self._overstated = False  # the outbox has more as in flight than are
         self._settling_failed = False
-
-        self._wake = asyncio.Event()
         self._stopping = False
         self._drain_until_s = now_s
         self.turned_s = now_s  # the last turn, for the watchdog
@@ -120,7 +107,7 @@ class Sender:
             since_at=wall(view.since_s),
             next_probe_at=None if view.next_probe_s is None else wall(view.next_probe_s),
             permits=1 if self._settings.fifo else self._gate.permits,
-            in_flight=len(self._flying),
+            in_flight=len(self._flights),
         )
 
     async def hold(self, reason: str, by: str) -> None:
@@ -163,10 +150,12 @@ class Sender:
         unless it is another destination.
         """
         before, self._settings = self._settings, settings
-        self._transport = transport
-        self._backoff = Backoff(settings.backoff_initial_s, settings.backoff_max_s)
+        self._flights.configure(settings, transport)
         self._gate.configure(
-            self._backoff, settings.hold_probe_s, settings.concurrency_max, settings.rate_max
+            Backoff(settings.backoff_initial_s, settings.backoff_max_s),
+            settings.hold_probe_s,
+            settings.concurrency_max,
+            settings.rate_max,
         )
         self._claims.configure(
             settings.order, settings.fresh_share, settings.backoff_max_s, settings.read_ahead
@@ -180,7 +169,7 @@ class Sender:
     def stuck_s(self) -> float:
         """For how long the sender has had work that it may do and has not done."""
         may_have_work = self._outbox.counts.pending and self._claims.promising
-        if not (may_have_work or self._finished) or self._flying or self._settling_failed:
+        if not (may_have_work or self._flights.finished) or self._flights or self._settling_failed:
             return 0.0
         now_s = self._clock.monotonic_s()
         if self._start_at_most(now_s) == 0:
@@ -203,7 +192,7 @@ class Sender:
             self.turned_s = self._clock.monotonic_s()
             if not progressed:
                 await self._wait(self._pause_s())
-            if len(self._flying) > 1 and not self._stopping:
+            if len(self._flights) > 1 and not self._stopping:
                 # Others are about to land: they go into the same commit. Each
                 # commit writes whole pages and syncs, however little it settles.
                 await asyncio.sleep(GATHER_S)
@@ -233,21 +222,18 @@ class Sender:
 
     async def _drain(self) -> None:
         """Settle each as it lands; what has not landed in time may have arrived."""
-        while self._flying:
+        while self._flights:
             self._wake.clear()
             await self._turn()
             left_s = self._drain_until_s - self._clock.monotonic_s()
-            if left_s <= 0 or not self._flying:
+            if left_s <= 0 or not self._flights:
                 break
             await self._wait(min(left_s, SETTLE_RETRY_S))
-        tasks = set(self._flying.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
+        if tasks := self._flights.cancel():
             await asyncio.wait(tasks)
         with suppress(DiskShort):
             # If there is no room, the last commit says what was in flight.
-            await self._outbox.exchange(list(self._finished.values()), ())
+            await self._outbox.exchange(list(self._flights.take_finished().values()), ())
 
     async def _wait(self, pause_s: float | None) -> None:
         with suppress(TimeoutError):
@@ -267,7 +253,7 @@ class Sender:
 
     def _next_start_s(self, now_s: float) -> float | None:
         """When a request may start by itself."""
-        start_s = None if self._settings.fifo and self._flying else self._gate.next_start_s(now_s)
+        start_s = None if self._settings.fifo and self._flights else self._gate.next_start_s(now_s)
         if start_s is None or self._claims.promising:
             return start_s
         due_s = self._claims.next_due_s
@@ -278,18 +264,18 @@ class Sender:
         if self._stopping or self._settling_failed:
             return 0
         if self._settings.fifo:
-            return 0 if self._flying else min(1, self._gate.start_at_most(now_s))
+            return 0 if self._flights else min(1, self._gate.start_at_most(now_s))
         return self._gate.start_at_most(now_s)
 
     # --- one turn ---
 
     async def _turn(self) -> bool:
         """Settle, claim and start; False when there was nothing to do, or no room for it."""
-        for seq in await self._expiry.check(self._taken()):
-            self._expire(seq)
+        for seq in await self._expiry.check(self._flights.taken()):
+            self._flights.expire(seq)
         changes = self._claims.changes
         batch = await self._choose()
-        work = batch or self._finished or self._overstated
+        work = batch or self._flights.finished or self._overstated
         if not work and not self._settling_failed:
             return False
         if not await self._commit(batch):
@@ -307,28 +293,26 @@ class Sender:
         if count == 0 or not self._outbox.counts.pending:
             return []
         batch = []
-        for entry in await self._claims.next(count, self._taken(), not self._gate.flowing):
+        for entry in await self._claims.next(count, self._flights.taken(), not self._gate.flowing):
             if entry.expires_at is not None and entry.expires_at <= self._clock.wall_ms():
-                self._expire(entry.seq)
+                self._flights.expire(entry.seq)
             else:
                 batch.append(entry)
         return batch
 
     async def _commit(self, batch: list[Claimed]) -> bool:
         """Settle, and record what is about to fly; False where there is no room."""
-        finished, self._finished = self._finished, {}
-        sending = [seq for seq in self._flying if seq not in finished]
-        sending += [entry.seq for entry in batch]
+        finished = self._flights.take_finished()
+        sending = self._flights.without(finished) + [entry.seq for entry in batch]
         try:
             await self._outbox.exchange(list(finished.values()), sending)
         except DiskShort as error:
-            self._finished = finished | self._finished
+            self._flights.put_back(finished)
             self._claims.put_back(batch)
             self._settling_failed = True
             self._teller.settling_failed(error, len(finished))
             return False
-        for seq in finished:
-            self._flying.pop(seq, None)
+        self._flights.settled(finished)
         if finished:
             self._claims.look_again()
         self._overstated = self._settling_failed = False
@@ -338,99 +322,11 @@ class Sender:
     def _launch(self, batch: list[Claimed]) -> None:
         """Start the requests, as far as the gate still allows after the commit."""
         for position, entry in enumerate(batch):
-            now_s = self._clock.monotonic_s()
-            if self._start_at_most(now_s) == 0:
+            if self._start_at_most(self._clock.monotonic_s()) == 0:
                 self._claims.put_back(batch[position:])
                 self._overstated = True
                 return
-            passed = self._gate.begin(entry.seq, now_s)
-            flight = Flight(entry, passed, now_s, self._clock.wall_ms())
-            task = asyncio.get_running_loop().create_task(self._fly(flight))
-            self._flying[entry.seq] = task
-
-    def _taken(self) -> set[int]:
-        return self._flying.keys() | self._finished.keys()
-
-    def _expire(self, seq: int) -> None:
-        self._finished[seq] = expired(seq)
-        self._observe(EntryExpired(seq))
-
-    # --- one request ---
-
-    async def _fly(self, flight: Flight) -> None:
-        settings, entry = self._settings, flight.entry
-        try:
-            body = stamped(entry, flight.started_at, settings.stamp, settings.late_after_s)
-            answer = await self._transport.send(entry.id, body)
-        except asyncio.CancelledError:
-            self._abandon(flight)
-            return
-        self._land(flight, answer)
-
-    def _land(self, flight: Flight, answer: Answer) -> None:
-        """What the answer means, for the destination and for the entry."""
-        now_s, entry = self._clock.monotonic_s(), flight.entry
-        verdict = decide(answer, self._clock.wall_ms(), self._settings.retry_after_max_s)
-        landing = self._gate.landed(flight.passed, verdict, now_s, self._random())
-        self._follow(landing, flight, verdict)
-        attempt = Attempt(
-            flight.started_at,
-            round((now_s - flight.started_s) * 1000),
-            verdict.outcome.value,
-            verdict.status,
-            verdict.error,
-        )
-        settled = settlement(
-            entry,
-            attempt,
-            verdict,
-            own_fault=landing.own_fault,
-            attempts_max=self._settings.attempts_max,
-            due_at=self._due_at(entry, verdict, landing.own_fault),
-        )
-        self._finished[entry.seq] = settled
-        self._observe(
-            AttemptMade(
-                entry.id,
-                verdict,
-                now_s - flight.started_s,
-                (self._clock.wall_ms() - entry.received_at) / 1000,
-                entry.attempt_count + 1,
-                settled.dead_reason,
-            )
-        )
-        self._wake.set()
-
-    def _due_at(self, entry: Claimed, verdict: Verdict, own_fault: bool) -> int:
-        """When an entry may be tried again that waits by itself; 0: as the gate says."""
-        if verdict.outcome is not Outcome.UNAVAILABLE:
-            return 0
-        if not own_fault:
-            self._claims.failed(entry.seq)
-            if not self._gate.flowing:
-                return 0
-        # With the gate open nothing else keeps it from being tried at once.
-        delay_s = self._backoff.delay_s(entry.spent + 1, self._random())
-        self._claims.rests(entry.seq, delay_s)
-        return self._clock.wall_ms() + round(delay_s * 1000)
-
-    def _abandon(self, flight: Flight) -> None:
-        """Cancelled at the stop."""
-        self._gate.abandon(flight.passed)
-        duration_ms = round((self._clock.monotonic_s() - flight.started_s) * 1000)
-        self._finished[flight.entry.seq] = abandoned(flight.entry, flight.started_at, duration_ms)
-
-    def _follow(self, landing: Landing, flight: Flight, verdict: Verdict) -> None:
-        """What a change of the gate means for everything else."""
-        if landing.change is Change.LOST:
-            self._teller.outage_began(verdict.error or verdict.outcome.value)
-        elif landing.change is not Change.NONE:
-            self._claims.start_over()
-        if landing.change is Change.RECOVERED:
-            received_at = flight.entry.received_at
-            oldest_at = min(self._outbox.oldest_pending_at or received_at, received_at)
-            self._teller.outage_ended(self._outbox.counts.pending, oldest_at)
-        self._teller.state(self._gate.view(), verdict.hint)
+            self._flights.launch(entry)
 
 
 def _held_by(hold: DestinationHold) -> str:
