@@ -91,6 +91,8 @@ class Checks:
     def request_began(self, request: Request) -> None:
         assert self.sender is not None
         now = f"at {request.began_s:.2f} s, {request.name}"
+        in_flight = len(self.network.flying)
+        self._in_flight_max = max(self._in_flight_max, in_flight)
         must(request.began_s <= self.held_since_s, f"{now}: sent while the destination was held")
         entry_since_s = self.held_ids.get(request.id, math.inf)
         must(request.began_s <= entry_since_s, f"{now}: sent while the entry was held")
@@ -102,7 +104,6 @@ class Checks:
         if row is None and request.id in self.dropping:
             return
         must(row and row[0] == "pending", f"{now}: sent though it is {row}")
-        in_flight = len(self.network.flying)
         limit = 1 if self.settings.order == "fifo" else self.settings.concurrency_max
         must(in_flight <= limit, f"{now}: {in_flight} in flight, {limit} allowed")
         if self.settings.order == "fifo":
@@ -111,7 +112,6 @@ class Checks:
             ).fetchone()
             # It may have been held at this very moment.
             must(oldest is None or row[1] <= oldest, f"{now}: sent before {oldest}")
-        self._in_flight_max = max(self._in_flight_max, in_flight)
         self._check_stamp(request, now)
 
     def _check_stamp(self, request: Request, now: str) -> None:

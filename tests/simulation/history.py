@@ -232,6 +232,8 @@ class World:
         agent.sender.wake()
         if verb == "hold_entry" and entry.held:
             self.checks.held_ids[id] = self.loop.time()
+        elif verb == "retry" and not entry.held:
+            self.checks.held_ids.pop(id, None)  # its hold ended with its first life
         elif verb == "drop":
             self.checks.dropped[id] = self.loop.time()
 
