@@ -17,7 +17,7 @@ import msgspec
 import uuid_utils
 
 from outboxd.clock import Clock
-from outboxd.outbox import query, store
+from outboxd.outbox import accepting, query, store
 from outboxd.outbox.connection import Trouble, classify, connect, migrate, translate, unusable
 from outboxd.outbox.model import (
     Claimed,
@@ -30,6 +30,7 @@ from outboxd.outbox.model import (
     Settlement,
     SpoolMark,
 )
+from outboxd.outbox.rows import Tally, read_changeable, write_changeable
 
 # A checkpoint's work is bounded by the log's size; a small log also bounds
 # what damage to it can cost.
@@ -77,7 +78,7 @@ class Engine:
             raise unusable(error, path) from error
         try:
             migrate(self.connection, path)
-            self._tally = store.Tally()
+            self._tally = Tally()
             self._counts = query.counts(self.connection)
             self._next_seq = query.last_seq(self.connection) + 1
         except sqlite3.Error as error:
@@ -90,7 +91,7 @@ class Engine:
 
     def set_windows(self, key_window_s: float, repeat_window_s: float) -> None:
         """How long identities are remembered; for a reload too."""
-        self._windows = store.Windows(round(key_window_s * 1000), round(repeat_window_s * 1000))
+        self._windows = accepting.Windows(round(key_window_s * 1000), round(repeat_window_s * 1000))
 
     def close(self) -> None:
         """Empty the log into the file if there is room, and close.
@@ -109,7 +110,7 @@ class Engine:
 
     def begin(self) -> None:
         """Open a transaction that writes."""
-        self._tally = store.Tally()
+        self._tally = Tally()
         self._accepted_in_transaction = 0
         self.connection.execute("BEGIN IMMEDIATE")
 
@@ -139,7 +140,7 @@ class Engine:
             self.rollback()
             raise
 
-    def _with(self, tally: store.Tally) -> Counts:
+    def _with(self, tally: Tally) -> Counts:
         return Counts(
             self._counts.pending + tally.pending,
             self._counts.delivered + tally.delivered,
@@ -151,7 +152,7 @@ class Engine:
 
     def accept(self, items: Sequence[Incoming]) -> list[Receipt]:
         """Keep events; receipts in order, to be handed out after the commit."""
-        receipts = store.accept(
+        receipts = accepting.accept(
             self.connection,
             items,
             uuid_utils.uuid7,
@@ -165,11 +166,11 @@ class Engine:
 
     def mark_spool(self, mark: SpoolMark) -> None:
         """How far a spool file has been taken."""
-        store.mark_spool(self.connection, mark)
+        accepting.mark_spool(self.connection, mark)
 
     def forget_spool(self, file_keys: Sequence[str]) -> None:
         """The files are gone for certain."""
-        store.forget_spool(self.connection, file_keys)
+        accepting.forget_spool(self.connection, file_keys)
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
         """Write what attempts meant."""
@@ -250,12 +251,12 @@ class Engine:
         value = store.get_meta(self.connection, "sending")
         if value is None:
             return 0
-        entries = store.read_changeable(self.connection, msgspec.json.decode(value))
+        entries = read_changeable(self.connection, msgspec.json.decode(value))
         pending = [entry for entry in entries if entry.state == "pending"]
         for entry in pending:
             entry.possible_duplicate = 1
         if pending:
-            store.write_changeable(self.connection, pending)
+            write_changeable(self.connection, pending)
         store.set_meta(self.connection, "sending", None)
         return len(pending)
 

@@ -32,6 +32,7 @@ from outboxd.outbox.ballast import Ballast
 from outboxd.outbox.checksums import body_crc, text_crc
 from outboxd.outbox.connection import unusable
 from outboxd.outbox.diagnosis import read_files
+from outboxd.outbox.rows import insert_rows
 from outboxd.outbox.salvage import Row, Salvage, doubted
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ class Rescue:
         for key in _META_KEPT:
             if key in small.meta and store.get_meta(connection, key) is None:
                 store.set_meta(connection, key, small.meta[key])
-        store.insert_rows(
+        insert_rows(
             connection,
             "INSERT OR IGNORE INTO spool_progress (file_key, lines_done, crc)",
             [(key, lines, text_crc(key, lines)) for key, lines in small.spool_progress.items()],
@@ -244,8 +245,8 @@ class Rescue:
         known = _known(engine, [row.entry[1] for row in rows], [row.seq for row in rows])
         fresh = [row for row in rows if row.entry[1] not in known and row.seq not in known]
         bodies = [(row.seq, row.body, body_crc(row.seq, row.body.encode())) for row in fresh]
-        store.insert_rows(engine.connection, "INSERT INTO entries", [row.entry for row in fresh])
-        store.insert_rows(engine.connection, "INSERT INTO bodies (seq, body, crc)", bodies)
+        insert_rows(engine.connection, "INSERT INTO entries", [row.entry for row in fresh])
+        insert_rows(engine.connection, "INSERT INTO bodies (seq, body, crc)", bodies)
         for row in fresh:
             engine.count_in(row.entry[2], row.entry[3])
         keyed = [self._identity(row) for row in fresh if row.entry[13] is not None]
@@ -268,7 +269,7 @@ class Rescue:
         yield partial(self._remember, found)
 
     def _remember(self, identities: list[tuple[Any, ...]], engine: Engine) -> None:
-        store.insert_rows(
+        insert_rows(
             engine.connection,
             "INSERT OR IGNORE INTO dedup (key, seq, id, expires_at, crc)",
             [identity for identity in identities if identity[3] > self._now],
