@@ -27,7 +27,7 @@ IN_FLIGHT_MAX = 16
 OUTBOX_CALLS = ("pwrite64", "fdatasync", "ftruncate")
 SPOOL_CALLS = ("fsync", "unlinkat", "renameat", "write")
 # How many of each call a thread makes in one run, or a little more.
-OFTEN = {"pwrite64": 250, "fdatasync": 24, "ftruncate": 3, "fsync": 6, "unlinkat": 6}
+OFTEN = {"pwrite64": 220, "fdatasync": 22, "ftruncate": 3, "fsync": 4, "unlinkat": 4}
 EXIT_DISK_FAILED = 74
 EXIT_TRY_AGAIN = 75
 
