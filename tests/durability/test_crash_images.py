@@ -132,4 +132,4 @@ def test_a_spoiled_agent_is_caught(tmp_path, need, full, patch):
     report = campaign(source, 1, images, by_id=False)
     losing = [f for f in report["faulty"].values() if any("lost" in fault for fault in f)]
     print(f"{len(losing)} of {report['images']} images lost receipts")
-    assert len(losing) >= images // 10
+    assert len(losing) >= (images // 20 if full else 1)
