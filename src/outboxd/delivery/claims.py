@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from outboxd.clock import Clock
 from outboxd.outbox.model import Claimed
-from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.outbox import Fetched, Outbox
 
 # How much is read ahead: enough that no permit waits for a read, little enough
 # that fresh events are soon among the next.
@@ -123,18 +123,19 @@ class Claims:
         if not self._fifo:  # in strict order nobody is passed over
             excluded |= self._resting.keys()
         changes, self._more = self.changes, False  # an arrival while reading sets it again
-        found = await self._fetch(wanted, excluded if self._fifo else excluded | self._passed_over)
+        passed_over = set() if self._fifo else self._passed_over
+        found, due_at = await self._fetch(wanted, excluded | passed_over)
         if not found and self._passed_over:
             self._passed_over.clear()
-            found = await self._fetch(wanted, excluded)
+            found, due_at = await self._fetch(wanted, excluded)
         if changes != self.changes:
             self._more = True
             return
         self._ahead.extend(found)
         self._more = self._more or len(found) == wanted
-        self._next_due_s = None if self._more else await self._soonest_due_s()
+        self._next_due_s = None if self._more else self._soonest_due_s(due_at)
 
-    async def _fetch(self, count: int, taken: set[int]) -> list[Claimed]:
+    async def _fetch(self, count: int, taken: set[int]) -> Fetched:
         # The newest get their share over several reads, even of one entry each.
         self._fresh_owed += count * self._fresh_share
         fresh = min(count, int(self._fresh_owed))
@@ -145,15 +146,14 @@ class Claims:
             fresh_share=fresh / count,
             due_horizon_s=self._due_horizon_s,
         )
-        if found:
+        if found.entries:
             self._fresh_owed -= fresh
         self._fresh_owed = min(self._fresh_owed, 1.0)
         return found
 
-    async def _soonest_due_s(self) -> float | None:
+    def _soonest_due_s(self, due_at: int | None) -> float | None:
         """When to look again for an entry that waits for its own backoff."""
         now_s = self._clock.monotonic_s()
-        due_at = await self._outbox.next_due_at()
         waits_s = [due_s - now_s for due_s in self._resting.values()]
         if due_at is not None:
             waits_s.append((due_at - self._clock.wall_ms()) / 1000)

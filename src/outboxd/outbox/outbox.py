@@ -11,7 +11,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from outboxd.errors import OutboxdError, SyncFailed
 from outboxd.outbox import query
@@ -32,6 +32,13 @@ from outboxd.outbox.model import (
 from outboxd.outbox.writer import Accept, Change, Exchange, Operation, Read, Writer
 
 T = TypeVar("T")
+
+
+class Fetched(NamedTuple):
+    """What may be sent now, and when there may be more of it by itself."""
+
+    entries: list[Claimed]
+    next_due_at: int | None  # an entry's own backoff ends
 
 
 class Outbox:
@@ -151,22 +158,26 @@ class Outbox:
         order: str,
         fresh_share: float,
         due_horizon_s: float,
-    ) -> list[Claimed]:
-        """Due entries that are not held, with undamaged bodies, to be sent next.
+    ) -> Fetched:
+        """Due entries that are not held, with undamaged bodies, to be sent next,
+        and when the next one's own backoff ends.
 
         No due time lies further ahead than `due_horizon_s`; one that does was
         written before the wall clock was set back, and counts as due.
         """
         taken = list(exclude)
-        found = await self._read(
-            lambda engine: engine.fetch(count, taken, order, fresh_share, due_horizon_s)
-        )
+
+        def look(engine: Engine) -> Fetched:
+            found = engine.fetch(count, taken, order, fresh_share, due_horizon_s)
+            return Fetched(found, query.next_due_at(engine.connection, engine.clock.wall_ms()))
+
+        found, next_due_at = await self._read(look)
         sound = [entry for entry in found if entry.crc == body_crc(entry.seq, entry.body)]
         if len(sound) < len(found):
             for entry in found:
                 if entry.crc != body_crc(entry.seq, entry.body):
                     await self.set_aside_damaged(entry.seq, "the body failed its checksum")
-        return sound
+        return Fetched(sound, next_due_at)
 
     async def set_aside_damaged(self, seq: int, detail: str) -> None:
         """A row failed its checksum: count it, keep its remains apart, go on."""
@@ -246,11 +257,6 @@ class Outbox:
                 more = step.before_seq is not None
                 return Page(found, str(step.before_seq) if more else None)
             before = step.before_seq
-
-    async def next_due_at(self) -> int | None:
-        """The earliest due time to come of an entry that waits for its own backoff."""
-        now = self._engine.clock.wall_ms()
-        return await self.read(lambda c: query.next_due_at(c, now))
 
     async def expired(self, limit: int) -> tuple[list[int], int | None]:
         """Pending entries whose ttl ran out, and when the next one's does."""
