@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from benchmarks import drain, intake, peers, size
 from benchmarks.machine import describe
 from benchmarks.table import Row, as_json, print_table
 
+BASELINE = Path(__file__).parent / "baseline.json"
 PARTS = {"intake": intake.rows, "drain": drain.rows, "size": size.rows, "peers": peers.rows}
 
 
@@ -23,6 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--record", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", action="append", choices=PARTS)
     options = parser.parse_args()
@@ -35,9 +38,13 @@ def main() -> int:
     print_table(rows, machine)
     if options.json:
         options.json.write_text(as_json(rows, machine) + "\n")
-    missed = [row.name for row in rows if not row.holds(slack=2.0)]
-    if options.check and missed:
-        print(f"\ngross regressions: {', '.join(missed)}", file=sys.stderr)
+    if options.record:
+        ratios = {row.name: round(row.ratio, 3) for row in rows if row.ratio is not None}
+        BASELINE.write_text(json.dumps(ratios, indent=1) + "\n")
+    before = json.loads(BASELINE.read_text()) if options.check else {}
+    regressed = [row.name for row in rows if row.regressed(before.get(row.name))]
+    if regressed:
+        print(f"\ngross regressions: {', '.join(regressed)}", file=sys.stderr)
         return 1
     return 0
 

@@ -27,11 +27,22 @@ class Row(NamedTuple):
         """What the bounds are compared with."""
         return self.value if self.ratio is None else self.ratio
 
-    def holds(self, slack: float = 1.0) -> bool:
-        """Whether the bound is kept; with `slack` 2, whether it is missed by half."""
-        if self.at_least is not None and self.judged < self.at_least / slack:
+    def holds(self) -> bool:
+        """Whether the bound is kept."""
+        if self.at_least is not None and self.judged < self.at_least:
             return False
-        return self.at_most is None or self.judged <= self.at_most * slack
+        return self.at_most is None or self.judged <= self.at_most
+
+    def regressed(self, before: float | None) -> bool:
+        """Whether the ratio is worse by half than one recorded before.
+
+        Only ratios are compared: other machines have other absolute figures.
+        """
+        if before is None or self.ratio is None:
+            return False
+        if self.at_most is not None:
+            return self.ratio > before * 2
+        return self.ratio < before / 2
 
 
 def print_table(rows: list[Row], machine: dict[str, str]) -> None:
