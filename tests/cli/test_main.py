@@ -230,6 +230,7 @@ def test_emit_and_exec_import_nothing_heavy(place, request, words, running):
     assert set(own.split()) <= OURS
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_emit_and_exec_start_fast(place, full, tmp_path):
     """At most 2.5 times the interpreter alone; quick runs only catch a gross slip."""

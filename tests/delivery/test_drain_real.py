@@ -50,6 +50,7 @@ def attempts(agent: AgentProcess) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(pattern, text.decode())}
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_the_drain_settles_within_a_tenth_below_what_the_sandbox_takes(
     full: bool, sandbox: str, tmp_path: Path
