@@ -311,7 +311,7 @@ def _written(value: object) -> str:
         text = _in_toml(value)
     except ValueError:  # an integer of thousands of digits
         return "a huge number"
-    return shown(text, 80)
+    return shown(text, 200)
 
 
 def _in_toml(value: object, depth: int = 0) -> str:
