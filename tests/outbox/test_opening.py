@@ -236,3 +236,17 @@ def test_a_damaged_note_of_a_recovery_stops_the_start_and_eats_nothing(path: str
     with pytest.raises(OutboxdError, match="recovery is damaged"):
         open_outbox(path)
     assert Path(path).exists()
+
+
+@pytest.mark.parametrize("with_journal", [False, True])
+def test_zeros_where_the_first_header_should_be_are_a_start_cut_short(path, with_journal):
+    """What a power cut can leave while the file is made; found among its images."""
+    Path(path).write_bytes(bytes(4096))
+    if with_journal:
+        Path(path + "-journal").write_bytes(
+            bytes.fromhex("d9d505f920a163d700000000be9ad920000000000000020000001000") + bytes(484)
+        )
+    opened = open_outbox(path)
+    assert opened.recovery is None
+    assert opened.engine.counts() == (0, 0, 0, 0)
+    opened.close()

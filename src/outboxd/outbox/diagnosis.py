@@ -88,7 +88,7 @@ def before_opening(path: str, was_outbox: bool) -> str:
     if os.path.isdir(path):
         return ""  # the opening says what is wrong
     files = read_files(path, path + "-wal")
-    if not files.database.nbytes:
+    if _is_unwritten(files.database):
         return _of_empty(path, files, was_outbox)
     head = files.images().newest(1)
     if bytes(head[:16]) != MAGIC:
@@ -111,6 +111,18 @@ def before_opening(path: str, was_outbox: bool) -> str:
     if files.log is not None and files.log.verdict is Verdict.DAMAGED:
         return files.log.detail
     return ""
+
+
+def holds_zeros_alone(path: str) -> bool:
+    """Whether there is a file that is one page of zeros."""
+    database = _map(path)
+    return database.nbytes > 0 and _is_unwritten(database)
+
+
+def _is_unwritten(database: memoryview) -> bool:
+    """Whether the file holds nothing: it is empty, or one page of zeros, as a power
+    cut leaves it while it is made. The first page is synced before there is another."""
+    return not database.nbytes or (database.nbytes == PAGE_BYTES and not any(database))
 
 
 def _of_empty(path: str, files: Files, was_outbox: bool) -> str:

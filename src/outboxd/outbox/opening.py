@@ -77,6 +77,7 @@ def _open(path: str, lock: OutboxLock, make_engine: Callable[[], Engine], clock:
     fault = fault or diagnosis.before_opening(path, diagnosis.was_outbox(path))
     engine = None
     if not fault:
+        _begin_again(path)
         engine, fault = _checked(path, make_engine)
     if fault:
         # Renamed while open: SQLite's own tidying at the close then finds no
@@ -95,6 +96,13 @@ def _open(path: str, lock: OutboxLock, make_engine: Callable[[], Engine], clock:
         engine.connection.close()
         raise
     return Opened(engine, lock, report, left)
+
+
+def _begin_again(path: str) -> None:
+    """A power cut while the file was made can leave zeros where its header should
+    be. There is nothing in it to lose, and SQLite would not take it."""
+    if os.path.isfile(path) and diagnosis.holds_zeros_alone(path):
+        os.truncate(path, 0)
 
 
 def _empty_log(engine: Engine) -> None:
