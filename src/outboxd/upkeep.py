@@ -20,7 +20,7 @@ from outboxd.outbox.scrub import Scrubber
 
 TICK_S = 5.0
 # A step of pruning looks at so many entries: a few ms, so that no commit waits.
-PRUNE_WINDOW = 500
+PRUNE_WINDOW = 100
 PRUNE_REST_S = 600.0  # between passes that found nothing to delete
 DEDUP_STEP = 500
 SCRUB_REST_S = 3600.0  # between looks at every checksum of the outbox
