@@ -184,7 +184,7 @@ class AgentParts:
             bound = sockets.adopt(handed_in.socket.detach())
         else:
             bound = sockets.bind_unix(
-                config.intake.socket, int(config.intake.socket_mode, 8), config.intake.socket_group
+                config.intake.socket, config.intake.socket_mode_bits, config.intake.socket_group
             )
         self._socket = bound
         await self._serve(HttpServer(table), bound)

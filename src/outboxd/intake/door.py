@@ -75,14 +75,6 @@ class Kept(NamedTuple):
     refusal: Refused | None
 
 
-class PreparedLines(NamedTuple):
-    """A portion of a batch that has been checked: what is known of its results."""
-
-    results: list[bytes]  # empty where the event is good
-    good: list[Prepared]
-    places: list[int]  # of the good ones, among the results
-
-
 class Door:
     """Takes events one by one or a portion of lines at a time."""
 
@@ -232,8 +224,13 @@ class Door:
                     answers[place] = Kept(0, error)
         return answers
 
-    async def prepare_lines(self, lines: Sequence[bytes | None], source: str) -> PreparedLines:
-        """Check a portion of a batch. A line of None was longer than an event may be."""
+    async def take_lines(self, lines: Sequence[bytes | None], source: str) -> list[bytes]:
+        """A portion of a batch: for each line its result as JSON. A line of None
+        was longer than an event may be.
+
+        Lines that find the outbox full are answered with `"retry": true`, and
+        so are those behind them.
+        """
         results: list[bytes] = []
         good: list[Prepared] = []
         places: list[int] = []
@@ -249,24 +246,15 @@ class Door:
                 results.append(b"")
         if len(good) < len(lines):
             self.metrics.refused("invalid", len(lines) - len(good))
-        return PreparedLines(results, good, places)
-
-    async def keep_lines(self, prepared: PreparedLines) -> list[bytes]:
-        """Commit a portion of a batch; for each line its result as JSON.
-
-        Lines that find the outbox full are answered with `"retry": true`, and
-        so are those behind them.
-        """
-        results, good, places = prepared
         done = 0
         try:
             while done < len(good):
                 granted = self.admission.reserve(len(good) - done)
                 portion = good[done : done + granted]
-                items = [event.incoming for event in portion]
+                items = [prepared.incoming for prepared in portion]
                 receipts = await self._keep_reserved(items)
-                for receipt, event in zip(receipts, portion, strict=True):
-                    results[places[done]] = receipt_json(receipt, event.warnings)
+                for receipt, prepared in zip(receipts, portion, strict=True):
+                    results[places[done]] = receipt_json(receipt, prepared.warnings)
                     done += 1
         except Refused as error:
             self.metrics.refused(refusal_reason(error), len(good) - done)

@@ -86,25 +86,24 @@ class IntakeRoutes:
 
     async def _read_lines(self, request: BaseRequest) -> tuple[Results, bool]:
         """Take lines as they come; False where the body went over its limit."""
+        results = Results()
         cutter = LineCutter(self._door.event_bytes_max)
         portion: list[bytes | None] = []
         portion_bytes = received_bytes = 0
-        async with _Portions(self._door) as portions:
-            async for data in body_parts(request, BATCH_BYTES_MAX, self._stall_s, _BATCH_HINT):
-                received_bytes += len(data)
-                if received_bytes > BATCH_BYTES_MAX:
-                    portion += cutter.feed(data[: BATCH_BYTES_MAX - received_bytes])
-                    break
-                portion += cutter.feed(data)
-                portion_bytes += len(data)
-                if len(portion) >= PORTION_LINES or portion_bytes >= PORTION_BYTES:
-                    await portions.take(portion)
-                    portion_bytes = 0
-            complete = received_bytes <= BATCH_BYTES_MAX
-            if complete:
-                portion += cutter.end()
-            await portions.take(portion)
-        results = portions.results
+        async for data in body_parts(request, BATCH_BYTES_MAX, self._stall_s, _BATCH_HINT):
+            received_bytes += len(data)
+            if received_bytes > BATCH_BYTES_MAX:
+                portion += cutter.feed(data[: BATCH_BYTES_MAX - received_bytes])
+                break
+            portion += cutter.feed(data)
+            portion_bytes += len(data)
+            if len(portion) >= PORTION_LINES or portion_bytes >= PORTION_BYTES:
+                await self._take_portions(portion, results)
+                portion_bytes = 0
+        complete = received_bytes <= BATCH_BYTES_MAX
+        if complete:
+            portion += cutter.end()
+        await self._take_portions(portion, results)
         if not complete:
             # The lines before were kept, so this cannot be a 413.
             message = f"the batch is larger than {BATCH_BYTES_MAX} bytes: this line and all " + (
@@ -112,6 +111,13 @@ class IntakeRoutes:
             )
             results.add([refusal_body(message, None, _BATCH_HINT)[:-1] + b', "retry": true}'])
         return results, complete
+
+    async def _take_portions(self, lines: list[bytes | None], results: Results) -> None:
+        """Empty `lines` into the outbox, so many at a time."""
+        for start in range(0, len(lines), PORTION_LINES):
+            portion = lines[start : start + PORTION_LINES]
+            results.add(await self._door.take_lines(portion, Source.BATCH))
+        lines.clear()
 
     async def _send(self, request: BaseRequest, results: Results, complete: bool) -> StreamResponse:
         response = StreamResponse(headers=JSON_HEADERS)
@@ -131,40 +137,6 @@ class IntakeRoutes:
                 request.transport.abort()
             raise ConnectionResetError from None
         return response
-
-
-class _Portions:
-    """Takes a batch in portions: one is checked while the one before is committed.
-
-    In this order alone, so that what comes first in the batch comes first in
-    the outbox, and what is behind a full outbox finds it full.
-    """
-
-    def __init__(self, door: Door) -> None:
-        self.results = Results()
-        self._door = door
-        self._keeping: asyncio.Task[list[bytes]] | None = None
-
-    async def __aenter__(self) -> _Portions:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._kept()
-
-    async def take(self, lines: list[bytes | None]) -> None:
-        """Empty `lines`, so many at a time."""
-        for start in range(0, len(lines), PORTION_LINES):
-            portion = lines[start : start + PORTION_LINES]
-            prepared = await self._door.prepare_lines(portion, Source.BATCH)
-            await self._kept()
-            self._keeping = asyncio.ensure_future(self._door.keep_lines(prepared))
-            await asyncio.sleep(0)  # it is handed to the writer before the next is checked
-        lines.clear()
-
-    async def _kept(self) -> None:
-        if self._keeping is not None:
-            keeping, self._keeping = self._keeping, None
-            self.results.add(await keeping)
 
 
 def _response(answer: Answer) -> Response:
