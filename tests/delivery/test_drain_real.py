@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from support.agent import AgentProcess
 
 LIMIT = 200  # requests a second; the sandbox refuses bursts of over a tenth of a second
-SETTLES_S, MEASURED_S = 35.0, 20.0
+WINDOW_S, LONGEST_S = 10, 120  # seconds
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def attempts(agent: AgentProcess) -> dict[str, float]:
 
 
 @pytest.mark.alone
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 def test_the_drain_settles_within_a_tenth_below_what_the_sandbox_takes(
     full: bool, sandbox: str, tmp_path: Path
 ):
@@ -63,17 +64,22 @@ def test_the_drain_settles_within_a_tenth_below_what_the_sandbox_takes(
     try:
         lines = [
             json.dumps({"eventType": "drain", "summary": f"event {number}"})
-            for number in range(round(LIMIT * (SETTLES_S + MEASURED_S) * 1.1))
+            for number in range(round(LIMIT * LONGEST_S * 1.1))
         ]
         status, _ = agent.request("POST", "/v1/events/batch", "\n".join(lines).encode())
         assert status == 200
-        time.sleep(SETTLES_S)
-        began_s, began = time.monotonic(), ask(sandbox, "GET", "/sandbox/summary")["received"]
-        time.sleep(MEASURED_S)
-        ended_s, ended = time.monotonic(), ask(sandbox, "GET", "/sandbox/summary")["received"]
-        taken_per_s = (ended - began) / (ended_s - began_s)
+        # Whoever takes the processor away for a second takes a tenth of a window
+        # with it; so it must settle in one window, and not in a given one.
+        seen: deque[tuple[float, int]] = deque(maxlen=WINDOW_S + 1)
+        began_s, taken_per_s = time.monotonic(), 0.0
+        while not 0.9 * LIMIT <= taken_per_s <= 1.02 * LIMIT:
+            now_s = time.monotonic()
+            assert now_s - began_s < LONGEST_S, f"{taken_per_s:.0f} a second at last"
+            seen.append((now_s, ask(sandbox, "GET", "/sandbox/summary")["received"]))
+            if len(seen) > WINDOW_S:
+                taken_per_s = (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0])
+            time.sleep(1.0)
         made = attempts(agent)
     finally:
         agent.stop()
-    assert 0.9 * LIMIT <= taken_per_s <= 1.02 * LIMIT
     assert 0 < made["throttled"] < 0.02 * sum(made.values())

@@ -25,7 +25,7 @@ _EXPLORE_AFTER_S = 3.0
 _EXPLORE_STEP_S = 1.5
 _EXPLORE_FACTOR = 1.4
 
-_BURST_S = 0.02  # what a late wake-up of the event loop may make up for
+_BURST_S = 0.05  # what a late wake-up of the event loop may make up for
 _BOUND_S = 0.05  # a token taken so soon after it was ready was waited for
 _RATE_MIN = 0.2
 _ESTIMATE_MIN = 2.0
