@@ -271,7 +271,7 @@ class Checks:
         rate = self.settings.rate_max
         if not rate:
             return
-        slack = max(1.0, rate * 0.02) + 1e-6
+        slack = max(1.0, rate * 0.05) + 1e-6
         starts: dict[int, list[float]] = defaultdict(list)
         for request in self.network.requests:
             starts[request.incarnation].append(request.began_s)
