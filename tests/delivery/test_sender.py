@@ -27,6 +27,52 @@ def arrived(world: World) -> list[str]:
     return [request.name for request in world.network.requests if request.arrived]
 
 
+# --- without trouble -----------------------------------------------------------
+
+
+def test_an_event_for_an_idle_sender_takes_one_commit_to_its_request_and_one_to_settle():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        await world.give()
+        await world.until_empty(60)
+        before = world.agent.writer.commits
+        world.network.on_start = lambda request: requests.append(world.agent.writer.commits)
+        requests: list[int] = []
+        await world.give()
+        await world.until_empty(60)
+        assert requests == [before + 1]
+        assert world.agent.writer.commits == before + 2
+        world.finish()
+
+    world.run(main())
+
+
+@pytest.mark.parametrize("order", ["mixed", "fifo"])
+def test_what_was_claimed_as_it_came_in_is_not_sent_once_the_operator_holds(order):
+    world = World(SETTINGS._replace(order=order))
+
+    async def main() -> None:
+        await world.start()
+        await world.give()
+        await world.until_empty(60)
+        sent = len(world.network.requests)
+        give = asyncio.create_task(world.give())
+        world.agent.outbox.on_claim = lambda: world.agent.sender.wake()  # between the two
+        await give
+        await asyncio.sleep(0)
+        await world.agent.sender.hold("", "root")
+        await asyncio.sleep(60)
+        assert len(world.network.requests) - sent <= 1
+        await world.agent.sender.release("root")
+        await world.until_empty(60)
+        assert sorted(arrived(world)) == sorted(world.checks.names.values())
+        world.finish()
+
+    world.run(main())
+
+
 # --- outages -----------------------------------------------------------------
 
 

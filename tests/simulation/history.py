@@ -122,7 +122,7 @@ class World:
         )
         sender.checks = self.checks
         self.checks.agent_started(sender)
-        outbox.on_arrival = sender.arrived
+        outbox.on_arrival, outbox.on_claim = sender.arrived, sender.claimed
         task = self.loop.create_task(sender.run())
         self.agent = Agent(outbox, sender, writer, task)
 
@@ -146,6 +146,8 @@ class World:
             " json_each(coalesce((SELECT value FROM meta WHERE key = 'sending'), '[]')))"
         )
         self.checks.cut_off |= {id for (id,) in recorded}
+        if agent.sender._stopping:  # its last commit may have settled what it cut off
+            self.checks.cut_off |= self._unanswered()
         unsettled = [
             r for r in self.network.requests
             if r.incarnation == self.network.incarnation and r.unsettled
@@ -156,6 +158,13 @@ class World:
         self.network.incarnation += 1
         agent.task.cancel()
         agent.sender._flights.cancel()
+
+    def _unanswered(self) -> set[str]:
+        """The ids of what this agent has sent and heard nothing of."""
+        return {
+            r.id for r in self.network.requests
+            if r.incarnation == self.network.incarnation and r.answer is None
+        }  # fmt: skip
 
     async def stop(self, drain_s: float = 10.0) -> None:
         """As with SIGTERM."""
@@ -168,10 +177,7 @@ class World:
             return  # it crashed while it stopped
         must(agent.task.done(), "the sender did not stop")
         agent.task.result()
-        self.checks.cut_off |= {
-            r.id for r in self.network.requests
-            if r.incarnation == self.network.incarnation and r.answer is None
-        }  # fmt: skip
+        self.checks.cut_off |= self._unanswered()
         self.network.incarnation += 1
         await agent.writer.stop()
         self.agent = None
@@ -330,6 +336,7 @@ class _History:
         rng = self.rng
         doings = (
             (6, self._burst),
+            (2, self._calm),
             (5, self._weather),
             (1, self._poison),
             (1, self._crash),
@@ -348,6 +355,16 @@ class _History:
         ttl_s = self.rng.choice((None, None, None, 5.0, 120.0))
         await self._up()
         await self.world.give(self.rng.choice((1, 1, 2, 5, 12)), ttl_s=ttl_s)
+
+    async def _calm(self) -> None:
+        """Single events for a sender with nothing to do, perhaps its last."""
+        self.world.network.turn("fine")
+        if self.rng.random() < 0.5:
+            await self._crash_at_commit()
+        for _ in range(self.rng.randint(1, 4)):
+            await self._up()
+            await asyncio.sleep(self.rng.choice((0.02, 1.0, 30.0)))
+            await self.world.give()
 
     async def _weather(self) -> None:
         kinds = self.rng.choice((OUTAGES, OUTAGES, HOLDS, THROTTLES, CALM))

@@ -25,6 +25,7 @@ from outboxd.delivery.outcome import Verdict
 from outboxd.delivery.rate import Rate
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Outcome
+from outboxd.outbox.writer import Claim
 
 SEEDS, SEEDS_FULL = 200, 5000
 
@@ -154,6 +155,9 @@ MISTAKES = {
     "rate_max is ignored": lambda patch: patch.setattr(Rate, "available", lambda self, now_s: 99),
     "a crash in flight is forgotten": lambda patch: patch.setattr(
         Engine, "recover_sending", lambda self: 0
+    ),
+    "what is claimed as it comes in is not written down": lambda patch: patch.setattr(
+        Claim, "apply", lambda self, engine: self.look(engine)
     ),
 }
 

@@ -43,6 +43,7 @@ class Claims:
         self._passed_over: set[int] = set()  # failed as probes: others first
         self._resting: dict[int, float] = {}  # own backoff, on the monotonic clock
         self._next_due_s: float | None = None
+        self._offered = 0
 
     def configure(
         self, order: str, fresh_share: float, due_horizon_s: float, read_ahead: bool
@@ -82,6 +83,37 @@ class Claims:
             if entry.seq not in taken:
                 batch.append(entry)
         return batch
+
+    def offer(self, count: int, sending: Collection[int]) -> None:
+        """Nothing is to be had now: let what comes in next be claimed as it comes,
+        at most `count` entries beside those in `sending`. Until `offered` nothing
+        else may be claimed."""
+        self._offered = count
+        self._ahead.clear()
+        self._more = False
+        excluded = set(sending)
+        if not self._fifo:
+            excluded |= self._resting.keys() | self._passed_over
+        self._outbox.claim_next(
+            count,
+            sending,
+            exclude=excluded,
+            order="fifo" if self._fifo else "mixed",
+            due_horizon_s=self._due_horizon_s,
+        )
+
+    async def offered(self) -> list[Claimed]:
+        """What has come of the offer, if there was one: these are claimed already.
+
+        Raises:
+            DiskShort: nothing has.
+        """
+        count, self._offered = self._offered, 0
+        if not count:
+            return []
+        found = await self._outbox.claimed()
+        self._more = self._more or len(found) == count
+        return found
 
     # --- what happens to entries ---
 
@@ -125,9 +157,12 @@ class Claims:
         changes, self._more = self.changes, False  # an arrival while reading sets it again
         passed_over = set() if self._fifo else self._passed_over
         found, due_at = await self._fetch(wanted, excluded | passed_over)
-        if not found and self._passed_over:
-            self._passed_over.clear()
-            found, due_at = await self._fetch(wanted, excluded)
+        if len(found) < wanted and passed_over:
+            # All others have had their turn, or have it now.
+            passed_over.clear()
+            excluded |= {entry.seq for entry in found}
+            more, due_at = await self._fetch(wanted - len(found), excluded)
+            found += more
         if changes != self.changes:
             self._more = True
             return

@@ -4,6 +4,8 @@ One coroutine decides (`_turn`): it settles what has ended, claims what may
 start, writes both in one commit, and only then lets the requests go. So the
 outbox always knows what is in flight, and after a crash exactly those are
 possible duplicates. While outcomes cannot be committed nothing is sent.
+With nothing to send it leaves an offer with the outbox: what comes in next is
+claimed by the commit that accepts it.
 
 It decides nothing by itself: when and how many may start is the gate's, which
 come next is the claims', what an answer means is the outcome table's.
@@ -26,7 +28,7 @@ from outboxd.delivery.settings import Settings
 from outboxd.delivery.telling import Teller
 from outboxd.errors import DiskShort
 from outboxd.outbox.engine import DestinationHold
-from outboxd.outbox.model import Claimed
+from outboxd.outbox.model import Claimed, State
 from outboxd.outbox.outbox import Outbox
 from outboxd.status import DestinationStatus
 
@@ -84,6 +86,7 @@ class Sender:
             self._wake.set,
         )
 
+        self._offered_at = 0  # the claims' changes at the last offer
         self._overstated = False  # the outbox has more as in flight than are
         self._settling_failed = False
         self._stopping = False
@@ -135,6 +138,11 @@ class Sender:
     def arrived(self) -> None:
         """New entries: look for them."""
         self._claims.look_again()
+        self._expiry.arrived()
+        self._wake.set()
+
+    def claimed(self) -> None:
+        """New entries, claimed as they came in."""
         self._expiry.arrived()
         self._wake.set()
 
@@ -191,6 +199,7 @@ class Sender:
             progressed = await self._turn()
             self.turned_s = self._clock.monotonic_s()
             if not progressed:
+                self._offer()
                 await self._wait(self._pause_s())
             if len(self._flights) > 1 and not self._stopping:
                 # Others are about to land: they go into the same commit. Each
@@ -222,6 +231,7 @@ class Sender:
 
     async def _drain(self) -> None:
         """Settle each as it lands; what has not landed in time may have arrived."""
+        await self._launch_offered()  # as far as `stop` allows: not at all
         while self._flights:
             self._wake.clear()
             await self._turn()
@@ -271,6 +281,7 @@ class Sender:
 
     async def _turn(self) -> bool:
         """Settle, claim and start; False when there was nothing to do, or no room for it."""
+        await self._launch_offered()
         for seq in await self._expiry.check(self._flights.taken()):
             self._flights.expire(seq)
         changes = self._claims.changes
@@ -292,8 +303,14 @@ class Sender:
         count = self._start_at_most(self._clock.monotonic_s())
         if count == 0 or not self._outbox.counts.pending:
             return []
+        return self._in_time(
+            await self._claims.next(count, self._flights.taken(), not self._gate.flowing)
+        )
+
+    def _in_time(self, entries: list[Claimed]) -> list[Claimed]:
+        """Those whose ttl has not run out."""
         batch = []
-        for entry in await self._claims.next(count, self._flights.taken(), not self._gate.flowing):
+        for entry in entries:
             if entry.expires_at is not None and entry.expires_at <= self._clock.wall_ms():
                 self._flights.expire(entry.seq)
             else:
@@ -313,11 +330,36 @@ class Sender:
             self._teller.settling_failed(error, len(finished))
             return False
         self._flights.settled(finished)
-        if finished:
+        if any(settlement.state == State.PENDING for settlement in finished.values()):
             self._claims.look_again()
         self._overstated = self._settling_failed = False
         self._teller.settling_works()
         return True
+
+    def _offer(self) -> None:
+        """Where requests may start and none waits for it: let the next events be
+        claimed as they come in."""
+        count = self._start_at_most(self._clock.monotonic_s())
+        waits = self._outbox.counts.pending and self._claims.promising
+        if count and self._gate.flowing and not waits:
+            self._offered_at = self._claims.changes
+            self._claims.offer(count, self._flights.taken())
+
+    async def _launch_offered(self) -> None:
+        """Start what came in and is claimed already."""
+        try:
+            offered = await self._claims.offered()
+        except DiskShort:
+            return  # neither accepted nor claimed
+        if not offered:
+            return
+        self._overstated = True
+        if self._offered_at == self._claims.changes:
+            batch = self._in_time(offered)
+            self._overstated = len(batch) < len(offered)
+            self._launch(batch)
+        else:
+            self._claims.look_again()
 
     def _launch(self, batch: list[Claimed]) -> None:
         """Start the requests, as far as the gate still allows after the commit."""

@@ -29,7 +29,7 @@ from outboxd.outbox.model import (
     Settlement,
     SpoolMark,
 )
-from outboxd.outbox.writer import Accept, Change, Exchange, Operation, Read, Writer
+from outboxd.outbox.writer import Accept, Change, Claim, Exchange, Operation, Read, Writer
 
 T = TypeVar("T")
 
@@ -56,13 +56,16 @@ class Outbox:
         self.destination_hold: DestinationHold | None = engine.destination_hold()
         self.oldest_pending_at: int | None = engine.oldest_pending_at()
         self.spool_progress: dict[str, int] = engine.spool_progress()
-        # Called on the loop: events came in; a commit took so long for so many
+        # Called on the loop: events came in; they did, and some of them were claimed
+        # in the same commit (`claim_next`); a commit took so long for so many
         # rows; the disk failed, or damage was found, and the agent must stop.
         self.on_arrival: Callable[[], None] = _nothing
+        self.on_claim: Callable[[], None] = _nothing
         self.on_commit: Callable[[float, int], None] = _nothing
         self.on_fatal: Callable[[OutboxdError], None] = _nothing
         self.on_damage: Callable[[int, str], None] = _nothing
         self.fatal: OutboxdError | None = None
+        self._claim: asyncio.Future[list[Claimed]] | None = None
         self._writer = make_writer(engine, ballast, self._loop, self._committed, self._failed)
 
     @classmethod
@@ -98,17 +101,21 @@ class Outbox:
 
     def _committed(self, operations: list[Operation[Any]], duration_s: float) -> None:
         self.counts = self._engine.counts()
-        rows = arrivals = 0
+        rows = arrivals = claims = 0
         for operation in operations:
             if isinstance(operation, Accept):
                 rows += len(operation.items)
                 arrivals += 1
+            elif isinstance(operation, Claim):
+                claims += 1
             elif isinstance(operation, Exchange):
                 rows += len(operation.settlements)
             else:
                 rows += 1
         self.on_commit(duration_s, rows)
-        if arrivals:
+        if claims:
+            self.on_claim()
+        elif arrivals:
             self.on_arrival()
 
     def _failed(self, error: OutboxdError) -> None:
@@ -172,12 +179,50 @@ class Outbox:
             return Fetched(found, query.next_due_at(engine.connection, engine.clock.wall_ms()))
 
         found, next_due_at = await self._read(look)
+        return Fetched(await self._sound(found), next_due_at)
+
+    def claim_next(
+        self,
+        count: int,
+        sending: Collection[int],
+        *,
+        exclude: Collection[int],
+        order: str,
+        due_horizon_s: float,
+    ) -> None:
+        """Take what is due when the next event comes in, at most `count` entries,
+        in the commit that accepts it: from then on they and `sending` are in
+        flight. For a sender with nothing to send, whose events then wait for
+        one commit alone; `on_claim` tells it.
+        """
+        taken = list(exclude)
+        self._claim = self._loop.create_future()
+        self._writer.stand_by(
+            Claim(
+                self._claim,
+                lambda engine: engine.fetch(count, taken, order, 0.0, due_horizon_s),
+                list(sending),
+            )
+        )
+
+    async def claimed(self) -> list[Claimed]:
+        """What was taken since `claim_next`; nothing is any more from now on.
+
+        Raises:
+            DiskShort: nothing was taken, and nothing accepted.
+        """
+        claim, self._claim = self._claim, None
+        if claim is None or self._writer.recall():
+            return []
+        return await self._sound(await claim)
+
+    async def _sound(self, found: list[Claimed]) -> list[Claimed]:
         sound = [entry for entry in found if entry.crc == body_crc(entry.seq, entry.body)]
         if len(sound) < len(found):
             for entry in found:
                 if entry.crc != body_crc(entry.seq, entry.body):
                     await self.set_aside_damaged(entry.seq, "the body failed its checksum")
-        return Fetched(sound, next_due_at)
+        return sound
 
     async def set_aside_damaged(self, seq: int, detail: str) -> None:
         """A row failed its checksum: count it, keep its remains apart, go on."""

@@ -16,6 +16,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any, Generic, TypeVar
@@ -24,7 +25,7 @@ from outboxd.errors import OutboxdError
 from outboxd.outbox.ballast import Ballast
 from outboxd.outbox.connection import Trouble, classify, suspect, translate
 from outboxd.outbox.engine import WAL_BYTES_MAX, Engine
-from outboxd.outbox.model import Incoming, Receipt, Settlement, SpoolMark
+from outboxd.outbox.model import Claimed, Incoming, Receipt, Settlement, SpoolMark
 
 T = TypeVar("T")
 
@@ -92,6 +93,28 @@ class Exchange(Operation[None]):
         engine.set_sending(self.sending)
 
 
+class Claim(Operation[list[Claimed]]):
+    """Take entries for sending: from this commit on they are in flight too."""
+
+    __slots__ = ("look", "sending")
+
+    def __init__(
+        self,
+        future: asyncio.Future[list[Claimed]],
+        look: Callable[[Engine], list[Claimed]],
+        sending: Sequence[int],
+    ) -> None:
+        super().__init__(future)
+        self.look = look
+        self.sending = sending
+
+    def apply(self, engine: Engine) -> list[Claimed]:
+        found = self.look(engine)
+        if found:
+            engine.set_sending([*self.sending, *(entry.seq for entry in found)])
+        return found
+
+
 class Change(Operation[T]):
     """Any other verb."""
 
@@ -134,6 +157,7 @@ class Writer:
         self._on_fatal = on_fatal
         self._handed_in: list[Operation[Any] | Read[Any]] = []
         self._queue: SimpleQueue[list[Operation[Any] | Read[Any]] | None] = SimpleQueue()
+        self._standing: deque[Claim] = deque()  # at most one
         self._fatal: OutboxdError | None = None
         self.progress_at = perf_counter()
         self.busy = False
@@ -157,6 +181,18 @@ class Writer:
         if self._handed_in:
             self._queue.put(self._handed_in)
             self._handed_in = []
+
+    def stand_by(self, claim: Claim) -> None:
+        """Do this in the transaction of the next intake: one trip for both."""
+        self._standing.append(claim)
+
+    def recall(self) -> bool:
+        """Whether what stood by was not begun; then it never will be."""
+        try:
+            self._standing.pop()
+        except IndexError:
+            return False
+        return True
 
     async def stop(self) -> None:
         """Finish what was handed in, and end the thread."""
@@ -221,6 +257,9 @@ class Writer:
         if self._fatal is not None:
             self._post(_fail, [op.future for op in operations], self._fatal)
             return
+        if self._standing and any(operation.is_intake for operation in operations):
+            with suppress(IndexError):  # recalled at this moment
+                operations = [*operations, self._standing.pop()]
         started = perf_counter()
         try:
             results = self._transact(operations)
