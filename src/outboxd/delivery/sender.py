@@ -32,8 +32,12 @@ from outboxd.outbox.model import Claimed, State
 from outboxd.outbox.outbox import Outbox
 from outboxd.status import DestinationStatus
 
-# While outcomes cannot be committed (a full disk) it is tried again so often.
 GATHER_S = 0.001
+# So many requests leave together. Whatever leaves together is answered together
+# and keeps the loop from everything else while it is worked off: with 64 permits
+# and answers after 50 ms that cost two fifths of the rate.
+LAUNCHED_AT_ONCE = 8
+# While outcomes cannot be committed (a full disk) it is tried again so often.
 SETTLE_RETRY_S = 2.0
 
 
@@ -292,7 +296,7 @@ class Sender:
         if not await self._commit(batch):
             return False
         if changes == self._claims.changes:
-            self._launch(batch)
+            await self._launch(batch)
         else:
             # Perhaps one of them is held now, or gone.
             self._overstated = bool(batch)
@@ -357,13 +361,19 @@ class Sender:
         if self._offered_at == self._claims.changes:
             batch = self._in_time(offered)
             self._overstated = len(batch) < len(offered)
-            self._launch(batch)
+            await self._launch(batch)
         else:
             self._claims.look_again()
 
-    def _launch(self, batch: list[Claimed]) -> None:
+    async def _launch(self, batch: list[Claimed]) -> None:
         """Start the requests, as far as the gate still allows after the commit."""
+        changes = self._claims.changes
         for position, entry in enumerate(batch):
+            if position and position % LAUNCHED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if changes != self._claims.changes:
+                self._overstated = True  # perhaps one of them is held now, or gone
+                return
             if self._start_at_most(self._clock.monotonic_s()) == 0:
                 self._claims.put_back(batch[position:])
                 self._overstated = True
