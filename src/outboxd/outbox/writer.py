@@ -15,11 +15,12 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from itertools import groupby, islice
 from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from outboxd.errors import OutboxdError
 from outboxd.outbox.ballast import Ballast
@@ -66,10 +67,19 @@ class Accept(Operation[list[Receipt]]):
         self.marks = marks
 
     def apply(self, engine: Engine) -> list[Receipt]:
-        receipts = engine.accept(self.items)
-        for mark in self.marks:
-            engine.mark_spool(mark)
-        return receipts
+        return self.apply_all(engine, [self])[0]
+
+    @staticmethod
+    def apply_all(engine: Engine, accepts: Sequence[Accept]) -> list[list[Receipt]]:
+        """Several at once: one statement for all their rows, and not one for each.
+
+        Each statement gives the interpreter away and has to wait for it again.
+        """
+        receipts = iter(engine.accept([item for accept in accepts for item in accept.items]))
+        for accept in accepts:
+            for mark in accept.marks:
+                engine.mark_spool(mark)
+        return [list(islice(receipts, len(accept.items))) for accept in accepts]
 
 
 class Exchange(Operation[None]):
@@ -280,7 +290,7 @@ class Writer:
         engine = self._engine
         try:
             engine.begin()
-            results = [operation.apply(engine) for operation in operations]
+            results = _apply(operations, engine)
             engine.commit()
         except BaseException:
             engine.rollback()
@@ -350,6 +360,16 @@ class Writer:
     ) -> None:
         self._on_commit(operations, duration_s)
         _succeed([op.future for op in operations], results)
+
+
+def _apply(operations: Sequence[Operation[Any]], engine: Engine) -> list[Any]:
+    results: list[Any] = []
+    for kind, some in groupby(operations, type):
+        if kind is Accept:
+            results += Accept.apply_all(engine, list(cast(Iterable[Accept], some)))
+        else:
+            results += [operation.apply(engine) for operation in some]
+    return results
 
 
 def _succeed(futures: Sequence[asyncio.Future[Any]], results: Sequence[Any]) -> None:
