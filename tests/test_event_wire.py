@@ -83,8 +83,6 @@ def test_defaults_alone_make_scope_and_details():
     sent = json.loads(wire_body(event_with(), DEFAULTS))
     assert sent["scope"] == {"clusters": ["c"], "servicesNames": ["s"], "namespaces": ["n"]}
     assert sent["details"] == {"team": "shop", "tier": 1}
-    assert DEFAULTS.has_scope
-    assert not Defaults().has_scope
 
 
 def test_the_scope_in_print_is_the_scope_as_sent():

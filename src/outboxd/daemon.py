@@ -32,6 +32,8 @@ from outboxd.systemd import Notifier, PassedSocket, passed_sockets
 
 # A new key ends a hold: whoever put it there watches for that.
 KEY_WATCH_S = 2.0
+# What a stop takes beside the drain; the service manager is told to wait so long.
+STOP_MARGIN_S = 20.0
 
 
 def run_agent(config_path: str | None) -> int:
@@ -264,6 +266,7 @@ class Agent:
             return
         self.disk_failed = parts.outbox.fatal is not None
         drain_timeout_s = 0.0 if self.disk_failed else self._config.delivery.drain_timeout_s
+        self._notifier.extend_timeout(drain_timeout_s + STOP_MARGIN_S)
         self._stopped.set()
         await parts.close_intake()
         parts.sender.stop(drain_timeout_s)

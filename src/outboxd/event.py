@@ -106,10 +106,6 @@ class Defaults:
         self.services = list(services)
         self.details = dict(details or {})
 
-    @property
-    def has_scope(self) -> bool:
-        return bool(self.clusters or self.namespaces or self.services)
-
 
 NO_DEFAULTS = Defaults()
 

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from simulation.history import DAY_S, SETTINGS, World
 
+from outboxd.delivery import flights
 from outboxd.delivery.facts import (
     AttemptMade,
     EntryExpired,
@@ -220,6 +221,32 @@ def test_a_poisoned_event_is_exhausted_while_others_are_delivered():
         await world.change_entry("retry", poisoned)
         await world.until_empty(60)
         assert (await world.agent.outbox.get(poisoned)).state == "delivered"
+
+    world.run(main())
+
+
+def test_an_event_that_a_defect_of_ours_keeps_from_being_sent_is_given_up_alone(monkeypatch):
+    world = World(SETTINGS._replace(attempts_max=3))
+    stamped = flights.stamped
+
+    def defective(entry, *rest):
+        if b'"p"' in entry.body:
+            raise ZeroDivisionError
+        return stamped(entry, *rest)
+
+    monkeypatch.setattr(flights, "stamped", defective)
+    world.checks.exchanged = lambda exchange: None  # they know requests alone
+
+    async def main() -> None:
+        await world.start()
+        (broken,) = await world.give(name="p")
+        while (entry := await world.agent.outbox.get(broken)).state == "pending":
+            await world.give()
+            await asyncio.sleep(60)
+        assert (entry.dead_reason, entry.spent) == ("exhausted", 3)
+        assert "internal error: ZeroDivisionError()" in entry.last_error
+        assert not entry.possible_duplicate
+        await world.until_empty(60)
 
     world.run(main())
 

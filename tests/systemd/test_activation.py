@@ -106,6 +106,7 @@ def test_a_producer_that_came_before_the_agent_gets_its_receipt(manager, need):
 
 
 def test_the_service_manager_is_told_of_start_reload_and_stop(manager):
+    manager.write_config('[delivery]\ndrain_timeout = "77s"\n')
     process = manager.start_told()
     assert manager.hear("READY")["READY"] == "1"
     assert manager.hand_in()[0] == 201
@@ -115,6 +116,9 @@ def test_the_service_manager_is_told_of_start_reload_and_stop(manager):
     manager.hear("READY")
     process.terminate()
     manager.hear("STOPPING")
+    # The manager must not cut a drain short that the configuration allows.
+    drain_s = int(manager.hear("EXTEND_TIMEOUT_USEC")["EXTEND_TIMEOUT_USEC"]) / 1e6
+    assert drain_s > 77
     assert process.wait(30) == 0, manager.log()
 
 

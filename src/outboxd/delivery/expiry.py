@@ -30,14 +30,14 @@ class Expiry:
         if self.next_check_s is None:
             self.next_check_s = self._clock.monotonic_s() + _CHECK_MIN_S
 
-    async def check(self, taken: Collection[int]) -> list[int]:
-        """The entries that have expired, without those in `taken`; empty between checks."""
+    async def check(self, taken: Collection[int]) -> list[tuple[int, str]]:
+        """Seq and id of what has expired, without those in `taken`; empty between checks."""
         now_s = self._clock.monotonic_s()
         if self.next_check_s is None or now_s < self.next_check_s:
             return []
         self.next_check_s = None  # an arrival meanwhile sets it again
         expired, next_at = await self._outbox.expired(_PORTION)
-        found = [seq for seq in expired if seq not in taken]
+        found = [(seq, id) for seq, id in expired if seq not in taken]
         if len(found) < len(expired):
             self._check_in(_CHECK_MIN_S, now_s)  # those in flight may come back
         elif len(expired) == _PORTION:

@@ -24,7 +24,7 @@ class AttemptMade(NamedTuple):
 class EntryExpired(NamedTuple):
     """An entry's ttl ran out before it could be delivered."""
 
-    seq: int
+    id: str
 
 
 class GateChanged(NamedTuple):

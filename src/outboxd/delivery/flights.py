@@ -16,7 +16,7 @@ from outboxd.delivery.claims import Claims
 from outboxd.delivery.facts import AttemptMade, EntryExpired, Fact
 from outboxd.delivery.gate import Change, Gate, Landing, Pass
 from outboxd.delivery.late import stamped
-from outboxd.delivery.outcome import Answer, Verdict, decide
+from outboxd.delivery.outcome import Answer, Fault, Verdict, decide
 from outboxd.delivery.settings import Settings
 from outboxd.delivery.settling import abandoned, expired, settlement
 from outboxd.delivery.telling import Teller
@@ -105,10 +105,10 @@ class Flights:
         """What is in flight once these are settled."""
         return [seq for seq in self._flying if seq not in finished]
 
-    def expire(self, seq: int) -> None:
+    def expire(self, seq: int, id: str) -> None:
         """It will not be sent any more: its ttl ran out."""
         self._finished[seq] = expired(seq)
-        self._observe(EntryExpired(seq))
+        self._observe(EntryExpired(id))
 
     def cancel(self) -> set[asyncio.Task[None]]:
         """Cut off all that have not landed; the tasks to wait for."""
@@ -135,6 +135,8 @@ class Flights:
         except asyncio.CancelledError:
             self._abandon(flight)
             return
+        except Exception as error:  # a defect of ours; the others must not suffer for it
+            answer = Answer(fault=Fault.LOST, fault_text=f"internal error: {error!r}", sent=False)
         self._land(flight, answer)
 
     def _land(self, flight: Flight, answer: Answer) -> None:

@@ -286,8 +286,8 @@ class Sender:
     async def _turn(self) -> bool:
         """Settle, claim and start; False when there was nothing to do, or no room for it."""
         await self._launch_offered()
-        for seq in await self._expiry.check(self._flights.taken()):
-            self._flights.expire(seq)
+        for seq, id in await self._expiry.check(self._flights.taken()):
+            self._flights.expire(seq, id)
         changes = self._claims.changes
         batch = await self._choose()
         work = batch or self._flights.finished or self._overstated
@@ -316,7 +316,7 @@ class Sender:
         batch = []
         for entry in entries:
             if entry.expires_at is not None and entry.expires_at <= self._clock.wall_ms():
-                self._flights.expire(entry.seq)
+                self._flights.expire(entry.seq, entry.id)
             else:
                 batch.append(entry)
         return batch

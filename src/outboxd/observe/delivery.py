@@ -46,7 +46,7 @@ class DeliveryObserver:
             self._gate(fact)
         elif isinstance(fact, EntryExpired):
             self._metrics.dead(DeadReason.EXPIRED)
-            self._log.warning("entry.expired", seq=fact.seq, hint="its ttl ran out")
+            self._log.warning("entry.expired", id=fact.id, hint="its ttl ran out")
         elif isinstance(fact, OutageEnded):
             self._outage(fact)
         elif isinstance(fact, SettlingFailed):

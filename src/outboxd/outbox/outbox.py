@@ -303,8 +303,8 @@ class Outbox:
                 return Page(found, str(step.before_seq) if more else None)
             before = step.before_seq
 
-    async def expired(self, limit: int) -> tuple[list[int], int | None]:
-        """Pending entries whose ttl ran out, and when the next one's does."""
+    async def expired(self, limit: int) -> tuple[list[tuple[int, str]], int | None]:
+        """Seq and id of pending entries whose ttl ran out, and when the next one's does."""
         now = self._engine.clock.wall_ms()
         return await self.read(
             lambda c: (query.expired(c, now, limit), query.next_expiry_at(c, now))

@@ -321,14 +321,13 @@ def next_due_at(connection: sqlite3.Connection, after: int) -> int | None:
     return None if at is None else int(at)
 
 
-def expired(connection: sqlite3.Connection, now: int, limit: int) -> list[int]:
-    """Pending entries whose ttl ran out."""
-    return _seqs(
-        connection,
-        "SELECT seq FROM entries INDEXED BY entries_expiring WHERE state = 'pending'"
+def expired(connection: sqlite3.Connection, now: int, limit: int) -> list[tuple[int, str]]:
+    """Seq and id of pending entries whose ttl ran out."""
+    return connection.execute(
+        "SELECT seq, id FROM entries INDEXED BY entries_expiring WHERE state = 'pending'"
         " AND expires_at IS NOT NULL AND expires_at <= :now LIMIT :limit",
         {"now": now, "limit": limit},
-    )
+    ).fetchall()
 
 
 def next_expiry_at(connection: sqlite3.Connection, after: int) -> int | None:

@@ -38,12 +38,10 @@ class HttpServer:
         self,
         table: RouteTable,
         *,
-        on_sync_failed: Callable[[SyncFailed], None] | None = None,
         guard: Callable[[BaseRequest], None] | None = None,
         stall_s: float = STALL_S,
     ) -> None:
         self._table = table
-        self._on_sync_failed = on_sync_failed
         self._guard = guard  # raises Refusal: the Host check of the TCP listener
         self._stall_s = stall_s
         self._server: asyncio.AbstractServer | None = None
@@ -100,8 +98,6 @@ class HttpServer:
                 request.protocol.do_not_linger()
         except SyncFailed as error:
             # What was written may or may not be there: no answer is the only honest one.
-            if self._on_sync_failed is not None:
-                self._on_sync_failed(error)
             if request.transport is not None:
                 request.transport.abort()
             raise ConnectionResetError from error
