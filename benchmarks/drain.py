@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import tempfile
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
 
@@ -12,7 +15,7 @@ import trustme
 import uvloop
 
 from benchmarks.load import BODY, REQUEST
-from benchmarks.machine import Agent, endpoint, stats
+from benchmarks.machine import Agent, endpoint, process, stats
 from benchmarks.prepared import fill
 from benchmarks.table import Row
 
@@ -101,6 +104,45 @@ def tls(directory: Path, count: int, plain: float) -> Row:
     return Row("the same over TLS", rate, "events/s", plain, "plain", 0.85)
 
 
+def throttled(directory: Path, per_second: int, settles_s: float, measured_s: float) -> Row:
+    """A backlog against the sandbox, which answers 429 above so many a second."""
+
+    def received() -> int:
+        connection.request("GET", "/sandbox/summary")
+        return int(json.loads(connection.getresponse().read())["received"])
+
+    sandbox = ("-m", "outboxd", "sandbox", "--listen", "127.0.0.1:0")
+    with process(*sandbox) as line:
+        address = line.removeprefix("listening on http://")
+        connection = HTTPConnection(address, timeout=10)
+        faults = json.dumps({"rateLimit": per_second, "retryAfter": "1"})
+        connection.request("POST", "/sandbox/faults", faults)
+        connection.getresponse().read()
+        agent = Agent(directory, f"http://{address}/mgmt/v1/events", delivery={**QUICK})
+        fill(agent.outbox, round(per_second * (settles_s + measured_s) * 1.2))
+        with agent:
+            time.sleep(settles_s)
+            began_s, before = time.perf_counter(), received()
+            time.sleep(measured_s)
+            rate = (received() - before) / (time.perf_counter() - began_s)
+            attempts = re.findall(
+                r'outboxd_delivery_attempts_total\{outcome="(\w+)"\} (\S+)',
+                agent.request("GET", "/metrics")[1].decode(),
+            )
+        connection.close()
+    made = {name: float(count) for name, count in attempts}
+    refused = made["throttled"] / sum(made.values())
+    return Row(
+        f"drain against 429 above {per_second} a second",
+        rate,
+        "events/s",
+        float(per_second),
+        "what is taken",
+        0.9,
+        note=f"{refused:.2%} of the requests were refused",
+    )
+
+
 def one_event(directory: Path, times: int) -> list[Row]:
     """From the start of the POST to the arrival at the endpoint, agent idle."""
     import socket
@@ -143,6 +185,9 @@ def rows(short: bool) -> list[Row]:
         if not short:
             found.append(tls(Path(name), count, found[0].value))
         found.append(slow(Path(name), 10_000 if short else 60_000))
+    if not short:
+        with tempfile.TemporaryDirectory() as name:
+            found.append(throttled(Path(name), 200, 20.0, 40.0))
     with tempfile.TemporaryDirectory() as name:
         found += one_event(Path(name), 20 if short else 100)
     return found

@@ -137,7 +137,7 @@ class AgentParts:
         self._activity = Activity(outbox, self.sender, clock)
         self._timeline = OutboxSource(outbox, self.sender, self._activity, clock)
         outbox.on_arrival = self.sender.arrived
-        outbox.on_claim = self.sender.claimed
+        outbox.on_claimed = self.sender.arrived_claimed
         outbox.on_commit = self.metrics.commit
         outbox.on_damage = self._damage_found
         self._watch_metrics()

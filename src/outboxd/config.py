@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CONFIG_BYTES_MAX = 128 * 1024
 _API_KEY_MAX = 4096
+_FAULT_CHARS = 300
 
 
 class Komodor:
@@ -290,6 +291,8 @@ def parse(data: bytes, path: str) -> dict[str, Any]:
         lines = text.rstrip("\n").split("\n")
         end = f"at line {len(lines)}, column {len(lines[-1]) + 1}, the end"
         fault = str(error).replace("at end of document", end)
+        if len(fault) > _FAULT_CHARS:  # the place stands at its end
+            fault = f"{fault[: _FAULT_CHARS // 2]} ... {fault[-_FAULT_CHARS // 2 :]}"
         raise ConfigError(f"{path}: not TOML: {fault}", "see config.example.toml") from None
 
 

@@ -60,7 +60,7 @@ def test_what_was_claimed_as_it_came_in_is_not_sent_once_the_operator_holds(orde
         await world.until_empty(60)
         sent = len(world.network.requests)
         give = asyncio.create_task(world.give())
-        world.agent.outbox.on_claim = lambda: world.agent.sender.wake()  # between the two
+        world.agent.outbox.on_claimed = lambda: world.agent.sender.wake()  # between the two
         await give
         await asyncio.sleep(0)
         await world.agent.sender.hold("", "root")
@@ -70,6 +70,24 @@ def test_what_was_claimed_as_it_came_in_is_not_sent_once_the_operator_holds(orde
         await world.until_empty(60)
         assert sorted(arrived(world)) == sorted(world.checks.names.values())
         world.finish()
+
+    world.run(main())
+
+
+def test_one_damaged_body_does_not_keep_the_backlog_behind_it():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        await world.give()
+        await world.until_empty(60)
+        await world.agent.sender.hold("", "root")
+        await world.give(700)
+        world.engine.connection.execute("UPDATE bodies SET body = body || ' ' WHERE seq = 300")
+        await world.agent.sender.release("root")
+        await asyncio.sleep(600)
+        assert world.engine.counts().pending == 0
+        assert len(arrived(world)) == 700
 
     world.run(main())
 
@@ -244,9 +262,33 @@ def test_an_event_that_a_defect_of_ours_keeps_from_being_sent_is_given_up_alone(
             await world.give()
             await asyncio.sleep(60)
         assert (entry.dead_reason, entry.spent) == ("exhausted", 3)
-        assert "internal error: ZeroDivisionError()" in entry.last_error
+        assert "internal error (ZeroDivisionError())" in entry.last_error
         assert not entry.possible_duplicate
         await world.until_empty(60)
+
+    world.run(main())
+
+
+def test_an_answer_that_a_defect_of_ours_keeps_from_being_understood_is_in_doubt(monkeypatch):
+    world = World()
+    decide, defects = flights.decide, [ZeroDivisionError()]
+
+    def defective(*arguments):
+        if defects:
+            raise defects.pop()
+        return decide(*arguments)
+
+    monkeypatch.setattr(flights, "decide", defective)
+
+    async def main() -> None:
+        await world.start()
+        (first,) = await world.give()
+        await world.give(20)
+        await world.until_empty(120)
+        requests = [r for r in world.network.requests if r.id == first]
+        assert [r.marked for r in requests] == [False, True]
+        attempts = (await world.agent.outbox.get(first)).attempts
+        assert "internal error: ZeroDivisionError(): the event may have arrived" in attempts
 
     world.run(main())
 

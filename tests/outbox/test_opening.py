@@ -238,10 +238,23 @@ def test_a_damaged_note_of_a_recovery_stops_the_start_and_eats_nothing(path: str
     assert Path(path).exists()
 
 
+# What SQLite writes first, in the main file of an outbox that is being made.
+FIRST_PAGE = bytes.fromhex(
+    "53514c69746520666f726d6174203300100001010040202000000001000000010000000000000000"
+    "00000000000000000000000100000000000000000000000100000000000000000000000000000000"
+    "00000000000000000000000000000001002e63010d00000000100000"
+).ljust(4096, b"\0")
+
+
 @pytest.mark.parametrize("with_journal", [False, True])
-def test_zeros_where_the_first_header_should_be_are_a_start_cut_short(path, with_journal):
+@pytest.mark.parametrize(
+    "left",
+    [bytes(512), bytes(3072), bytes(4096), FIRST_PAGE[:512], FIRST_PAGE[:3584]],
+    ids=["a sector of zeros", "zeros", "a page of zeros", "its first sector", "all but one"],
+)
+def test_a_part_of_the_first_page_is_a_start_cut_short(path, with_journal, left):
     """What a power cut can leave while the file is made; found among its images."""
-    Path(path).write_bytes(bytes(4096))
+    Path(path).write_bytes(left)
     if with_journal:
         Path(path + "-journal").write_bytes(
             bytes.fromhex("d9d505f920a163d700000000be9ad920000000000000020000001000") + bytes(484)
@@ -250,3 +263,15 @@ def test_zeros_where_the_first_header_should_be_are_a_start_cut_short(path, with
     assert opened.recovery is None
     assert opened.engine.counts() == (0, 0, 0, 0)
     opened.close()
+
+
+@pytest.mark.parametrize("cut_at", [600, 2048])
+def test_a_stump_of_somebody_elses_database_is_left_alone(path, cut_at):
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE theirs (x)")
+    other.close()
+    os.truncate(path, cut_at)
+    stump = Path(path).read_bytes()
+    with pytest.raises(OutboxUnusable, match="no outbox"):
+        open_outbox(path)
+    assert Path(path).read_bytes() == stump

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import threading
@@ -21,8 +22,11 @@ class Failing(Engine):
 
     failures: list[tuple[int, str]]
     gate: threading.Event | None = None
+    committing: threading.Event | None = None
 
     def commit(self) -> None:
+        if self.committing is not None:
+            self.committing.set()
         if self.gate is not None:
             self.gate.wait(10)
         if self.failures:
@@ -228,3 +232,98 @@ def test_the_ballast_has_its_size_and_gives_it_back(tmp_path):
 def test_no_ballast_is_laid_where_room_is_short(tmp_path):
     ballast = Ballast(str(tmp_path / "o.db"), 65536)
     assert not ballast.lay(1 << 60)
+
+
+# --- claimed as they come in --------------------------------------------------
+
+
+def offer(outbox, count=2, sending=()):
+    outbox.claim_next(count, sending, exclude=sending, order="mixed", due_horizon_s=300)
+
+
+def in_flight(engine):
+    row = engine.connection.execute("SELECT value FROM meta WHERE key = 'sending'").fetchone()
+    return [] if row is None else json.loads(row[0])
+
+
+def test_what_comes_in_is_claimed_by_the_commit_that_accepts_it(path, clock, event):
+    async def scenario(outbox, engine):
+        heard = []
+        outbox.on_arrival = lambda: heard.append("arrival")
+        outbox.on_claimed = lambda: heard.append("claimed")
+        commits = []
+        outbox.on_commit = lambda duration_s, rows: commits.append(rows)
+        await outbox.accept([event("in flight")])
+        offer(outbox, sending=[1])
+        await outbox.accept([event("b"), event("c"), event("d")])
+        claimed = await outbox.take_claimed()
+        assert len(claimed) == 2
+        assert {entry.seq for entry in claimed} < {2, 3, 4}
+        assert in_flight(engine) == [1, *(entry.seq for entry in claimed)]
+        assert (heard, len(commits)) == (["arrival", "claimed"], 2)
+        # It was for once.
+        await outbox.accept([event("e")])
+        assert await outbox.take_claimed() == []
+        assert heard[2:] == ["arrival"]
+
+    run(path, clock, scenario)
+
+
+def test_an_offer_that_is_taken_back_claims_nothing(path, clock, event):
+    async def scenario(outbox, engine):
+        offer(outbox)
+        assert await outbox.take_claimed() == []
+        await outbox.accept([event("a")])
+        assert await outbox.take_claimed() == []
+        assert in_flight(engine) == []
+
+    run(path, clock, scenario)
+
+
+def test_an_offer_that_is_taken_back_too_late_is_waited_for(path, clock, event):
+    async def scenario(outbox, engine):
+        offer(outbox)
+        engine.gate, engine.committing = threading.Event(), threading.Event()
+        accepted = outbox.accept([event("a")])
+        await asyncio.to_thread(engine.committing.wait, 10)
+        taking = asyncio.create_task(outbox.take_claimed())
+        await asyncio.sleep(0)
+        assert not taking.done()
+        engine.gate.set()
+        await accepted
+        assert [entry.seq for entry in await taking] == [1]
+
+    run(path, clock, scenario)
+
+
+def test_a_full_disk_claims_nothing_and_costs_no_ballast(path, clock, event):
+    async def scenario(outbox, engine):
+        assert outbox.ballast.lay(0)
+        offer(outbox)
+        engine.failures = [FULL]
+        with pytest.raises(DiskShort):
+            await outbox.accept([event("a")])
+        with pytest.raises(DiskShort):
+            await outbox.take_claimed()
+        assert in_flight(engine) == []
+        assert outbox.ballast.present()
+        assert outbox.counts.pending == 0
+
+    run(path, clock, scenario)
+
+
+def test_after_a_damaged_body_the_sender_is_told_to_look_again(path, clock, event):
+    async def scenario(outbox, engine):
+        await outbox.accept([event("a"), event("b")])
+        await outbox.change(
+            lambda engine: engine.connection.execute(
+                "UPDATE bodies SET body = replace(body, 'a', 'b') WHERE seq = 1"
+            )
+        )
+        heard = []
+        outbox.on_arrival = lambda: heard.append("arrival")
+        found = await outbox.fetch(2, exclude=(), order="mixed", fresh_share=0.0, due_horizon_s=300)
+        assert [entry.seq for entry in found.entries] == [2]
+        assert heard == ["arrival"]
+
+    run(path, clock, scenario)

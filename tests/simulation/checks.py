@@ -6,6 +6,7 @@ what the outbox was told to write, and what the outbox holds.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ class Checks:
         if row is None and request.id in self.dropping:
             return
         must(row and row[0] == "pending", f"{now}: sent though it is {row}")
+        must(row[1] in self.sending(), f"{now}: sent and not written down as in flight")
         limit = 1 if self.settings.order == "fifo" else self.settings.concurrency_max
         must(in_flight <= limit, f"{now}: {in_flight} in flight, {limit} allowed")
         if self.settings.order == "fifo":
@@ -149,6 +151,26 @@ class Checks:
         self.sender, self._permits, self._in_flight_max = sender, 1, 0
         self.agents += 1
         self.resets += 1
+
+    def sending(self) -> list[int]:
+        """What the outbox names as in flight."""
+        row = self.engine.connection.execute(
+            "SELECT value FROM meta WHERE key = 'sending'"
+        ).fetchone()
+        return [] if row is None else json.loads(row[0])
+
+    def waits(self, sender: Sender) -> None:
+        """The sender waits until it is woken: then nothing may be there to send."""
+        if sender._flights or sender._wake.is_set() or sender._start_at_most(self._now_s()) == 0:
+            return
+        (due,) = self.engine.connection.execute(
+            "SELECT count(*) FROM entries WHERE state = 'pending' AND held = 0 AND due_at <= ?",
+            (self.network.clock.wall_ms(),),
+        ).fetchone()
+        must(due == 0, f"at {self._now_s():.2f} s: {due} could be sent, and nobody would")
+
+    def _now_s(self) -> float:
+        return self.network.clock.monotonic_s()
 
     def exchanged(self, operation: Exchange) -> None:
         """What a commit has settled."""

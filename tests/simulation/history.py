@@ -53,9 +53,14 @@ class Agent:
 
 
 class WatchedSender(Sender):
-    """Counts its turns."""
+    """Counts its turns, and sees that it does not wait in vain."""
 
     checks: Checks
+
+    async def _wait(self, pause_s: float | None) -> None:
+        if pause_s is None and not self._stopping:
+            self.checks.guarded(self.checks.waits, self)
+        await super()._wait(pause_s)
 
     async def _turn(self) -> bool:
         self.checks.turns += 1
@@ -122,7 +127,7 @@ class World:
         )
         sender.checks = self.checks
         self.checks.agent_started(sender)
-        outbox.on_arrival, outbox.on_claim = sender.arrived, sender.claimed
+        outbox.on_arrival, outbox.on_claimed = sender.arrived, sender.arrived_claimed
         task = self.loop.create_task(sender.run())
         self.agent = Agent(outbox, sender, writer, task)
 
@@ -178,6 +183,8 @@ class World:
         must(agent.task.done(), "the sender did not stop")
         agent.task.result()
         self.checks.cut_off |= self._unanswered()
+        full = self.disk_full_since_s is not None
+        must(full or not self.checks.sending(), "after a stop something stands as in flight")
         self.network.incarnation += 1
         await agent.writer.stop()
         self.agent = None

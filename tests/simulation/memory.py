@@ -92,6 +92,10 @@ class InlineWriter(Writer):
         self._dead = True
 
     def _later(self) -> None:
+        if self._standing and any(
+            isinstance(work, Operation) and work.is_intake for work in self._waiting
+        ):
+            self._waiting.append(self._standing.pop())  # too late to recall it from here on
         delay_s = 0.0 if isinstance(self._waiting[0], Read) else self.commit_s()
         if delay_s:
             self._loop.call_later(delay_s, self._step)

@@ -111,7 +111,7 @@ class Claims:
         count, self._offered = self._offered, 0
         if not count:
             return []
-        found = await self._outbox.claimed()
+        found = await self._outbox.take_claimed()
         self._more = self._more or len(found) == count
         return found
 
@@ -128,6 +128,7 @@ class Claims:
     def forget(self) -> None:
         """Entries were changed: what was read may not be as they are."""
         self._ahead.clear()
+        self._resting.clear()  # the due times in the rows are what counts now
         self._more = True
         self.changes += 1
 
@@ -159,7 +160,7 @@ class Claims:
         found, due_at = await self._fetch(wanted, excluded | passed_over)
         if len(found) < wanted and passed_over:
             # All others have had their turn, or have it now.
-            passed_over.clear()
+            self._passed_over.clear()
             excluded |= {entry.seq for entry in found}
             more, due_at = await self._fetch(wanted - len(found), excluded)
             found += more

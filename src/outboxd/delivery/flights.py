@@ -129,21 +129,30 @@ class Flights:
 
     async def _fly(self, flight: Flight) -> None:
         settings, entry = self._settings, flight.entry
+        sent = False
         try:
             body = stamped(entry, flight.started_at, settings.stamp, settings.late_after_s)
+            sent = True
             answer = await self._transport.send(entry.id, body)
         except asyncio.CancelledError:
             self._abandon(flight)
             return
-        except Exception as error:  # a defect of ours; the others must not suffer for it
-            answer = Answer(fault=Fault.LOST, fault_text=f"internal error: {error!r}", sent=False)
-        self._land(flight, answer)
+        except Exception as error:  # a defect of ours: the other events do not wait for it
+            answer = Answer(fault=Fault.INTERNAL, fault_text=repr(error), sent=sent)
+        landing = None
+        try:
+            now_s = self._clock.monotonic_s()
+            verdict = decide(answer, self._clock.wall_ms(), self._settings.retry_after_max_s)
+            landing = self._gate.landed(flight.passed, verdict, now_s, self._random())
+            self._land(flight, verdict, landing, now_s)
+        except Exception as error:
+            if landing is None:
+                self._gate.abandon(flight.passed)
+            self._lose_sight_of(flight, error)
 
-    def _land(self, flight: Flight, answer: Answer) -> None:
-        """What the answer means, for the destination and for the entry."""
-        now_s, entry = self._clock.monotonic_s(), flight.entry
-        verdict = decide(answer, self._clock.wall_ms(), self._settings.retry_after_max_s)
-        landing = self._gate.landed(flight.passed, verdict, now_s, self._random())
+    def _land(self, flight: Flight, verdict: Verdict, landing: Landing, now_s: float) -> None:
+        """What an answer means for the entry and for everybody who listens."""
+        entry = flight.entry
         self._follow(landing, flight, verdict)
         attempt = Attempt(
             flight.started_at,
@@ -191,6 +200,23 @@ class Flights:
         self._gate.abandon(flight.passed)
         duration_ms = round((self._clock.monotonic_s() - flight.started_s) * 1000)
         self._finished[flight.entry.seq] = abandoned(flight.entry, flight.started_at, duration_ms)
+
+    def _lose_sight_of(self, flight: Flight, error: Exception) -> None:
+        """A defect of ours while it landed: it may have arrived, and is tried again."""
+        delay_s = self._backoff.delay_s(flight.entry.spent + 1, self._random())
+        self._claims.rests(flight.entry.seq, delay_s)
+        now_s = self._clock.monotonic_s()
+        self._finished.setdefault(
+            flight.entry.seq,
+            abandoned(
+                flight.entry,
+                flight.started_at,
+                round((now_s - flight.started_s) * 1000),
+                f"internal error: {error!r}: the event may have arrived",
+                self._clock.wall_ms() + round(delay_s * 1000),
+            ),
+        )
+        self._landed()
 
     def _follow(self, landing: Landing, flight: Flight, verdict: Verdict) -> None:
         """What a change of the gate means for everything else."""

@@ -33,6 +33,8 @@ class Fault(StrEnum):
     GARBAGE = "garbage"  # what came back is not HTTP
     TIMEOUT = "timeout"  # no answer within request_timeout
 
+    INTERNAL = "internal"  # a defect of ours; `sent` says whether before or after
+
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -116,6 +118,7 @@ _FAULTS: dict[Fault, tuple[Outcome, str, str]] = {
         "no answer within request_timeout: the event may have arrived",
         _CHECK_LATER,
     ),
+    Fault.INTERNAL: (Outcome.UNAVAILABLE, "internal error", "please report it"),
 }
 
 

@@ -145,8 +145,8 @@ class Sender:
         self._expiry.arrived()
         self._wake.set()
 
-    def claimed(self) -> None:
-        """New entries, claimed as they came in."""
+    def arrived_claimed(self) -> None:
+        """New entries, and the offer took some or all of them."""
         self._expiry.arrived()
         self._wake.set()
 
@@ -293,7 +293,7 @@ class Sender:
         work = batch or self._flights.finished or self._overstated
         if not work and not self._settling_failed:
             return False
-        if not await self._commit(batch):
+        if not await self._commit(batch, changes):
             return False
         if changes == self._claims.changes:
             await self._launch(batch)
@@ -321,15 +321,19 @@ class Sender:
                 batch.append(entry)
         return batch
 
-    async def _commit(self, batch: list[Claimed]) -> bool:
-        """Settle, and record what is about to fly; False where there is no room."""
+    async def _commit(self, batch: list[Claimed], changes: int) -> bool:
+        """Settle, and record what is about to fly; False where there is no room.
+
+        The batch was chosen when the claims had seen so many changes.
+        """
         finished = self._flights.take_finished()
         sending = self._flights.without(finished) + [entry.seq for entry in batch]
         try:
             await self._outbox.exchange(list(finished.values()), sending)
         except DiskShort as error:
             self._flights.put_back(finished)
-            self._claims.put_back(batch)
+            if changes == self._claims.changes:
+                self._claims.put_back(batch)
             self._settling_failed = True
             self._teller.settling_failed(error, len(finished))
             return False
@@ -355,15 +359,9 @@ class Sender:
             offered = await self._claims.offered()
         except DiskShort:
             return  # neither accepted nor claimed
-        if not offered:
-            return
-        self._overstated = True
-        if self._offered_at == self._claims.changes:
-            batch = self._in_time(offered)
-            self._overstated = len(batch) < len(offered)
-            await self._launch(batch)
-        else:
-            self._claims.look_again()
+        batch = self._in_time(offered) if self._offered_at == self._claims.changes else []
+        self._overstated |= len(batch) < len(offered)
+        await self._launch(batch)
 
     async def _launch(self, batch: list[Claimed]) -> None:
         """Start the requests, as far as the gate still allows after the commit."""

@@ -39,10 +39,12 @@ def settlement(
     )
 
 
-def abandoned(entry: Claimed, began_at: int, duration_ms: int) -> Settlement:
-    """Cut off when the agent stopped: whether it arrived is not known."""
-    attempt = Attempt(began_at, duration_ms, Outcome.UNAVAILABLE.value, None, _AT_STOP)
-    return Settlement(entry.seq, State.PENDING, attempt, possible_duplicate=True)
+def abandoned(
+    entry: Claimed, began_at: int, duration_ms: int, why: str = _AT_STOP, due_at: int = 0
+) -> Settlement:
+    """Its end was never seen: whether it arrived is not known."""
+    attempt = Attempt(began_at, duration_ms, Outcome.UNAVAILABLE.value, None, why)
+    return Settlement(entry.seq, State.PENDING, attempt, due_at=due_at, possible_duplicate=True)
 
 
 def expired(seq: int) -> Settlement:

@@ -113,16 +113,28 @@ def before_opening(path: str, was_outbox: bool) -> str:
     return ""
 
 
-def holds_zeros_alone(path: str) -> bool:
-    """Whether there is a file that is one page of zeros."""
+def is_cut_short(path: str) -> bool:
+    """Whether there is a file, and no more in it than a start that a power cut ended."""
     database = _map(path)
     return database.nbytes > 0 and _is_unwritten(database)
 
 
 def _is_unwritten(database: memoryview) -> bool:
-    """Whether the file holds nothing: it is empty, or one page of zeros, as a power
-    cut leaves it while it is made. The first page is synced before there is another."""
-    return not database.nbytes or (database.nbytes == PAGE_BYTES and not any(database))
+    """Whether the file holds nothing: it is empty, or a part of the first page, as a
+    power cut leaves it while it is made. That page is synced before there is another,
+    and holds no table before there is."""
+    if database.nbytes > PAGE_BYTES:
+        return False
+    return not any(database) or _is_part_of_first_page(database)
+
+
+def _is_part_of_first_page(database: memoryview) -> bool:
+    # https://sqlite.org/fileformat.html: the page size stands at 16 (with ours, no whole
+    # file is shorter), the number of the first page's cells, one a table, at 103.
+    page_bytes = int.from_bytes(database[16:18], "big")
+    starts = bytes(database[:16]) == MAGIC and page_bytes == PAGE_BYTES
+    has_table = any(database[103:105]) or any(database[512:])
+    return starts and database.nbytes < PAGE_BYTES and not has_table
 
 
 def _of_empty(path: str, files: Files, was_outbox: bool) -> str:

@@ -99,9 +99,9 @@ def _open(path: str, lock: OutboxLock, make_engine: Callable[[], Engine], clock:
 
 
 def _begin_again(path: str) -> None:
-    """A power cut while the file was made can leave zeros where its header should
-    be. There is nothing in it to lose, and SQLite would not take it."""
-    if os.path.isfile(path) and diagnosis.holds_zeros_alone(path):
+    """A power cut while the file was made can leave a part of its first page, or zeros.
+    There is nothing in it to lose, and SQLite would not take it."""
+    if os.path.isfile(path) and diagnosis.is_cut_short(path):
         os.truncate(path, 0)
 
 

@@ -10,10 +10,11 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
-from outboxd.errors import OutboxdError, SyncFailed
+from outboxd.errors import DiskShort, OutboxdError, SyncFailed
 from outboxd.outbox import query
 from outboxd.outbox.ballast import Ballast, free_bytes
 from outboxd.outbox.checksums import body_crc
@@ -60,7 +61,7 @@ class Outbox:
         # in the same commit (`claim_next`); a commit took so long for so many
         # rows; the disk failed, or damage was found, and the agent must stop.
         self.on_arrival: Callable[[], None] = _nothing
-        self.on_claim: Callable[[], None] = _nothing
+        self.on_claimed: Callable[[], None] = _nothing
         self.on_commit: Callable[[float, int], None] = _nothing
         self.on_fatal: Callable[[OutboxdError], None] = _nothing
         self.on_damage: Callable[[int, str], None] = _nothing
@@ -114,7 +115,8 @@ class Outbox:
                 rows += 1
         self.on_commit(duration_s, rows)
         if claims:
-            self.on_claim()
+            # If there was more than it could take, it took all that it could.
+            self.on_claimed()
         elif arrivals:
             self.on_arrival()
 
@@ -175,8 +177,9 @@ class Outbox:
         taken = list(exclude)
 
         def look(engine: Engine) -> Fetched:
+            now = engine.clock.wall_ms()  # what comes due meanwhile is in one of the two
             found = engine.fetch(count, taken, order, fresh_share, due_horizon_s)
-            return Fetched(found, query.next_due_at(engine.connection, engine.clock.wall_ms()))
+            return Fetched(found, query.next_due_at(engine.connection, now))
 
         found, next_due_at = await self._read(look)
         return Fetched(await self._sound(found), next_due_at)
@@ -193,7 +196,7 @@ class Outbox:
         """Take what is due when the next event comes in, at most `count` entries,
         in the commit that accepts it: from then on they and `sending` are in
         flight. For a sender with nothing to send, whose events then wait for
-        one commit alone; `on_claim` tells it.
+        one commit alone; `on_claimed` tells it.
         """
         taken = list(exclude)
         self._claim = self._loop.create_future()
@@ -205,7 +208,7 @@ class Outbox:
             )
         )
 
-    async def claimed(self) -> list[Claimed]:
+    async def take_claimed(self) -> list[Claimed]:
         """What was taken since `claim_next`; nothing is any more from now on.
 
         Raises:
@@ -219,9 +222,11 @@ class Outbox:
     async def _sound(self, found: list[Claimed]) -> list[Claimed]:
         sound = [entry for entry in found if entry.crc == body_crc(entry.seq, entry.body)]
         if len(sound) < len(found):
-            for entry in found:
-                if entry.crc != body_crc(entry.seq, entry.body):
-                    await self.set_aside_damaged(entry.seq, "the body failed its checksum")
+            with suppress(DiskShort):  # it is found again
+                for entry in found:
+                    if entry.crc != body_crc(entry.seq, entry.body):
+                        await self.set_aside_damaged(entry.seq, "the body failed its checksum")
+                self.on_arrival()  # fewer than were wanted, and not because there are no more
         return sound
 
     async def set_aside_damaged(self, seq: int, detail: str) -> None:

@@ -106,6 +106,7 @@ class Exchange(Operation[None]):
 class Claim(Operation[list[Claimed]]):
     """Take entries for sending: from this commit on they are in flight too."""
 
+    is_intake = True  # new requests are not what the ballast is for
     __slots__ = ("look", "sending")
 
     def __init__(
@@ -167,7 +168,8 @@ class Writer:
         self._on_fatal = on_fatal
         self._handed_in: list[Operation[Any] | Read[Any]] = []
         self._queue: SimpleQueue[list[Operation[Any] | Read[Any]] | None] = SimpleQueue()
-        self._standing: deque[Claim] = deque()  # at most one
+        # At most one. Both threads take from it: a deque's pop happens or does not.
+        self._standing: deque[Claim] = deque()
         self._fatal: OutboxdError | None = None
         self.progress_at = perf_counter()
         self.busy = False
