@@ -164,8 +164,7 @@ class Agent:
             dead=counts.dead,
         )
         # What the start has made stays: the collector need not look at it again
-        # each time, which stopped the loop for tens of milliseconds.
-        gc.collect()
+        # each time, which stops the loop for tens of milliseconds.
         gc.freeze()
         self._notifier.ready(parts.summary())
 

@@ -68,7 +68,7 @@ def recordings(tmp_path: Path, loads: Sequence[dict]) -> list[Path]:
     ]
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1500)
 def test_every_image_of_a_power_cut_keeps_every_promise(tmp_path, need, full):
     need("strace")
     seed = int(os.environ.get("OUTBOXD_SEED", "0")) or random.randrange(1 << 30)

@@ -37,11 +37,11 @@ def strike_all(points: list[Point], base: Path) -> list[tuple[Point, Outcome]]:
         return [result for part in pool.map(share, range(WORKERS)) for result in part]
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1500)
 def test_nothing_is_lost_by_a_fault_at_any_write_or_sync(tmp_path, need, full):
     need("strace")
     seed = int(os.environ.get("OUTBOXD_SEED", "0")) or random.randrange(1 << 30)
-    points = faults.given() or faults.points(700 if full else 12, seed)
+    points = faults.given() or faults.points(600 if full else 12, seed)
     done = strike_all(points, tmp_path)
     wrong = [faults.told(point, outcome) for point, outcome in done if outcome.faults]
     kinds = Counter(f"{point.call} {point.fault}" for point, outcome in done if outcome.is_hit)
@@ -55,7 +55,7 @@ def test_nothing_is_lost_by_a_fault_at_any_write_or_sync(tmp_path, need, full):
     print(f"seed {seed}: {figures}\n{dict(kinds)}\nexit codes {dict(codes)}")
     assert not wrong, f"seed {seed}, {len(wrong)} of {len(done)}:\n" + "\n".join(wrong[:10])
     # Some numbers lie beyond what a run comes to, by chance or timing.
-    assert faults.given() or figures["hit"] >= (500 if full else 3)
+    assert faults.given() or figures["hit"] >= (450 if full else 3)
 
 
 def test_a_failed_sync_is_never_answered_nor_tried_again(tmp_path, need):

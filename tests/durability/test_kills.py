@@ -115,12 +115,12 @@ def check(receipts: list[str], receiver: Receiver, cycles: int) -> dict[str, int
 
 
 # So many kills on one outbox; then another, since a start checks what is there.
-CYCLES_A_ROUND = 100
+CYCLES_A_ROUND = 50
 
 
 @pytest.mark.timeout(1800)
 def test_nothing_is_lost_when_the_agent_is_killed_again_and_again(tmp_path, full):
-    rounds, cycles = (10, CYCLES_A_ROUND) if full else (1, 25)
+    rounds, cycles = (20, CYCLES_A_ROUND) if full else (1, 25)
     seed = int(os.environ.get("OUTBOXD_SEED", "0")) or random.randrange(1 << 30)
     print(f"replay with OUTBOXD_SEED={seed}")
     zygote = Zygote()
