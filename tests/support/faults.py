@@ -70,9 +70,10 @@ def points(count: int, seed: int) -> list[Point]:
         is_fresh = draw.random() < 0.5
         # Small numbers fall into the start, where few calls are made.
         most = OFTEN[call] if draw.random() < 0.7 else min(OFTEN[call], 60)
-        if call in ("ftruncate", "fsync", "unlinkat"):
-            kinds.append(kinds.pop(0))  # there are few of these to be had
-        found[Point(call, fault, draw.randrange(1, most + 1), is_fresh)] = None
+        point = Point(call, fault, draw.randrange(1, most + 1), is_fresh)
+        if point in found or call in ("ftruncate", "fsync", "unlinkat"):
+            kinds.append(kinds.pop(0))  # there are few of these to be had, or none any more
+        found[point] = None
     return list(found)
 
 

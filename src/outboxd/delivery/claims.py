@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from typing import NamedTuple
 
 from outboxd.clock import Clock
 from outboxd.outbox.model import Claimed
@@ -19,6 +20,13 @@ from outboxd.outbox.outbox import Fetched, Outbox
 READ_AHEAD_MAX = 256
 # Entries of which something is remembered in memory.
 _REMEMBERED_MAX = 256
+
+
+class Offered(NamedTuple):
+    """What came of an offer: the outbox has these as in flight."""
+
+    entries: list[Claimed]
+    unchanged: bool  # whether nobody has changed entries since the offer
 
 
 class Claims:
@@ -43,7 +51,7 @@ class Claims:
         self._passed_over: set[int] = set()  # failed as probes: others first
         self._resting: dict[int, float] = {}  # own backoff, on the monotonic clock
         self._next_due_s: float | None = None
-        self._offered = 0
+        self._offered: tuple[int, int] | None = None  # how many, and `changes` then
 
     def configure(
         self, order: str, fresh_share: float, due_horizon_s: float, read_ahead: bool
@@ -88,7 +96,7 @@ class Claims:
         """Nothing is to be had now: let what comes in next be claimed as it comes,
         at most `count` entries beside those in `sending`. Until `offered` nothing
         else may be claimed."""
-        self._offered = count
+        self._offered = (count, self.changes)
         self._ahead.clear()
         self._more = False
         excluded = set(sending)
@@ -102,18 +110,18 @@ class Claims:
             due_horizon_s=self._due_horizon_s,
         )
 
-    async def offered(self) -> list[Claimed]:
-        """What has come of the offer, if there was one: these are claimed already.
+    async def offered(self) -> Offered:
+        """What has come of the offer, if there was one.
 
         Raises:
             DiskShort: nothing has.
         """
-        count, self._offered = self._offered, 0
-        if not count:
-            return []
+        if self._offered is None:
+            return Offered([], True)
+        (count, changes), self._offered = self._offered, None
         found = await self._outbox.take_claimed()
         self._more = self._more or len(found) == count
-        return found
+        return Offered(found, changes == self.changes)
 
     # --- what happens to entries ---
 

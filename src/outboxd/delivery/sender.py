@@ -90,7 +90,6 @@ class Sender:
             self._wake.set,
         )
 
-        self._offered_at = 0  # the claims' changes at the last offer
         self._overstated = False  # the outbox has more as in flight than are
         self._settling_failed = False
         self._stopping = False
@@ -350,7 +349,6 @@ class Sender:
         count = self._start_at_most(self._clock.monotonic_s())
         waits = self._outbox.counts.pending and self._claims.promising
         if count and self._gate.flowing and not waits:
-            self._offered_at = self._claims.changes
             self._claims.offer(count, self._flights.taken())
 
     async def _launch_offered(self) -> None:
@@ -359,8 +357,8 @@ class Sender:
             offered = await self._claims.offered()
         except DiskShort:
             return  # neither accepted nor claimed
-        batch = self._in_time(offered) if self._offered_at == self._claims.changes else []
-        self._overstated |= len(batch) < len(offered)
+        batch = self._in_time(offered.entries) if offered.unchanged else []
+        self._overstated |= len(batch) < len(offered.entries)
         await self._launch(batch)
 
     async def _launch(self, batch: list[Claimed]) -> None:
