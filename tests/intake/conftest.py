@@ -77,8 +77,8 @@ class Parts(SimpleNamespace):
                     return found
                 await asyncio.sleep(0.005)
 
-    async def emptied(self):
-        await self.until(lambda: not self.new())
+    async def emptied(self, timeout_s=10.0):
+        await self.until(lambda: not self.new(), timeout_s)
         await self.until(lambda: self.reader.idle)
 
     async def request(self, method, target, body=b"", headers=()):

@@ -631,7 +631,7 @@ def test_thousands_of_files_are_taken_while_the_socket_is_served(intake, line, e
             while parts.outbox.counts.pending < count:
                 assert (await parts.post(event()))[0] == 201
                 served += 1
-            await parts.emptied()
+            await parts.emptied(120.0)
             assert parts.outbox.counts.pending == count + served
             assert served > 2
             assert parts.outbox.spool_progress == {}

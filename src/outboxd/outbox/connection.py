@@ -67,9 +67,12 @@ def classify(error: sqlite3.Error) -> Trouble:
     return Trouble.BUG
 
 
-def translate(error: sqlite3.Error, path: str) -> OutboxdError:
-    """The error in our own words."""
-    trouble = classify(error)
+def translate(error: sqlite3.Error | UnicodeDecodeError, path: str) -> OutboxdError:
+    """The error in our own words.
+
+    Where SQLite quotes damaged text in its message, Python cannot even read that.
+    """
+    trouble = Trouble.DAMAGED if isinstance(error, UnicodeDecodeError) else classify(error)
     name = getattr(error, "sqlite_errorname", "")
     if trouble is Trouble.FULL:
         return DiskShort(

@@ -184,6 +184,8 @@ def after_opening(connection: sqlite3.Connection, bytes_on_disk: int) -> str:
             return _part(connection)
         (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         return _all_rows(connection) if answer == "ok" else str(answer)
+    except UnicodeDecodeError as error:
+        return str(error)  # SQLite quotes damaged text
     except sqlite3.Error as error:
         # Besides CORRUPT there are the odd words in which SQLite and Python
         # say that a value is none of what can stand there.

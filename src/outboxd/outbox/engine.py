@@ -72,7 +72,7 @@ class Engine:
         self.set_windows(key_window_s, repeat_window_s)
         try:
             self.connection = connect(path)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate(error, path) from error
         except OSError as error:
             raise unusable(error, path) from error
@@ -81,7 +81,7 @@ class Engine:
             self._tally = Tally()
             self._counts = query.counts(self.connection)
             self._next_seq = query.last_seq(self.connection) + 1
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self.connection.close()
             raise translate(error, path) from error
         except BaseException:
