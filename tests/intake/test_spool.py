@@ -619,7 +619,7 @@ def test_the_directories_are_made_for_the_group_to_hand_in(intake):
 
 
 def test_thousands_of_files_are_taken_while_the_socket_is_served(intake, line, event, full):
-    count = 100_000 if full else 2_000
+    count = 20_000 if full else 2_000
 
     async def main():
         async with intake(serve=False, spool=False) as parts:
