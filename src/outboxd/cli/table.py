@@ -196,6 +196,13 @@ _STATUS = Command(
     ),
 )
 
+# What every list takes beside its filters.
+_PAGE = (
+    Option("--limit", "N", "at most so many, 0 for all (default 50)", kind="number", default="50"),
+    Option("--cursor", "CURSOR", "go on where an earlier list ended"),
+    JSON_LINES,
+)
+
 _EVENTS = Command(
     "events",
     "list events, newest first, or show one",
@@ -213,15 +220,7 @@ _EVENTS = Command(
                     repeated=True,
                 ),
                 *FILTERS,
-                Option(
-                    "--limit",
-                    "N",
-                    "at most so many, 0 for all (default 50)",
-                    kind="number",
-                    default="50",
-                ),
-                Option("--cursor", "CURSOR", "go on where an earlier list ended"),
-                JSON_LINES,
+                *_PAGE,
             ),
             examples=(("outboxd events --state pending --cluster prod --since 2h", ""),),
         ),
@@ -265,15 +264,7 @@ _DEAD_LETTERS = Command(
             "list dead letters, newest first (the default)",
             options=(
                 *FILTERS,
-                Option(
-                    "--limit",
-                    "N",
-                    "at most so many, 0 for all (default 50)",
-                    kind="number",
-                    default="50",
-                ),
-                Option("--cursor", "CURSOR", "go on where an earlier list ended"),
-                JSON_LINES,
+                *_PAGE,
             ),
         ),
         Command(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from outboxd.clock import Clock
 from outboxd.delivery.backoff import Backoff
@@ -191,6 +191,10 @@ class Flights:
             if not self._gate.flowing:
                 return 0
         # With the gate open nothing else keeps it from being tried at once.
+        return self._rest(entry)
+
+    def _rest(self, entry: Claimed) -> int:
+        """The entry's own backoff begins; when it ends."""
         delay_s = self._backoff.delay_s(entry.spent + 1, self._random())
         self._claims.rests(entry.seq, delay_s)
         return self._clock.wall_ms() + round(delay_s * 1000)
@@ -198,25 +202,20 @@ class Flights:
     def _abandon(self, flight: Flight) -> None:
         """Cancelled at the stop."""
         self._gate.abandon(flight.passed)
-        duration_ms = round((self._clock.monotonic_s() - flight.started_s) * 1000)
-        self._finished[flight.entry.seq] = abandoned(flight.entry, flight.started_at, duration_ms)
+        self._finished[flight.entry.seq] = self._unseen(flight)
 
     def _lose_sight_of(self, flight: Flight, error: Exception) -> None:
         """A defect of ours while it landed: it may have arrived, and is tried again."""
-        delay_s = self._backoff.delay_s(flight.entry.spent + 1, self._random())
-        self._claims.rests(flight.entry.seq, delay_s)
-        now_s = self._clock.monotonic_s()
+        why = f"internal error: {error!r}: the event may have arrived"
         self._finished.setdefault(
-            flight.entry.seq,
-            abandoned(
-                flight.entry,
-                flight.started_at,
-                round((now_s - flight.started_s) * 1000),
-                f"internal error: {error!r}: the event may have arrived",
-                self._clock.wall_ms() + round(delay_s * 1000),
-            ),
+            flight.entry.seq, self._unseen(flight, why=why, due_at=self._rest(flight.entry))
         )
         self._landed()
+
+    def _unseen(self, flight: Flight, **more: Any) -> Settlement:
+        """The settlement of a request whose end was not seen."""
+        duration_ms = round((self._clock.monotonic_s() - flight.started_s) * 1000)
+        return abandoned(flight.entry, flight.started_at, duration_ms, **more)
 
     def _follow(self, landing: Landing, flight: Flight, verdict: Verdict) -> None:
         """What a change of the gate means for everything else."""
