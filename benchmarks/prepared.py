@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks.load import BODY
-from outboxd.event import Defaults, parse, scope_text, wire_body
+from outboxd.event.komodor import Defaults, parse, scope_text, wire_body
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Attempt, Incoming, Settlement
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from outboxd.client import emit as emit
+    from outboxd.producer import emit as emit
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "emit"]
@@ -13,7 +13,7 @@ __all__ = ["__version__", "emit"]
 def __getattr__(name: str) -> object:
     # Lazily, so that `import outboxd` costs nothing to who wants a submodule.
     if name == "emit":
-        from outboxd.client import emit
+        from outboxd.producer import emit
 
         return emit
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ from outboxd.api.context import ApiContext
 from outboxd.api.control import ControlRoutes
 from outboxd.api.routes import ReadingRoutes
 from outboxd.clock import FakeClock
-from outboxd.event import parse, scope_text, wire_body
+from outboxd.event.komodor import parse, scope_text, wire_body
 from outboxd.intake.admission import Admission
 from outboxd.observe.metrics import Metrics
 from outboxd.outbox.engine import Engine

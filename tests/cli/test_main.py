@@ -197,9 +197,9 @@ OURS = {
     f"outboxd.{name}"
     for name in (
         *("cli", "cli.main", "cli.spec", "cli.table", "cli.emit", "cli.exec_", "cli.job"),
-        *("client", "client.producer", "client.door", "client.spool"),
-        *("errors", "config", "config_keys", "event", "strictjson", "times", "units"),
-        *("locations", "plain_toml"),
+        *("producer", "producer.hand_in", "producer.socket", "producer.spool"),
+        *("config", "config.load", "config.keys", "config.locations", "config.plain_toml"),
+        *("event", "event.komodor", "event.strictjson", "errors", "times", "units"),
     )
 }
 

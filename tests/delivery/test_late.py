@@ -8,7 +8,7 @@ import pytest
 
 from outboxd.delivery.late import stamped
 from outboxd.delivery.report import outage_report
-from outboxd.event import Defaults, parse, wire_body
+from outboxd.event.komodor import Defaults, parse, wire_body
 from outboxd.outbox.model import Claimed
 from outboxd.times import rfc3339
 

@@ -102,7 +102,7 @@ engine.connect = connect
 ANSWERS_FIRST = """
 import asyncio
 import uuid_utils
-import outboxd.intake.door as door
+import outboxd.intake.intake as door
 from outboxd.outbox.model import Receipt
 
 async def keep(self, items):
@@ -112,7 +112,7 @@ async def keep(self, items):
     asyncio.ensure_future(later())
     return [Receipt(str(uuid_utils.uuid7()), "accepted", "pending") for _ in items]
 
-door.Door.keep = keep
+door.Intake.keep = keep
 """
 
 

@@ -20,7 +20,7 @@ from support.agent import AgentProcess
 from support.receiver import OK, Receiver
 from support.smalldisk import SmallDisk
 
-from outboxd.client.spool import NotStored, put
+from outboxd.producer.spool import NotStored, put
 
 IN_FLIGHT_MAX = 16
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"

@@ -149,7 +149,7 @@ def one_round(directory: Path, cycles: int, seed: int, zygote: Zygote) -> dict[s
 
 
 ANSWERS_FIRST = """
-import outboxd.intake.door as door
+import outboxd.intake.intake as door
 from outboxd.outbox.model import Receipt
 import asyncio, sys, uuid_utils
 
@@ -161,7 +161,7 @@ async def keep(self, items, mark=None):
     asyncio.ensure_future(later())
     return [Receipt(str(uuid_utils.uuid7()), "accepted", "pending") for _ in items]
 
-door.Door.keep = keep
+door.Intake.keep = keep
 """
 
 

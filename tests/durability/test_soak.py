@@ -22,7 +22,7 @@ from support import smalldisk
 from support.agent import GONE, AgentProcess, UnixConnection
 from support.receiver import OK, Receiver
 
-from outboxd.client.spool import NotStored, put
+from outboxd.producer.spool import NotStored, put
 
 IN_FLIGHT_MAX = 16
 WAL_BYTES_MAX = 32 * 1024 * 1024

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from outboxd.outbox import wal
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Attempt, Incoming, Settlement
-from outboxd.outbox.wal import FRAME_HEADER_BYTES, HEADER_BYTES, SECTOR_BYTES, Verdict
+from outboxd.outbox.rescue import wal
+from outboxd.outbox.rescue.wal import FRAME_HEADER_BYTES, HEADER_BYTES, SECTOR_BYTES, Verdict
 
 PAGE_BYTES = 4096
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from outboxd.config import Config, load, load_client
-from outboxd.config_keys import KEYS, SECTIONS
+from outboxd.config.keys import KEYS, SECTIONS
+from outboxd.config.load import Config, load, load_client
+from outboxd.config.plain_toml import read as read_plain
 from outboxd.errors import ConfigError
-from outboxd.plain_toml import read as read_plain
 
 pytestmark = pytest.mark.timeout(1500)
 

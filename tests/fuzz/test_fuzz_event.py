@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from outboxd.errors import EventError
-from outboxd.event import Defaults, merge_details, parse, wire_body
+from outboxd.event.komodor import Defaults, merge_details, parse, wire_body
 
 pytestmark = pytest.mark.timeout(1500)
 

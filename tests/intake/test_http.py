@@ -66,7 +66,7 @@ def test_without_any_scope_the_receipt_warns(intake, event):
 
 
 def test_a_default_scope_is_filled_in_and_silences_the_warning(intake):
-    from outboxd.event import Defaults
+    from outboxd.event.komodor import Defaults
 
     async def main():
         async with intake(

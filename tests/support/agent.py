@@ -31,7 +31,7 @@ ATTACHED_PID = 4_000_000
 ZYGOTE = """
 import ctypes, os, subprocess, sys, time
 from outboxd.cli.main import main
-import outboxd.daemon
+import outboxd.agent.run
 for line in sys.stdin:
     config, log, notify, attached, strace = line.rstrip("\\n").split("\\t")
     pid = os.fork()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from support.agent import GONE, AgentProcess, UnixConnection, Zygote
 from support.receiver import Receiver
 
-from outboxd.client.spool import put
+from outboxd.producer.spool import put
 
 IN_FLIGHT_MAX = 16
 # The outbox is written by SQLite's calls, the spool by those of the reader's threads.

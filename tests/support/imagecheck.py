@@ -26,10 +26,10 @@ from support.powercut import Disk
 from support.recording import Recording, body_of
 
 from outboxd.errors import OutboxdError
-from outboxd.intake.spoolfiles import SpoolFolder, Verdict
-from outboxd.outbox import wal
 from outboxd.outbox.checksums import body_crc
 from outboxd.outbox.opening import open_outbox
+from outboxd.outbox.rescue import wal
+from outboxd.spool.files import SpoolFolder, Verdict
 
 WHOLE_AGENT_EVERY = 100
 FAULTS_TOLD = 20

@@ -30,7 +30,7 @@ LAUNCHER = """
 import json, os, sys, time
 spool, run, count, command = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
 if os.fork() == 0:
-    from outboxd.client.spool import put
+    from outboxd.producer.spool import put
     from support.recording import body_of
     for number in range(count):
         summary = f"s{run}-{number}"

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from outboxd.agent.systemd import Notifier, passed_sockets
 from outboxd.clock import FakeClock
-from outboxd.systemd import Notifier, passed_sockets
 
 
 @pytest.fixture(params=["file", "abstract"])
@@ -102,7 +102,7 @@ def test_the_watchdogs_time_is_ours_alone(environ, watchdog_s):
 TAKE = """
 import os, sys
 from outboxd.errors import OutboxdError
-from outboxd.systemd import passed_sockets
+from outboxd.agent.systemd import passed_sockets
 os.environ.update(LISTEN_PID=sys.argv[1] or str(os.getpid()), LISTEN_FDS=sys.argv[2])
 if sys.argv[3]:
     os.environ["LISTEN_FDNAMES"] = sys.argv[3]

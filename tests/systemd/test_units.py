@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from outboxd import config as configuration
+import outboxd.config.load as configuration
 from outboxd import errors
 
 UNITS = Path(__file__).parents[2] / "systemd"

@@ -19,12 +19,12 @@ from aiohttp import web
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from outboxd.clock import Clock
+from outboxd.event.scope import Inventory
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Attempt, Incoming, Receipt, Settlement
 from outboxd.outbox.outbox import Outbox
 from outboxd.sandbox.correlation import Correlation
 from outboxd.sandbox.server import Sandbox, build_app
-from outboxd.scope import Inventory
 from outboxd.serve.server import HttpServer
 from outboxd.serve.table import RouteTable
 from outboxd.status import DestinationStatus

@@ -13,7 +13,7 @@ from outboxd.cli import check_local, check_remote, render
 from outboxd.cli.findings import BAD, GOOD, Finding, bad, exit_code, good, note
 from outboxd.cli.queue import socket_path
 from outboxd.cli.spec import Arguments
-from outboxd.config import Config, load, read_api_key
+from outboxd.config.load import Config, load, read_api_key
 from outboxd.errors import EX_CONFIG, EX_NOPERM, ConfigError
 
 COLOURS = {"ok": "green", "note": "yellow", "fail": "red"}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from outboxd.cli.agent import AgentQueue, NoAgent
 from outboxd.cli.findings import Finding, bad, good, note
 from outboxd.cli.offline import FileQueue, free_bytes
-from outboxd.config import Config
+from outboxd.config.load import Config
 from outboxd.errors import (
     EX_CONFIG,
     EX_NOPERM,

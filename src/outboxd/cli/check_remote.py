@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from outboxd import __version__
 from outboxd.cli.findings import Finding, bad, good, note
-from outboxd.config import Config
+from outboxd.config.load import Config
 from outboxd.delivery.connections import Tls, proxy_for
 from outboxd.errors import EX_CONFIG, EX_NOPERM, EX_UNAVAILABLE, ConfigError
 from outboxd.units import format_duration

@@ -12,10 +12,10 @@ import sys
 
 from outboxd.cli.main import say
 from outboxd.cli.spec import Arguments
-from outboxd.client.producer import Stored, hand_in
-from outboxd.config import load_client
+from outboxd.config.load import load_client
 from outboxd.errors import EX_OK, OutboxdError, UsageError
-from outboxd.event import build
+from outboxd.event.komodor import build
+from outboxd.producer.hand_in import Stored, hand_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

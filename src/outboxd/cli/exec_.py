@@ -16,7 +16,7 @@ from outboxd.errors import EventError, EventTooLarge, OutboxdError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from outboxd.config import Config
+    from outboxd.config.load import Config
 
 COMMAND_CHARACTERS_MAX = 1000
 COMMAND_IN_SUMMARY_MAX = 100
@@ -52,7 +52,7 @@ def run(arguments: Arguments) -> int:
 def _report(arguments: Arguments, ending: Ending) -> None:
     """Hand in the event. Whatever fails here is one line and changes nothing."""
     try:
-        from outboxd.config import load_client
+        from outboxd.config.load import load_client
 
         _hand_in(arguments, ending, load_client(arguments.config))
     except OutboxdError as error:
@@ -62,7 +62,7 @@ def _report(arguments: Arguments, ending: Ending) -> None:
 
 
 def _hand_in(arguments: Arguments, ending: Ending, config: Config) -> None:
-    from outboxd.client.producer import hand_in
+    from outboxd.producer.hand_in import hand_in
 
     details = _details(arguments, ending)
     options = {name: getattr(arguments, name) for name in OPTIONS.values()}
@@ -86,7 +86,7 @@ def _hand_in(arguments: Arguments, ending: Ending, config: Config) -> None:
 def _event(
     arguments: Arguments, options: dict[str, object], details: dict[str, object], ending: Ending
 ) -> bytes:
-    from outboxd.event import build
+    from outboxd.event.komodor import build
 
     default_type = "job failed" if ending.failed else "job succeeded"
     default_severity = "error" if ending.failed else "information"

@@ -16,7 +16,7 @@ import msgspec
 
 from outboxd import __version__
 from outboxd.cli.rows import Page, Params
-from outboxd.config import Config
+from outboxd.config.load import Config
 from outboxd.delivery.late import stamped
 from outboxd.errors import NotPermitted, OutboxLocked, Unavailable
 from outboxd.outbox.engine import DestinationHold, Engine

@@ -17,7 +17,7 @@ import msgspec
 from outboxd.cli.agent import AgentQueue, NoAgent
 from outboxd.cli.rows import Page, Params, read_entry
 from outboxd.cli.spec import Arguments
-from outboxd.config import Config, load_client
+from outboxd.config.load import Config, load_client
 from outboxd.errors import EventError, UnknownId
 from outboxd.times import rfc3339
 

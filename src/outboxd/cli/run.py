@@ -6,7 +6,7 @@ from outboxd.cli.spec import Arguments
 
 
 def run(arguments: Arguments) -> int:
-    from outboxd.daemon import run_agent
+    from outboxd.agent.run import run_agent
 
     code: int = run_agent(arguments.config)
     return code

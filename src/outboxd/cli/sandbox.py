@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from outboxd.cli.spec import Arguments
-from outboxd.config import split_listen
+from outboxd.config.load import split_listen
 from outboxd.errors import EX_OK, UsageError
 
 
@@ -14,10 +14,10 @@ def run(arguments: Arguments) -> int:
     # Imported here, so that a wrong option is told at once.
     import uvloop
 
+    from outboxd.event.scope import Inventory
     from outboxd.sandbox.correlation import Correlation
     from outboxd.sandbox.faults import Faults
     from outboxd.sandbox.server import Sandbox, serve
-    from outboxd.scope import Inventory
 
     try:
         host, port = split_listen(arguments.listen)

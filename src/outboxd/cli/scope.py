@@ -8,7 +8,7 @@ import sys
 from outboxd.cli import render
 from outboxd.cli.spec import Arguments
 from outboxd.errors import EX_OK
-from outboxd.scope import Inventory, correlated
+from outboxd.event.scope import Inventory, correlated
 
 
 def run(arguments: Arguments) -> int:

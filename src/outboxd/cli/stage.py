@@ -20,8 +20,8 @@ import urllib.request
 from typing import Any
 
 from outboxd.cli.agent import UnixConnection
-from outboxd.client import spool
 from outboxd.errors import Unavailable
+from outboxd.producer import spool
 
 API_KEY = "demo-key"
 START_TIMEOUT_S = 60.0

@@ -10,7 +10,7 @@ from outboxd.cli import render
 from outboxd.cli.queue import client_config, open_queue
 from outboxd.cli.spec import Arguments
 from outboxd.cli.status import screen, take
-from outboxd.config import Config
+from outboxd.config.load import Config
 from outboxd.errors import EX_OK, OutboxdError
 
 INTERVAL_S = 1.0

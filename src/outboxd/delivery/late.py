@@ -7,7 +7,7 @@ about this delivery that only the agent can know.
 
 from __future__ import annotations
 
-from outboxd.event import merge_details
+from outboxd.event.komodor import merge_details
 from outboxd.outbox.model import Claimed
 from outboxd.times import rfc3339
 from outboxd.units import format_duration

@@ -7,7 +7,7 @@ never talks of itself in a loop.
 
 from __future__ import annotations
 
-from outboxd.event import build
+from outboxd.event.komodor import build
 from outboxd.times import rfc3339
 from outboxd.units import format_duration
 

@@ -14,7 +14,7 @@ from aiohttp.web import BaseRequest, Response, StreamResponse
 from multidict import istr
 
 from outboxd.errors import DiskShort
-from outboxd.intake.door import Answer, Door, IntakeMetrics, refusal_json, refusal_reason
+from outboxd.intake.intake import Answer, Intake, IntakeMetrics, refusal_json, refusal_reason
 from outboxd.intake.lines import PORTION_BYTES, PORTION_LINES, LineCutter
 from outboxd.intake.results import Results
 from outboxd.outbox.model import Source
@@ -36,7 +36,7 @@ class RequestMetrics(IntakeMetrics, Protocol):
 class IntakeRoutes:
     """`POST /mgmt/v1/events` and `POST /v1/events/batch`."""
 
-    def __init__(self, door: Door, metrics: RequestMetrics, stall_s: float = STALL_S) -> None:
+    def __init__(self, door: Intake, metrics: RequestMetrics, stall_s: float = STALL_S) -> None:
         self._door = door
         self._metrics = metrics
         self._stall_s = stall_s

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError, Unavailable
-from outboxd.outbox import diagnosis, recovery
 from outboxd.outbox.connection import OutboxDamaged, Trouble, classify, translate, unusable
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.lock import OutboxLock
-from outboxd.outbox.recovery import Recovery, Rescue
+from outboxd.outbox.rescue import diagnosis, recovery
+from outboxd.outbox.rescue.recovery import Recovery, Rescue
 
 
 class Opened(NamedTuple):

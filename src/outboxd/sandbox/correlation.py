@@ -1,6 +1,6 @@
 """To which services of the inventory a received event is correlated.
 
-The rules are `outboxd.scope`'s; here the answers are kept, because most events
+The rules are `outboxd.event.scope`'s; here the answers are kept, because most events
 of a run have one of a few scopes. It never keeps more than a few hundred.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from outboxd.event.scope import Inventory, correlated
 from outboxd.sandbox.validation import ReceivedEvent
-from outboxd.scope import Inventory, correlated
 
 SCOPES_KEPT = 256
 

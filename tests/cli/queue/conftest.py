@@ -27,7 +27,7 @@ import encodings.idna, grp, importlib, json, os, pwd, shutil, sqlite_utils, sys,
 for name in ("events", "status", "wait", "dead_letters", "hold", "release", "check", "watch",
              "offline"):
     importlib.import_module("outboxd.cli." + name)
-import outboxd.config_checks
+import outboxd.config.checks
 from outboxd.cli.main import main
 for line in sys.stdin:
     order = json.loads(line)

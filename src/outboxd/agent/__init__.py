@@ -1,0 +1,1 @@
+"""The agent put together: started, reloaded, kept up, stopped."""

@@ -1,0 +1,289 @@
+"""The agent: puts the rooms together, starts them in order and stops them in order.
+
+Start: configuration, outbox (the lock is the first thing that can fail), sender,
+intake; ready only when intake is open. Stop: intake closes, what is in hand is
+answered, what flies lands or is given up after `drain_timeout`, all of it is
+settled. It must never answer for an event that is not committed, whatever
+happens in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+import uvloop
+
+from outboxd import __version__
+from outboxd.agent.parts import AgentParts
+from outboxd.agent.systemd import Notifier, PassedSocket, passed_sockets
+from outboxd.clock import Clock
+from outboxd.config.load import Config, load, read_api_key
+from outboxd.errors import ConfigError, OutboxdError, SyncFailed
+from outboxd.observe import logs
+from outboxd.outbox.opening import Opened, open_outbox
+from outboxd.outbox.rescue.recovery import Recovery
+
+# A new key ends a hold: whoever put it there watches for that.
+KEY_WATCH_S = 2.0
+# What a stop takes beside the drain; the service manager is told to wait so long.
+STOP_MARGIN_S = 20.0
+
+
+def run_agent(config_path: str | None) -> int:
+    """Run until SIGTERM or SIGINT; the exit code.
+
+    Raises:
+        ConfigError: exit code 78.
+        OutboxLocked: another agent has the outbox; exit code 75.
+    """
+    clock = Clock()
+    config = load(config_path)
+    key = read_api_key(config)
+    logs.configure(config.log.level, config.log.format)
+    logs.keep_secret([key])
+    log = logs.get_logger("agent")
+    if key is None:
+        log.warning(
+            "key.missing",
+            hint="set $KOMODOR_API_KEY or [komodor] api_key_file; events are kept until then",
+        )
+    passed = passed_sockets()
+    opened = open_outbox(
+        config.outbox.path, clock, config.dedup.key_window_s, config.dedup.repeat_window_s
+    )
+    if opened.recovery is not None:
+        tell_recovery(opened.recovery)
+    # Threads share the interpreter: let the writer have it back soon after its sync.
+    sys.setswitchinterval(0.0002)
+    agent = Agent(config, config_path, key, opened, passed, clock)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(agent.main())
+    finally:
+        logs.flush()
+    if agent.disk_failed:
+        # An orderly end would have SQLite close the file, and sync it once more.
+        os._exit(code)
+    return code
+
+
+def tell_recovery(recovery: Recovery) -> None:
+    """What was damaged, where it is now, and what it has cost: never silent."""
+    log = logs.get_logger("outbox")
+    tell = log.error if recovery.lost else log.warning
+    tell(
+        "damage.found",
+        found=recovery.found,
+        set_aside=list(recovery.set_aside),
+        salvaged=recovery.salvaged,
+        lost=recovery.lost,
+        finished=recovery.is_finished,
+        took_s=round(recovery.duration_s, 2),
+        hint="the damaged files are kept under these names; check the disk",
+    )
+
+
+class Agent:
+    """One agent, from start to stop."""
+
+    def __init__(
+        self,
+        config: Config,
+        config_path: str | None,
+        key: str | None,
+        opened: Opened,
+        passed: list[PassedSocket],
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._config_path = config_path
+        self._key = key
+        self._opened = opened
+        self._passed = passed
+        self._clock = clock
+        self._log = logs.get_logger("agent")
+        self._notifier = Notifier()
+        self._stopped = asyncio.Event()
+        self._error: OutboxdError | None = None
+        self.disk_failed = False  # the outbox was left as it is, not closed
+        self._signals = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sender_task: asyncio.Task[None] | None = None
+
+    async def main(self) -> int:
+        """Start, run until told to stop, stop."""
+        self._listen_to_signals()
+        try:
+            await self._start()
+            await self._stopped.wait()
+        except OutboxdError as error:
+            self._error = self._error or error
+        await self._shut_down()
+        if self._error is None:
+            self._log.info("agent.stopped")
+            return 0
+        self._log.error("agent.failed", error=self._error.message, hint=self._error.hint)
+        return self._error.exit_code
+
+    # --- start ---
+
+    async def _start(self) -> None:
+        self._parts = parts = await AgentParts.make(
+            self._config, self._key, self._opened, self._clock, random.Random().random
+        )
+        parts.outbox.on_fatal = self._fail
+        await parts.open_intake(self._passed)
+        self._sender_task = self._spawn("sender", parts.sender.run())
+        for name, work in parts.background():
+            self._spawn(name, work)
+        if parts.key_file() is not None:
+            self._spawn("key", self._watch_key())
+        interval_s = self._notifier.watchdog_interval_s()
+        if interval_s is not None:
+            self._spawn("watchdog", self._feed_watchdog(interval_s))
+        counts = parts.outbox.counts
+        self._log.info(
+            "agent.started",
+            version=__version__,
+            pid=os.getpid(),
+            config=self._config.source or "built-in defaults",
+            endpoint=self._config.komodor.endpoint,
+            outbox=self._config.outbox.path,
+            socket=self._config.intake.socket,
+            spool=self._config.intake.spool,
+            http=parts.http_address,
+            pending=counts.pending,
+            dead=counts.dead,
+        )
+        # What the start has made stays: the collector need not look at it again
+        # each time, which stops the loop for tens of milliseconds.
+        gc.freeze()
+        self._notifier.ready(parts.summary())
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+        return task
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A part that ends by itself has failed: the agent starts afresh."""
+        if task.cancelled() or self._stopped.is_set():
+            return
+        error = task.exception()
+        if isinstance(error, OutboxdError):
+            self._fail(error)
+        elif error is not None:
+            self._log.error("part.failed", name=task.get_name(), exc_info=error)
+            self._fail(OutboxdError(f"internal error in {task.get_name()}: {error!r}"))
+
+    def _fail(self, error: OutboxdError) -> None:
+        if self._error is None:
+            self._error = error
+        self._stopped.set()
+
+    # --- signals ---
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _told_to_stop(self, number: int) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            # What is in flight is recorded as such: nothing is lost by it.
+            self._log.warning("agent.forced", signal=signal.Signals(number).name)
+            logs.flush()
+            os._exit(128 + number)
+        self._log.info("agent.stopping", signal=signal.Signals(number).name)
+        self._stopped.set()
+
+    def _reload(self) -> None:
+        """Take a new configuration and key over; a bad one changes nothing."""
+        if self._stopped.is_set() or getattr(self, "_parts", None) is None:
+            return  # it stops, or starts and has only just read them
+        self._notifier.reloading()
+        try:
+            config = load(self._config_path)
+            key = read_api_key(config)
+            logs.configure(config.log.level, config.log.format)
+            logs.keep_secret([self._key, key])
+            left = self._parts.reconfigure(config, key)
+        except OutboxdError as error:
+            self._parts.metrics.reload(False)
+            self._log.error(
+                "config.refused",
+                error=error.message,
+                hint=error.hint,
+                effect="the configuration before stays in force",
+            )
+        else:
+            self._config, self._key = config, key
+            self._parts.metrics.reload(True)
+            self._log.info("config.reloaded", needs_restart=left or None)
+        self._notifier.ready(self._parts.summary())
+
+    # --- while it runs ---
+
+    async def _watch_key(self) -> None:
+        """A new content of the key file is taken over at once: it may end a hold."""
+        while True:
+            await asyncio.sleep(KEY_WATCH_S)
+            try:
+                key = await asyncio.to_thread(read_api_key, self._config)
+            except ConfigError:
+                continue  # being replaced; the key in memory stays in use
+            if key is not None and key != self._key:
+                logs.keep_secret([self._key, key])
+                self._key = key
+                self._log.info("key.changed")
+                self._parts.set_key(key)
+
+    async def _feed_watchdog(self, interval_s: float) -> None:
+        """Only while writer and sender get on with their work."""
+        told = ""
+        while True:
+            if self._parts.unhealthy() is None:
+                self._notifier.watchdog()
+            summary = self._parts.summary()
+            if summary != told and self._notifier.status(summary):
+                told = summary
+            await asyncio.sleep(interval_s)
+
+    # --- stop ---
+
+    async def _shut_down(self) -> None:
+        self._notifier.stopping("draining")
+        parts = getattr(self, "_parts", None)
+        if parts is None:
+            self._opened.close()
+            return
+        self.disk_failed = parts.outbox.fatal is not None
+        drain_timeout_s = 0.0 if self.disk_failed else self._config.delivery.drain_timeout_s
+        self._notifier.extend_timeout(drain_timeout_s + STOP_MARGIN_S)
+        self._stopped.set()
+        await parts.close_intake()
+        parts.sender.stop(drain_timeout_s)
+        if self._sender_task is not None:
+            with suppress(OutboxdError, asyncio.CancelledError):
+                await self._sender_task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await parts.close()
+        except SyncFailed as error:
+            self._error = self._error or error
+        self.disk_failed = parts.outbox.fatal is not None
+        self._opened.lock.release()
+        self._notifier.close()

@@ -1,0 +1,1 @@
+"""The configuration: one definition a setting, found, read, checked."""

@@ -1,0 +1,132 @@
+"""What only the agent needs checked in its configuration: URLs, files, groups.
+
+Kept apart from `config` because of what it imports. It looks, and changes
+nothing.
+"""
+
+from __future__ import annotations
+
+import grp
+import ipaddress
+import os
+from urllib.parse import SplitResult, urlsplit
+
+from outboxd.config.keys import SECTIONS
+from outboxd.config.load import Config, split_listen, wrong
+from outboxd.errors import ConfigError
+
+SOCKET_PATH_MAX = 107
+
+
+def check(config: Config) -> None:
+    """Raise a ConfigError for what cannot work."""
+    _check_endpoint(config)
+    _check_proxy(config)
+    _check_files(config)
+    if len(os.fsencode(config.intake.socket)) > SOCKET_PATH_MAX:
+        why = f"Linux takes {SOCKET_PATH_MAX} bytes for a socket's path"
+        raise _wrong(config, "intake", "socket", why)
+    group = config.intake.socket_group
+    if group and not _has_group(group):
+        raise _wrong(config, "intake", "socket_group", "there is no such group")
+    if config.delivery.backoff_max_s < config.delivery.backoff_initial_s:
+        shown = f"{config.delivery.backoff_max_s:g}s"
+        raise _wrong(config, "delivery", "backoff_max", "backoff_initial is longer", shown)
+    if config.http.listen:
+        try:
+            split_listen(config.http.listen)
+        except ValueError:
+            raise _wrong(config, "http", "listen") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a URL's host can only be this machine."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_endpoint(config: Config) -> None:
+    endpoint = config.komodor.endpoint
+    parts = _split(endpoint)
+    if parts is None or parts.scheme not in ("https", "http"):
+        raise _wrong(config, "komodor", "endpoint", "it is no https URL")
+    if parts.username is not None or parts.fragment:
+        why = "credentials and fragments have no place in it"
+        raise _wrong(config, "komodor", "endpoint", why, _without_credentials(parts))
+    if not parts.path:
+        raise _wrong(config, "komodor", "endpoint", "its path is missing, such as /mgmt/v1/events")
+    allowed = config.komodor.allow_plain_http or is_loopback(parts.hostname or "")
+    if parts.scheme == "http" and not allowed:
+        why = "the key would cross the network in clear text, unless allow_plain_http = true"
+        raise _wrong(config, "komodor", "endpoint", why)
+
+
+def _check_proxy(config: Config) -> None:
+    if not config.komodor.proxy:
+        return
+    parts = _split(config.komodor.proxy)
+    if parts is None or parts.scheme not in ("http", "https"):
+        shown = config.komodor.proxy.rpartition("@")[2]
+        raise _wrong(config, "komodor", "proxy", "it is no http URL", shown)
+
+
+def _check_files(config: Config) -> None:
+    komodor = config.komodor
+    if komodor.client_key and not komodor.client_cert:
+        raise _wrong(config, "komodor", "client_key", "client_cert is missing beside it")
+    for name in ("ca_file", "client_cert", "client_key", "api_key_file"):
+        path = getattr(komodor, name)
+        if path and _is_missing(path):
+            raise _wrong(config, "komodor", name, "there is no such file")
+
+
+def _is_missing(path: str) -> bool:
+    """What this user may not look at is not called missing: only the agent's own can tell."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return os.path.isdir(path)
+
+
+def _has_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL that has a host, or None."""
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # a ValueError if it is none
+    except ValueError:
+        return None
+    return parts if parts.hostname else None
+
+
+def _without_credentials(parts: SplitResult) -> str:
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host).geturl()
+
+
+def _wrong(
+    config: Config,
+    section: str,
+    name: str,
+    why: str | None = None,
+    shown: str | None = None,
+) -> ConfigError:
+    key = SECTIONS[section][name]
+    value = shown if shown is not None else getattr(getattr(config, section), name)
+    return wrong(key, config.source, value, why)

@@ -1,0 +1,355 @@
+"""The configuration: found, read, checked.
+
+A wrong or unknown key never starts the agent: the ConfigError names the key,
+its value, what is allowed and the nearest known key. It never reads the API
+key into the configuration, and no message shows one. It must stay light,
+because cron jobs load it through `load_client`; what only the agent needs is
+checked in `config_checks`, which they do not import.
+"""
+
+from __future__ import annotations
+
+import os
+
+from outboxd.config.keys import KEYS, PATHS, SECTIONS
+from outboxd.config.locations import CONFIG_PATH, credential_path, runtime_dir, state_dir
+from outboxd.errors import ConfigError
+from outboxd.event.komodor import Defaults, nearest
+from outboxd.event.strictjson import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from outboxd.config.keys import Key
+
+CONFIG_BYTES_MAX = 128 * 1024
+_API_KEY_MAX = 4096
+_FAULT_CHARS = 300
+
+
+class Komodor:
+    """[komodor]: where events go."""
+
+    endpoint: str
+    api_key_file: str
+    event_type_max: int
+    proxy: str
+    ca_file: str
+    client_cert: str
+    client_key: str
+    connect_timeout_s: float
+    request_timeout_s: float
+    retry_after_max_s: float
+    allow_plain_http: bool
+
+
+class Intake:
+    """[intake]: where events come in."""
+
+    socket: str
+    socket_mode: str
+    socket_group: str
+    spool: str
+    event_bytes_max: int
+
+    @property
+    def socket_mode_bits(self) -> int:
+        return int(self.socket_mode, 8)
+
+
+class OutboxSection:
+    """[outbox]: where they are kept, and for how long."""
+
+    path: str
+    events_max: int
+    disk_free_min: int
+    retain_delivered_s: float
+    ttl_s: float
+
+
+class Dedup:
+    """[dedup]: what counts as the same event."""
+
+    key_window_s: float
+    repeat_window_s: float
+
+
+class Delivery:
+    """[delivery]: how they are sent."""
+
+    concurrency_max: int
+    rate_max: int
+    backoff_initial_s: float
+    backoff_max_s: float
+    attempts_max: int
+    hold_probe_s: float
+    stamp: str
+    late_after_s: float
+    drain_timeout_s: float
+    order: str
+    fresh_share: float
+    report_outage: bool
+
+
+class Http:
+    """[http]: the page and metrics over TCP."""
+
+    listen: str
+
+    @property
+    def host_port(self) -> tuple[str, int] | None:
+        """Where to listen, or None."""
+        return split_listen(self.listen) if self.listen else None
+
+
+class MetricsSection:
+    """[metrics]: the file for node_exporter."""
+
+    textfile: str
+
+
+class Log:
+    """[log]: what is written to stderr."""
+
+    level: str
+    format: str
+
+
+class Config:
+    """Every setting, with its default where none was given."""
+
+    __slots__ = (
+        "dedup",
+        "defaults",
+        "delivery",
+        "http",
+        "intake",
+        "komodor",
+        "log",
+        "metrics",
+        "outbox",
+        "source",
+    )
+
+    def __init__(self, source: str | None = None) -> None:
+        self.source = source  # the file's path; None: built-in defaults
+        self.komodor = Komodor()
+        self.intake = Intake()
+        self.defaults = Defaults()
+        self.outbox = OutboxSection()
+        self.dedup = Dedup()
+        self.delivery = Delivery()
+        self.http = Http()
+        self.metrics = MetricsSection()
+        self.log = Log()
+
+
+def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """The checked configuration: `path`, else $OUTBOXD_CONFIG, else the system's, else built-in."""
+    from outboxd.config.checks import check
+
+    config = load_client(path, environ)
+    check(config)
+    return config
+
+
+def load_client(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """The same without the checks that only the agent needs (URLs, groups, files)."""
+    source = find(path, environ)
+    config = Config(source)
+    tables = _read(source) if source else {}
+    for section in tables:
+        if section not in SECTIONS:
+            raise _unknown(source, f"[{shown(section)}]", section, tuple(SECTIONS), "section")
+    for section, known in SECTIONS.items():
+        table = tables.get(section, {})
+        if type(table) is not dict:
+            raise ConfigError(
+                f"{source}: {section} is a section, not a value", f"write [{section}] on its line"
+            )
+        for name in table:
+            if name not in known:
+                raise _unknown(source, f"[{section}] {shown(name)}", name, tuple(known), "key")
+    for key in KEYS:
+        given = tables.get(key.section, {})
+        value = _value(key, given, source, environ)
+        setattr(getattr(config, key.section), key.attribute, value)
+    return config
+
+
+def find(path: str | None = None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Which file holds the configuration; None for the built-in defaults."""
+    if path is not None:
+        return path
+    named = environ.get("OUTBOXD_CONFIG")
+    if named:
+        return named
+    return CONFIG_PATH if os.path.lexists(CONFIG_PATH) else None
+
+
+def read_api_key(config: Config, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The API key, or None if none was given. No message ever shows it."""
+    from_environment = environ.get("KOMODOR_API_KEY", "").strip()
+    if from_environment:
+        return _checked_api_key(from_environment, "$KOMODOR_API_KEY")
+    path = config.komodor.api_key_file
+    if path:
+        return _api_key_from(path, "[komodor] api_key_file")
+    credential = credential_path(environ)
+    # The service's unit gives a blank one where there is no key file yet.
+    if credential and os.path.exists(credential) and os.path.getsize(credential) > 1:
+        return _api_key_from(credential, "the credential komodor-api-key")
+    return None
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:8098" or "[::1]:8098"; ValueError for anything else."""
+    host, colon, port = listen.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(listen)
+    if not (host and colon and port.isascii() and port.isdigit() and len(port) <= 5):
+        raise ValueError(listen)
+    if int(port) > 65_535 or not host.isascii() or not host.isprintable() or " " in host:
+        raise ValueError(listen)
+    return host, int(port)
+
+
+def wrong(key: Key, source: str | None, value: object, why: str | None = None) -> ConfigError:
+    """The error of one key: its name, its value, what is allowed."""
+    written = _written(value)
+    place = f"{source}: " if source else ""
+    reason = f": {why}" if why else ""
+    return ConfigError(
+        f"{place}{key.label} = {written} is not allowed{reason}", f"allowed is {key.allowed}"
+    )
+
+
+def _value(
+    key: Key, given: Mapping[str, Any], source: str | None, environ: Mapping[str, str]
+) -> object:
+    if key.name not in given:
+        return _default_path(key, environ) if key.default is None else key.convert(key.default)
+    try:
+        value = key.convert(given[key.name])
+    except ValueError:
+        raise wrong(key, source, given[key.name]) from None
+    if key.label in PATHS and value:
+        # Relative paths are the configuration file's neighbours, wherever the agent was started.
+        base = os.path.dirname(os.path.abspath(source)) if source else ""
+        return os.path.join(base, os.path.expanduser(str(value)))
+    return value
+
+
+def _default_path(key: Key, environ: Mapping[str, str]) -> str:
+    if key.name == "socket":
+        return os.path.join(runtime_dir(environ), "outboxd.sock")
+    return os.path.join(state_dir(environ), "spool" if key.name == "spool" else "outbox.db")
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError:
+        hint = "name another with -c or $OUTBOXD_CONFIG, or none for the built-in defaults"
+        raise ConfigError(f"{path}: there is no such configuration file", hint) from None
+    except OSError as error:
+        hint = "it must be readable; the API key belongs in a file of its own"
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", hint) from None
+    if len(data) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"{path}: larger than {CONFIG_BYTES_MAX} bytes", "is it the right file?")
+    return parse(data, path)
+
+
+def parse(data: bytes, path: str) -> dict[str, Any]:
+    """The tables of a configuration text."""
+    from outboxd.config import plain_toml
+
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        message = f"{path}: byte 0x{data[error.start]:02x} on line {line} is not UTF-8"
+        raise ConfigError(message, "save the file in UTF-8") from None
+    if text.startswith("\ufeff"):
+        raise ConfigError(f"{path}: starts with a byte order mark", "save it without a BOM")
+    plain = plain_toml.read(text)
+    if plain is not None:
+        return plain
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deep", "the configuration is two levels") from None
+    except ValueError as error:
+        # tomllib's message ends with line and column, but where the text ends too early.
+        lines = text.rstrip("\n").split("\n")
+        end = f"at line {len(lines)}, column {len(lines[-1]) + 1}, the end"
+        fault = str(error).replace("at end of document", end)
+        if len(fault) > _FAULT_CHARS:  # the place stands at its end
+            fault = f"{fault[: _FAULT_CHARS // 2]} ... {fault[-_FAULT_CHARS // 2 :]}"
+        raise ConfigError(f"{path}: not TOML: {fault}", "see config.example.toml") from None
+
+
+def _unknown(
+    source: str | None, label: str, name: str, known: tuple[str, ...], what: str
+) -> ConfigError:
+    # The right key under the wrong section is a common slip.
+    homes = [section for section, keys in SECTIONS.items() if name in keys]
+    if homes and what == "key":
+        return ConfigError(f"{source}: unknown key {label}", f"it belongs to [{homes[0]}]")
+    meant = nearest(name, known)
+    hint = f'did you mean "{meant}"? ' if meant else ""
+    return ConfigError(f"{source}: unknown {what} {label}", f"{hint}known are {', '.join(known)}")
+
+
+def _written(value: object) -> str:
+    """A value as TOML writes it, short and harmless enough for a message."""
+    try:
+        text = _in_toml(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a huge number"
+    return shown(text, 200)
+
+
+def _in_toml(value: object, depth: int = 0) -> str:
+    if depth > 3:
+        return "…"
+    if type(value) is bool:
+        return "true" if value else "false"
+    if type(value) is str:
+        return f'"{value}"'
+    if type(value) is list:
+        return "[" + ", ".join(_in_toml(each, depth + 1) for each in value[:50]) + "]"
+    if type(value) is dict:
+        members = [f"{name} = {_in_toml(each, depth + 1)}" for name, each in value.items()]
+        return "{ " + ", ".join(members) + " }" if members else "{}"
+    return str(value)
+
+
+def _api_key_from(path: str, label: str) -> str:
+    try:
+        # Not blocking: a FIFO in its place must not stop the agent for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            data = file.read(_API_KEY_MAX + 1) or b""
+    except OSError as error:
+        message = f"{label}: {path} cannot be read: {error.strerror}"
+        raise ConfigError(
+            message, "it must hold the API key and be readable by the agent"
+        ) from None
+    return _checked_api_key(data.decode("utf-8", "replace").strip(), f"{label}: {path}")
+
+
+def _checked_api_key(key: str, label: str) -> str:
+    if not key:
+        raise ConfigError(f"{label} is empty", "put the API key in it, and nothing else")
+    if len(key) > _API_KEY_MAX or not all("!" <= character <= "~" for character in key):
+        message = f"{label} is no API key: it has spaces, line breaks or odd characters"
+        raise ConfigError(message, "put the key in it, and nothing else")
+    return key

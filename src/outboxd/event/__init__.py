@@ -1,0 +1,1 @@
+"""Komodor's custom event: strict reading, normalising, the body that is sent, its scope."""

@@ -1,0 +1,323 @@
+"""The one door by which events come in: check, fill in, commit, then receipt.
+
+Socket, batch, spool and the agent's own report pass here, so that each is
+checked and answered alike. It must never answer before the outbox has
+committed, and never keep anything of what it refuses.
+"""
+
+from __future__ import annotations
+
+from asyncio import sleep
+from collections.abc import Sequence
+from json import dumps
+from typing import NamedTuple, Protocol
+
+from outboxd.clock import Clock
+from outboxd.errors import DiskShort, EventError, EventTooLarge, OutboxFull, Refused
+from outboxd.event.komodor import (
+    NO_SCOPE_WARNING,
+    Defaults,
+    checked_dedup_key,
+    parse,
+    scope_text,
+    wire_body,
+)
+from outboxd.intake.admission import Admission
+from outboxd.outbox.model import Incoming, Receipt, SpoolMark
+from outboxd.outbox.outbox import Outbox
+
+CHECK_SLICE = 64  # lines between which the loop serves others
+
+# The end of what a 64-bit column and a four-digit year can hold.
+_LATEST_AT = 253_402_300_799_000
+
+
+class IntakeMetrics(Protocol):
+    """What the door counts."""
+
+    def accepted(self, source: str, count: int) -> None: ...
+
+    def duplicates(self, count: int) -> None: ...
+
+    def repeats(self, count: int) -> None: ...
+
+    def refused(self, reason: str, count: int) -> None: ...
+
+
+class Answer(NamedTuple):
+    """A status of HTTP and its JSON."""
+
+    status: int
+    body: bytes
+    retry_after_s: int | None = None
+
+
+class Prepared(NamedTuple):
+    """An event that is valid, and what its receipt must warn of."""
+
+    incoming: Incoming
+    warnings: list[str]
+
+
+class Portion(NamedTuple):
+    """Events of one spool file, to be committed with how far they go."""
+
+    key: str  # of the spool's progress
+    items: Sequence[Incoming]
+    line_numbers: Sequence[int]  # of the items
+    lines_done: int  # once all of them are taken
+
+
+class Kept(NamedTuple):
+    """How far a portion was taken, and why no further (None: all of it)."""
+
+    lines_done: int
+    refusal: Refused | None
+
+
+class Intake:
+    """Takes events one by one or a portion of lines at a time."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        admission: Admission,
+        metrics: IntakeMetrics,
+        clock: Clock,
+        *,
+        defaults: Defaults,
+        event_type_max: int,
+        event_bytes_max: int,
+        ttl_s: float = 0.0,
+    ) -> None:
+        self.admission = admission
+        self.metrics = metrics
+        self._outbox = outbox
+        self._clock = clock
+        self.configure(defaults, event_type_max, event_bytes_max, ttl_s)
+
+    def configure(
+        self, defaults: Defaults, event_type_max: int, event_bytes_max: int, ttl_s: float
+    ) -> None:
+        """Settings that may change while running."""
+        self._defaults = defaults
+        self._event_type_max = event_type_max
+        self.event_bytes_max = event_bytes_max
+        self._ttl_s = ttl_s  # 0: events wait for ever
+
+    def prepare(self, data: bytes, source: str, header_key: str | None = None) -> Prepared:
+        """Check and fill in; raises EventError, and keeps nothing."""
+        event = parse(data, self._event_type_max, self.event_bytes_max)
+        key = event.dedup_key
+        if header_key is not None:
+            key = _agreed_key(header_key, key)
+        scope = scope_text(event, self._defaults)
+        warnings = event.warnings
+        if not scope:
+            warnings = [*warnings, NO_SCOPE_WARNING]
+        received_at = self._clock.wall_ms()
+        ttl_s = event.ttl_s or self._ttl_s
+        return Prepared(
+            Incoming(
+                wire_body(event, self._defaults, scope),
+                event.event_type,
+                event.severity,
+                scope,
+                source,
+                received_at,
+                event.occurred_at,
+                min(received_at + round(ttl_s * 1000), _LATEST_AT) if ttl_s else None,
+                key,
+            ),
+            warnings,
+        )
+
+    async def take(self, data: bytes, source: str, header_key: str | None = None) -> Answer:
+        """One event, with the answer of the HTTP contract.
+
+        Raises:
+            SyncFailed: no answer may be given.
+        """
+        try:
+            incoming, warnings = self.prepare(data, source, header_key)
+            (receipt,) = await self.keep([incoming])
+        except EventError as error:
+            large = isinstance(error, EventTooLarge)
+            self.metrics.refused("too_large" if large else "invalid", 1)
+            return Answer(413 if large else 400, error_json(error))
+        except Refused as error:
+            self.metrics.refused(refusal_reason(error), 1)
+            status = 507 if isinstance(error, DiskShort) else 503
+            return Answer(status, refusal_json(error), error.retry_after_s)
+        return Answer(201 if receipt.status == "accepted" else 200, receipt_json(receipt, warnings))
+
+    async def keep(self, items: Sequence[Incoming]) -> list[Receipt]:
+        """Commit all of `items` or none; the receipts in the same order.
+
+        Raises:
+            OutboxFull, DiskShort: none was kept.
+            SyncFailed: unknown; the agent stops.
+        """
+        count = len(items)
+        granted = self.admission.reserve(count)
+        if granted < count:
+            self.admission.release(granted, 0)
+            raise OutboxFull(
+                f"the outbox has room for {granted} of these {count} events",
+                "send fewer at once, or later",
+            )
+        return await self._keep_reserved(items)
+
+    async def _keep_reserved(
+        self, items: Sequence[Incoming], marks: Sequence[SpoolMark] = ()
+    ) -> list[Receipt]:
+        """Commit what the admission has made room for."""
+        accepted = 0
+        try:
+            receipts = await self._outbox.accept(items, *marks)
+            for receipt in receipts:
+                accepted += receipt.status == "accepted"
+        except DiskShort:
+            self.admission.commit_failed()
+            raise
+        finally:
+            self.admission.release(len(items), accepted)
+        if accepted:
+            self.metrics.accepted(items[0].source, accepted)
+        if accepted < len(items):
+            repeats = sum(receipt.repeated for receipt in receipts)
+            self.metrics.repeats(repeats)
+            self.metrics.duplicates(len(items) - accepted - repeats)
+        return receipts
+
+    async def keep_portions(self, portions: Sequence[Portion]) -> list[Kept]:
+        """Commit portions of spool files, sharing commits; for each how far it
+        was taken. Where there is room for a part of one, that part is taken.
+
+        Raises:
+            SyncFailed: unknown; the agent stops.
+        """
+        answers = [Kept(portion.lines_done, None) for portion in portions]
+        items: list[Incoming] = []
+        marks: list[SpoolMark] = []
+        marked: list[int] = []  # the places of those that the commit is for
+        for place, portion in enumerate(portions):
+            wanted = len(portion.items)
+            if not wanted:
+                continue
+            try:
+                granted = self.admission.reserve(wanted)
+            except Refused as error:
+                answers[place] = Kept(0, error)
+                continue
+            if granted < wanted:
+                full = OutboxFull("the outbox filled up in the middle of the file")
+                answers[place] = Kept(portion.line_numbers[granted - 1], full)
+            items += portion.items[:granted]
+            marks.append(SpoolMark(portion.key, answers[place].lines_done))
+            marked.append(place)
+        if items:
+            try:
+                await self._keep_reserved(items, marks)
+            except DiskShort as error:
+                for place in marked:
+                    answers[place] = Kept(0, error)
+        return answers
+
+    async def take_lines(self, lines: Sequence[bytes | None], source: str) -> list[bytes]:
+        """A portion of a batch: for each line its result as JSON. A line of None
+        was longer than an event may be.
+
+        Lines that find the outbox full are answered with `"retry": true`, and
+        so are those behind them.
+        """
+        results: list[bytes] = []
+        good: list[Prepared] = []
+        places: list[int] = []
+        for number, line in enumerate(lines, 1):
+            if number % CHECK_SLICE == 0:
+                await sleep(0)
+            try:
+                good.append(self.prepare_line(line, source))
+            except EventError as error:
+                results.append(error_json(error))
+            else:
+                places.append(len(results))
+                results.append(b"")
+        if len(good) < len(lines):
+            self.metrics.refused("invalid", len(lines) - len(good))
+        done = 0
+        try:
+            while done < len(good):
+                granted = self.admission.reserve(len(good) - done)
+                portion = good[done : done + granted]
+                items = [prepared.incoming for prepared in portion]
+                receipts = await self._keep_reserved(items)
+                for receipt, prepared in zip(receipts, portion, strict=True):
+                    results[places[done]] = receipt_json(receipt, prepared.warnings)
+                    done += 1
+        except Refused as error:
+            self.metrics.refused(refusal_reason(error), len(good) - done)
+            refused = refusal_json(error)
+            for place in places[done:]:
+                results[place] = refused
+        return results
+
+    def prepare_line(self, line: bytes | None, source: str) -> Prepared:
+        """As `prepare`, for a line of a batch or of a spool file."""
+        if line is None:
+            raise EventTooLarge(
+                f"the line is longer than the {self.event_bytes_max} bytes of an event",
+                None,
+                "shorten its details, or raise [intake] event_bytes_max",
+            )
+        if not line or line.isspace():
+            raise EventError("the line is empty", None, "write one event on each line")
+        return self.prepare(line, source)
+
+
+def receipt_json(receipt: Receipt, warnings: Sequence[str]) -> bytes:
+    """The receipt. Ids and states are ours and need no escaping."""
+    told = dumps(warnings) if warnings else "[]"
+    if receipt.status == "accepted":
+        text = f'{{"id": "{receipt.id}", "status": "accepted", "warnings": {told}}}'
+    else:
+        text = (
+            f'{{"id": "{receipt.id}", "status": "duplicate", '
+            f'"state": "{receipt.state}", "warnings": {told}}}'
+        )
+    return text.encode()
+
+
+def error_json(error: EventError) -> bytes:
+    """What is wrong with an event, and where."""
+    return dumps({"error": error.message, "field": error.field, "hint": error.hint}).encode()
+
+
+def refusal_json(error: Refused) -> bytes:
+    """The event may be good; the agent cannot take it now."""
+    told = {"error": error.message, "field": None, "hint": error.hint, "retry": True}
+    return dumps(told).encode()
+
+
+def refusal_reason(error: Refused) -> str:
+    """The label of the metric."""
+    return "disk_short" if isinstance(error, DiskShort) else "full"
+
+
+def _agreed_key(header_key: str, body_key: str | None) -> str:
+    field = "Idempotency-Key"
+    try:
+        header_key.encode()
+    except UnicodeEncodeError:
+        raise EventError(
+            "the header Idempotency-Key is not UTF-8", field, "use ASCII, such as a UUID"
+        ) from None
+    key = checked_dedup_key(header_key, field)
+    if body_key is not None and body_key != key:
+        raise EventError(
+            "the header Idempotency-Key and the field dedupKey differ",
+            "$.dedupKey",
+            "give one of them, or the same in both",
+        )
+    return key

@@ -1,0 +1,1 @@
+"""What reads damaged files: the log, the pages, and what of them is believed."""

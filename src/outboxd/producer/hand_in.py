@@ -1,0 +1,222 @@
+"""Hand in one event: to the agent if it answers, else into the spool.
+
+It checks the event before it stores it, gives it a dedup key so that handing
+it in twice (after an answer that got lost, say) makes no second event, and
+ends every wait. Its caller never waits for the network, only for a commit on
+this host.
+"""
+
+from __future__ import annotations
+
+import os
+from time import time_ns
+
+from outboxd.config.load import load_client
+from outboxd.errors import EventError, EventTooLarge, Unavailable
+from outboxd.event import strictjson
+from outboxd.event.komodor import build, parse, scope_text
+from outboxd.producer.socket import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, post
+from outboxd.producer.spool import NotStored, put
+from outboxd.times import rfc3339
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from outboxd.config.load import Config
+    from outboxd.event.komodor import Event
+
+TARGET = "/mgmt/v1/events"
+# What the agent refuses for good. Anything else it says is a matter of time,
+# or not the agent at all, and the spool keeps the event until it goes.
+REFUSED_FOR_GOOD = (400, 413, 415, 422)
+
+
+class Stored:
+    """Where an event is now: committed by the agent, or durably in the spool."""
+
+    __slots__ = ("id", "reason", "spool_name", "status", "warnings", "where")
+
+    def __init__(
+        self,
+        where: str,
+        status: str,
+        id: str | None = None,
+        spool_name: str | None = None,
+        reason: str | None = None,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self.where = where  # "agent" or "spool"
+        self.status = status  # "accepted", "duplicate" or "spooled"
+        self.id = id  # the receipt's; None in the spool, where none is given yet
+        self.spool_name = spool_name  # the file in the spool's new/
+        self.reason = reason  # why it went into the spool
+        self.warnings = list(warnings)
+
+    def __repr__(self) -> str:
+        name = self.id if self.where == "agent" else self.spool_name
+        return f"Stored({self.where!r}, {self.status!r}, {name!r})"
+
+
+def emit(
+    event_type: str,
+    summary: str,
+    *,
+    severity: str | None = None,
+    clusters: str | Sequence[str] = (),
+    namespaces: str | Sequence[str] = (),
+    services: str | Sequence[str] = (),
+    details: Mapping[str, object] | None = None,
+    dedup_key: str | None = None,
+    occurred_at: str | datetime | None = None,
+    ttl_s: float | None = None,
+    config: str | None = None,
+    socket: str | None = None,
+) -> Stored:
+    """Hand in an event; returns as soon as it is stored durably on this host.
+
+    `occurred_at` is an aware datetime or RFC 3339 text, `config` the path of a
+    configuration file, `socket` that of the agent's socket. Raises EventError
+    where the event is not valid, ConfigError where the configuration is wrong,
+    NotStored where neither agent nor spool could take it; all of them are
+    OutboxdError and say what to do.
+    """
+    settings = load_client(config)
+    data = build(
+        event_type,
+        summary,
+        severity,
+        _listed(clusters),
+        _listed(namespaces),
+        _listed(services),
+        details,
+        dedup_key,
+        _moment(occurred_at),
+        ttl_s,
+    )
+    return hand_in(data, settings, socket)
+
+
+def hand_in(
+    data: bytes,
+    config: Config,
+    socket_path: str | None = None,
+    *,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    answer_timeout_s: float = ANSWER_TIMEOUT_S,
+) -> Stored:
+    """Check the event that `data` is, and store it."""
+    now_at = time_ns() // 1_000_000
+    event = _checked(data, config)
+    try:
+        status, answer = post(
+            socket_path or config.intake.socket,
+            TARGET,
+            compose(event),
+            connect_timeout_s=connect_timeout_s,
+            answer_timeout_s=answer_timeout_s,
+        )
+        receipt = _receipt(status, answer, event.warnings)
+        if receipt is not None:
+            return receipt
+        reason = f"the agent answered {status}{_said(answer)}"
+    except Unavailable as unavailable:
+        reason = unavailable.message
+    return _put_aside(event, now_at, config, reason)
+
+
+def hand_to_spool(data: bytes, config: Config, reason: str) -> Stored:
+    """Check the event, and store it without asking the agent, where there is no time to."""
+    return _put_aside(_checked(data, config), time_ns() // 1_000_000, config, reason)
+
+
+def compose(event: Event) -> bytes:
+    """The event as one line of JSON, with what the agent alone reads."""
+    fields: dict[str, str] = {
+        "eventType": strictjson.quoted(event.event_type),
+        "summary": strictjson.quoted(event.summary),
+        "severity": strictjson.quoted(event.severity),
+    }
+    if event.scope:
+        fields["scope"] = scope_text(event)
+    if event.details is not None:
+        # A line break in valid JSON stands between its parts, never in a string.
+        fields["details"] = event.details.replace("\r", " ").replace("\n", " ")
+    if event.dedup_key is not None:
+        fields["dedupKey"] = strictjson.quoted(event.dedup_key)
+    if event.occurred_at is not None:
+        fields["occurredAt"] = strictjson.quoted(rfc3339(event.occurred_at))
+    if event.ttl_s is not None:
+        fields["ttlSeconds"] = repr(event.ttl_s)
+    return ("{" + ",".join(f'"{name}":{text}' for name, text in fields.items()) + "}").encode()
+
+
+def _receipt(status: int, answer: bytes, warnings: Sequence[str]) -> Stored | None:
+    """What the agent said, or None where only a later try can tell."""
+    fields = _fields(answer)
+    if status in REFUSED_FOR_GOOD and "error" in fields:
+        kind = EventTooLarge if status == 413 else EventError
+        raise kind(str(fields["error"]), _text(fields, "field"), _text(fields, "hint"))
+    id = _text(fields, "id")
+    if status not in (200, 201) or id is None:
+        return None
+    told = fields.get("warnings")
+    every = [*warnings, *(str(each) for each in (told if isinstance(told, list) else []))]
+    return Stored(
+        "agent", _text(fields, "status") or "accepted", id, warnings=list(dict.fromkeys(every))
+    )
+
+
+def _fields(answer: bytes) -> dict[str, object]:
+    try:
+        return {name: each[0] for name, each in strictjson.read_object(answer.decode()).items()}
+    except (EventError, UnicodeDecodeError):
+        return {}
+
+
+def _text(fields: Mapping[str, object], name: str) -> str | None:
+    value = fields.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _said(answer: bytes) -> str:
+    error = _text(_fields(answer), "error")
+    return f" ({error})" if error else ""
+
+
+def _checked(data: bytes, config: Config) -> Event:
+    event = parse(data, config.komodor.event_type_max, config.intake.event_bytes_max)
+    if event.dedup_key is None:
+        event.dedup_key = f"outboxd-{os.urandom(16).hex()}"
+    return event
+
+
+def _put_aside(event: Event, now_at: int, config: Config, reason: str) -> Stored:
+    if event.occurred_at is None:
+        # It may lie there for hours; without this it would seem to have
+        # happened when the agent found it.
+        event.occurred_at = now_at
+    body = compose(event)
+    if len(body) > config.intake.event_bytes_max:
+        # The spool's reader would refuse it: with the agent down, better said now.
+        raise EventTooLarge(
+            f"the event has {len(body)} bytes with its dedup key and time,"
+            f" {config.intake.event_bytes_max} are allowed",
+            None,
+            "shorten its details, or raise [intake] event_bytes_max",
+        )
+    try:
+        name = put(config.intake.spool, body + b"\n")
+    except NotStored as error:
+        raise NotStored(f"{reason}; and {error.message}", error.hint) from None
+    return Stored("spool", "spooled", None, name, reason, event.warnings)
+
+
+def _listed(names: str | Sequence[str]) -> Sequence[str]:
+    """A single name is a list of one, not of its letters."""
+    return [names] if isinstance(names, str) else names
+
+
+def _moment(at: str | datetime | None) -> str | None:
+    return at if at is None or isinstance(at, str) else at.isoformat()

@@ -1,0 +1,1 @@
+"""The spool: files that producers drop, taken into the outbox."""

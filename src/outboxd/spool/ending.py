@@ -1,0 +1,132 @@
+"""How a spool file ends once the outbox has answered: unlinked, or rejected.
+
+The order is the promise: what was committed is unlinked, the directory synced,
+and only then the progress forgotten. What cannot be moved or unlinked stays,
+is known, and is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from outboxd.clock import Clock
+from outboxd.outbox.outbox import Outbox
+from outboxd.spool.files import Identity, Look, SpoolFolder, Verdict
+from outboxd.spool.rejects import BadLines, Fault, printable, reject_lines, reject_whole
+from outboxd.spool.waiting import Pace, WaitingRoom
+
+Thread = Callable[..., asyncio.Future[Any]]
+
+_log = structlog.get_logger()
+
+
+class SpoolMetrics(Protocol):
+    """What the spool counts beside the door."""
+
+    def refused(self, reason: str, count: int) -> None: ...
+
+    def spool_file(self, result: str, count: int = 1) -> None: ...
+
+    def progress(self, part: str) -> None: ...
+
+
+class Endings:
+    """Ends files of one folder."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        metrics: SpoolMetrics,
+        clock: Clock,
+        waiting: WaitingRoom,
+        pace: Pace,
+        thread: Thread,
+    ) -> None:
+        self._outbox = outbox
+        self._metrics = metrics
+        self._clock = clock
+        self._waiting = waiting
+        self._pace = pace
+        self._thread = thread
+        # Of each file that is not known to be gone: how many of its lines were taken.
+        self.progress = dict(outbox.spool_progress)
+
+    async def remove(self, folder: SpoolFolder, looks: Sequence[Look]) -> list[str]:
+        """Unlink what was taken whole; returns names that another file has by now."""
+        if not looks:
+            return []
+        identities = {look.name: look.identity for look in looks if look.identity is not None}
+        replaced = []
+        stuck = set()
+        for name, error in await self._thread(folder.remove, list(identities.items())):
+            if error is None:
+                replaced.append(name)
+            else:
+                stuck.add(name)
+                self._stuck(name, identities[name], error)
+        await self.forget([look.key for look in looks if look.name not in stuck])
+        self._metrics.spool_file("taken", len(looks) - len(stuck))
+        return replaced
+
+    async def reject(
+        self, folder: SpoolFolder, look: Look, faults: Sequence[Fault], count: int = 1
+    ) -> None:
+        """Move a file of which nothing was taken."""
+        now_ms = self._clock.wall_ms()
+        try:
+            target = await self._thread(
+                reject_whole, folder, look.name, look.identity, faults, count, now_ms
+            )
+        except OSError as error:
+            self._stuck(look.name, look.identity, error)
+            return
+        self._waiting.remove(look.name)
+        if target is not None:
+            self._rejected(look.name, target, faults[0], count)
+
+    async def reject_lines(
+        self, folder: SpoolFolder, look: Look, bad: BadLines, taken: int
+    ) -> None:
+        """Keep the lines that were not taken, and unlink the file."""
+        assert look.identity is not None
+        now_ms = self._clock.wall_ms()
+        try:
+            target = await self._thread(
+                reject_lines, folder, look.name, look.identity, bad, taken, now_ms
+            )
+        except OSError as error:
+            await self._thread(bad.discard)
+            self._stuck(look.name, look.identity, error)
+            return
+        self._waiting.remove(look.name)
+        self._rejected(look.name, target, bad.faults[0], bad.count)
+        await self.forget([look.key])
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """These files are gone for certain."""
+        known = [key for key in keys if key in self.progress]
+        if known:
+            await self._outbox.forget_spool(known)
+        for key in known:
+            del self.progress[key]
+
+    def _rejected(self, name: str, target: str, fault: Fault, count: int) -> None:
+        self._metrics.refused("invalid", count)
+        self._metrics.spool_file("rejected")
+        _log.warning(
+            "spool.file_rejected",
+            file=printable(name),
+            moved_to=printable(target),
+            faults=count,
+            first=fault.text(),
+        )
+
+    def _stuck(self, name: str, identity: Identity | None, error: OSError) -> None:
+        """It cannot be moved: leave it, and try again later."""
+        look = Look(name, Verdict.TROUBLE, identity)
+        if self._waiting.add(look, self._pace.trouble_s, str(error)):
+            _log.warning("spool.file_stuck", file=printable(name), error=str(error))

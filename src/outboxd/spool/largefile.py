@@ -1,0 +1,144 @@
+"""Taking a spool file that is larger than one event may be: JSON Lines, in portions.
+
+Each portion is committed together with how far it goes, so that a crash in the
+middle makes no second event. Memory stays bounded by the portion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, MutableMapping
+from typing import Any, NamedTuple
+
+from outboxd.errors import EventError
+from outboxd.intake.intake import CHECK_SLICE, Intake, Portion
+from outboxd.intake.lines import PORTION_LINES, LineCutter
+from outboxd.outbox.model import Incoming, Source
+from outboxd.spool.files import LargeFile, Look, SpoolFolder
+from outboxd.spool.rejects import BadLines, Fault
+
+Thread = Callable[..., asyncio.Future[Any]]
+
+
+class LargeOutcome(NamedTuple):
+    """How a large file ended."""
+
+    key: str
+    good: int
+    bad: BadLines
+    must_wait: bool = False
+
+
+async def take_large(
+    folder: SpoolFolder,
+    look: Look,
+    door: Intake,
+    progress: MutableMapping[str, int],
+    is_young: Callable[[Look], bool],
+    thread: Thread,
+) -> LargeOutcome:
+    """Take all of its good lines.
+
+    Raises:
+        Refused: the outbox is full; what was taken is remembered.
+        FileNotFoundError: it is gone, or changed.
+        OSError: it could not be read.
+    """
+    assert look.identity is not None
+    file: LargeFile = await thread(LargeFile, folder.new, look.name, look.identity)
+    bad = BadLines(folder)
+    try:
+        key: str = await thread(file.key)
+        if is_young(look) and not await _ends_well(file, door, thread):
+            return LargeOutcome(key, 0, bad, must_wait=True)
+        good = await _Portions(file, key, door, progress, bad, thread).take()
+        if not file.is_unchanged():
+            raise FileNotFoundError(f"{look.name!r} changed while it was read")
+        return LargeOutcome(key, good, bad)
+    except BaseException:
+        bad.discard()
+        raise
+    finally:
+        file.close()
+
+
+async def _ends_well(file: LargeFile, door: Intake, thread: Thread) -> bool:
+    """A file that grows shows it at its end."""
+    line = await thread(file.last_line, door.event_bytes_max)
+    try:
+        door.prepare_line(line, Source.SPOOL)
+    except EventError:
+        return False
+    return True
+
+
+class _Portions:
+    def __init__(
+        self,
+        file: LargeFile,
+        key: str,
+        door: Intake,
+        progress: MutableMapping[str, int],
+        bad: BadLines,
+        thread: Thread,
+    ) -> None:
+        self._file = file
+        self._key = key
+        self._door = door
+        self._progress = progress
+        self._bad = bad
+        self._thread = thread
+        self._number = 0  # of the line last looked at
+        self._good = 0
+
+    async def take(self) -> int:
+        cutter = LineCutter(self._door.event_bytes_max, self._bad.too_long)
+        position = 0
+        reading = self._thread(self._file.read, position)
+        try:
+            while data := await reading:
+                position += len(data)
+                # The disk reads ahead while the outbox commits.
+                reading = self._thread(self._file.read, position)
+                await self._take_lines(cutter.feed(data))
+                if self._bad.must_spill:
+                    await self._thread(self._bad.spill)
+        finally:
+            await asyncio.wait([reading])  # before the file is closed under it
+        await self._take_lines(cutter.end())
+        if not self._good and not self._bad.count:
+            self._bad.add(Fault(1, None, "there is no event in it"), b"")
+        return self._good
+
+    async def _take_lines(self, lines: list[bytes | None]) -> None:
+        for start in range(0, len(lines), PORTION_LINES):
+            portion = await self._check(lines[start : start + PORTION_LINES])
+            if not portion.items:
+                continue
+            (kept,) = await self._door.keep_portions([portion])
+            if kept.lines_done:
+                self._progress[self._key] = kept.lines_done
+            if kept.refusal is not None:
+                raise kept.refusal
+
+    async def _check(self, lines: list[bytes | None]) -> Portion:
+        """The events of these lines that were not taken before."""
+        done = self._progress.get(self._key, 0)
+        items: list[Incoming] = []
+        numbers: list[int] = []
+        for count, line in enumerate(lines, 1):
+            self._number += 1
+            if line is not None and (not line or line.isspace()):
+                continue
+            try:
+                incoming = self._door.prepare_line(line, Source.SPOOL).incoming
+            except EventError as error:
+                self._bad.add(Fault.of(self._number, error), line)
+            else:
+                self._good += 1
+                if self._number > done:
+                    items.append(incoming)
+                    numbers.append(self._number)
+            if count % CHECK_SLICE == 0:
+                await asyncio.sleep(0)
+        return Portion(self._key, items, numbers, self._number)
