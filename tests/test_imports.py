@@ -13,7 +13,7 @@ import outboxd
 SOURCE = Path(outboxd.__file__).parent
 
 # Each room, from the bottom to the top, and the rooms that it may import.
-BOTTOM = {"errors", "clock", "units", "times", "status", "event", "config"}
+BOTTOM = {"budgets", "errors", "clock", "units", "times", "status", "event", "config"}
 MAY_IMPORT = {
     "outbox": BOTTOM,
     "observe": BOTTOM | {"outbox", "delivery"},  # delivery: the facts alone
