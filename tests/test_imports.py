@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "outbox": BOTTOM,
     "observe": BOTTOM | {"outbox", "delivery"},  # delivery: the facts alone
     "serve": BOTTOM,
+    "gateway": BOTTOM,
     "intake": BOTTOM | {"outbox", "serve", "observe"},
     "spool": BOTTOM | {"outbox", "observe", "intake"},
     "delivery": BOTTOM | {"outbox"},

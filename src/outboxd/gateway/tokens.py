@@ -1,0 +1,224 @@
+"""The tokens file: who may hand events in over TCP, and what each may say.
+
+A line a token: its name, the SHA-256 of its secret, and what it is limited to
+as a JSON object. The secret itself is shown once, when it is made, and kept
+nowhere. A name may stand on two lines, so that a token can be replaced while
+both are good. Nothing here answers a request; it only says whose token it is.
+
+    web-hosts 5e884898da28…  {"clusters": ["prod"], "requireScope": true, "rate": 10}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from outboxd.errors import ConfigError, UsageError
+
+NAME_ALLOWED = "1 to 64 of the letters A-Z, a-z, 0-9 and . _ -, and begins with a letter or digit"
+TOKENS_MAX = 10_000
+FILE_BYTES_MAX = 8 << 20
+# Tells a secret scanner, and whoever finds it in a log, what it is.
+PREFIX = "outboxd_"
+_SECRET_BYTES = 32  # 256 random bits
+_PRESENTED_MAX = 512  # characters of a token that are looked at
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Limits(
+    msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True
+):
+    """What the events of one producer may say, and how many there may be."""
+
+    clusters: tuple[str, ...] = ()  # only these; and an event that names none gets them
+    namespaces: tuple[str, ...] = ()
+    require_scope: bool = False  # an event without any scope is refused
+    rate: float = 0.0  # events a second; 0: as many as the gateway takes
+
+
+class Token(NamedTuple):
+    """One line of the file."""
+
+    name: str
+    digest: str  # SHA-256 of the secret, in lower-case hexadecimal digits
+    limits: Limits
+
+
+_NOBODY = Token("", "0" * 64, Limits())
+
+
+class TokenBook:
+    """The tokens that are good now. Made anew whenever the file changes."""
+
+    def __init__(self, tokens: Iterable[Token]) -> None:
+        self._by_digest = {token.digest: token for token in tokens}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each name once, in the order of the file."""
+        return tuple(dict.fromkeys(token.name for token in self._by_digest.values()))
+
+    def find(self, presented: str) -> Token | None:
+        """The token whose secret this is; None where it is nobody's.
+
+        The look-up is by the secret's hash, which nobody can choose digit by digit,
+        and what it finds is compared in constant time. So neither the time nor the
+        number of tokens tells how near a wrong secret came.
+        """
+        if len(presented) > _PRESENTED_MAX:
+            presented = ""
+        digest = digest_of(presented)
+        token = self._by_digest.get(digest, _NOBODY)
+        return token if hmac.compare_digest(token.digest, digest) else None
+
+
+def digest_of(secret: str) -> str:
+    """What stands in the file for a secret. A secret is 256 random bits, so that a
+    plain hash of it can be neither guessed nor looked up."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def new_token(name: str, limits: Limits) -> tuple[str, Token]:
+    """A secret, and the line that will know it again.
+
+    Raises:
+        UsageError: the name is not one.
+    """
+    check_name(name)
+    secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+    return secret, Token(name, digest_of(secret), limits)
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError where `name` cannot be a producer's name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name for a token", f"a name has {NAME_ALLOWED}")
+
+
+def line_of(token: Token) -> str:
+    """The token as it stands in the file, without the line's end."""
+    told = msgspec.json.encode(token.limits).decode()
+    return f"{token.name} {token.digest}" + ("" if told == "{}" else f" {told}")
+
+
+def parse_tokens(text: str, path: str) -> list[Token]:
+    """The tokens of a file's text; `path` is for messages.
+
+    Raises:
+        ConfigError: names the line that is wrong. No line is passed over, since a
+            limit that is not understood must not become none.
+    """
+    tokens: list[Token] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.strip().split(None, 2)
+        if not words or words[0].startswith("#"):
+            continue
+        if len(tokens) == TOKENS_MAX:
+            raise ConfigError(f"{path}: more than {TOKENS_MAX} tokens", "revoke some")
+        try:
+            tokens.append(_parse_line(words))
+        except ValueError as error:
+            hint = "a line is NAME SHA-256 [OPTIONS], as `outboxd token new` writes it"
+            raise ConfigError(f"{path}: line {number}: {error}", hint) from None
+    return tokens
+
+
+def _parse_line(words: list[str]) -> Token:
+    if not _NAME.fullmatch(words[0]):
+        raise ValueError(f"{words[0][:80]!r} is no name")
+    if len(words) < 2 or not _DIGEST.fullmatch(words[1]):
+        raise ValueError("the second word is no SHA-256 (64 digits from 0 to f)")
+    limits = Limits()
+    if len(words) == 3:
+        try:
+            limits = msgspec.json.decode(words[2], type=Limits)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"its options: {error}") from None
+        if not 0 <= limits.rate <= 1e6:
+            raise ValueError("its options: rate is not between 0 and 1000000")
+    return Token(words[0], words[1], limits)
+
+
+def read_tokens(path: str) -> list[Token]:
+    """The tokens of the file.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is wrong.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        hint = "make the first token with `outboxd token new NAME`"
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", hint) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8", "is it the right file?") from None
+    if len(text) > FILE_BYTES_MAX:
+        raise ConfigError(f"{path}: larger than {FILE_BYTES_MAX} bytes", "is it the right file?")
+    return parse_tokens(text, path)
+
+
+def append_token(path: str, token: Token) -> None:
+    """Add a line to the file, which is made where there is none (mode 0600).
+
+    The whole file is written aside and renamed, so that an agent that reads it
+    meanwhile sees either all of it or the one before.
+
+    Raises:
+        ConfigError: the file that is there is wrong, or the new one cannot be written.
+    """
+    known = read_tokens(path) if os.path.exists(path) else []
+    if sum(other.name == token.name for other in known) >= 2:
+        raise UsageError(
+            f"{token.name} has two tokens already",
+            f"`outboxd token revoke {token.name}` ends them; two are for replacing one by another",
+        )
+    _rewrite(path, lambda text: f"{text.rstrip(chr(10))}\n{line_of(token)}\n".lstrip("\n"))
+
+
+def revoke(path: str, name: str) -> int:
+    """Take all tokens of `name` out of the file; how many there were.
+
+    Raises:
+        ConfigError: as for `append_token`.
+    """
+    count = sum(token.name == name for token in read_tokens(path))
+    if count:
+        _rewrite(path, lambda text: "".join(_lines_without(text, name)))
+    return count
+
+
+def _lines_without(text: str, name: str) -> list[str]:
+    return [line for line in text.splitlines(keepends=True) if line.split()[:1] != [name]]
+
+
+def _rewrite(path: str, change: Callable[[str], str]) -> None:
+    aside = f"{path}.new-{os.getpid()}"
+    try:
+        try:
+            with open(path, encoding="utf-8") as file:
+                text, before = file.read(), os.fstat(file.fileno())
+        except FileNotFoundError:
+            text, before = "", None
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            if before is not None:
+                # Whoever could read the file before can read it now: the agent's user, say.
+                os.fchown(descriptor, before.st_uid, before.st_gid)
+                os.fchmod(descriptor, before.st_mode & 0o777)
+            file.write(change(text))
+            file.flush()
+            os.fsync(descriptor)
+        os.rename(aside, path)
+    except OSError as error:
+        hint = "run it as root or as the agent's user"
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}", hint) from None
