@@ -7,7 +7,7 @@ import json
 import pytest
 
 from outboxd.errors import EventError, EventTooLarge
-from outboxd.event.komodor import SERVICE_NAMES_WARNING, build, parse
+from outboxd.event.komodor import EMPTY_NAME_WARNING, SERVICE_NAMES_WARNING, build, parse
 
 GOOD = {"eventType": "deploy", "summary": "it went out"}
 
@@ -150,7 +150,8 @@ def test_other_severities_are_refused_with_the_words_that_are_known(word):
         ({"a": 1}, ""),
         ([1], "[0]"),
         (["a", None], "[1]"),
-        (["a", "b", ""], "[2]"),
+        (["a", "b", 7], "[2]"),
+        (["", None], "[1]"),
         ([["a"]], "[0]"),
     ],
 )
@@ -166,6 +167,12 @@ def test_a_scope_is_an_object(scope):
 def test_empty_lists_in_the_scope_count_as_not_given():
     event = taken(scope={"clusters": [], "servicesNames": None, "namespaces": ["n"]})
     assert event.scope == {"namespaces": ["n"]}
+
+
+def test_empty_names_in_the_scope_count_as_not_given_with_one_warning():
+    event = taken(scope={"clusters": ["", "a", ""], "serviceNames": [""], "namespaces": [""]})
+    assert event.scope == {"clusters": ["a"]}
+    assert sorted(event.warnings) == sorted([EMPTY_NAME_WARNING, SERVICE_NAMES_WARNING])
 
 
 def test_service_names_is_understood_with_a_warning():
@@ -438,7 +445,7 @@ def test_build_leaves_out_what_was_not_given():
         ({"details": {"a": "\udc80"}}, "$.details.a"),
         ({"clusters": ["\udc80"]}, "$.scope.clusters[0]"),
         ({"summary": ""}, "$.summary"),
-        ({"clusters": [""]}, "$.scope.clusters[0]"),
+        ({"clusters": [5]}, "$.scope.clusters[0]"),
         ({"occurred_at": "now"}, "$.occurredAt"),
         ({"details": {1: "a", "1": "b"}}, "$.details.1"),
     ],

@@ -288,9 +288,9 @@ def check_taken(data: bytes) -> None:
     assert sent["summary"] == given["summary"]
     assert sent["severity"] in ("information", "warning", "error")
     scope = {
-        "servicesNames" if name == "serviceNames" else name: values
+        "servicesNames" if name == "serviceNames" else name: named
         for name, values in (given.get("scope") or {}).items()
-        if values
+        if (named := [value for value in values or () if value])
     }
     assert alike(sent.get("scope", {}), scope)
     details = given.get("details")

@@ -35,6 +35,7 @@ FIELDS = (
 
 NO_SCOPE_WARNING = "no scope: it will reach every service of the account"
 SERVICE_NAMES_WARNING = "scope.serviceNames was understood as scope.servicesNames"
+EMPTY_NAME_WARNING = 'empty names ("") in the scope count as not given'
 
 _FIELD_SET = frozenset(FIELDS)
 _SCOPE_SET = frozenset(SCOPE_FIELDS)
@@ -287,8 +288,13 @@ def _scope(scope: Any, warnings: list[str]) -> dict[str, list[str]]:
             hint = 'write ["…"], even for one' if type(values) is str else None
             raise _wrong_kind(f"$.scope.{name}", values, "a list of strings", hint)
         for position, value in enumerate(values):
-            if type(value) is not str or not value:
-                raise _no_name(f"$.scope.{name}[{position}]", value)
+            if type(value) is not str:
+                raise _wrong_kind(f"$.scope.{name}[{position}]", value, "a string")
+        if "" in values:
+            # What templates write for a label that is missing, Alertmanager's among them.
+            values = [value for value in values if value]
+            if EMPTY_NAME_WARNING not in warnings:
+                warnings.append(EMPTY_NAME_WARNING)
         found[name] = values
     if SERVICE_NAMES in found:
         if "servicesNames" in found:
@@ -298,12 +304,6 @@ def _scope(scope: Any, warnings: list[str]) -> dict[str, list[str]]:
         warnings.append(SERVICE_NAMES_WARNING)
     # Real clients send empty lists and mean 'not given'.
     return {name: values for name, values in found.items() if values}
-
-
-def _no_name(path: str, value: object) -> EventError:
-    if value == "":
-        return EventError(f"{path.removeprefix('$.')} is empty", path, "leave it out")
-    return _wrong_kind(path, value, "a string")
 
 
 def _take_agents_own(event: Event, members: dict[str, Any]) -> None:
