@@ -7,16 +7,17 @@ import socket
 import sys
 
 import uvloop
-from aiohttp.web import BaseRequest, Response
 
+from outboxd.serve.answers import Response, reply
 from outboxd.serve.body import read_body
+from outboxd.serve.request import Request
 from outboxd.serve.server import HttpServer
-from outboxd.serve.table import Route, RouteTable, reply
+from outboxd.serve.table import Route, RouteTable
 
 ANSWER = b'{"id": "01a2009a-c7ff-77ea-a81c-709b1dd41655", "status": "accepted", "warnings": []}'
 
 
-async def handle(request: BaseRequest, _: str) -> Response:
+async def handle(request: Request, _: str) -> Response:
     await read_body(request, 262144)
     return reply(201, ANSWER)
 

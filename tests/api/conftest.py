@@ -19,8 +19,9 @@ from outboxd.observe.metrics import Metrics
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Incoming
 from outboxd.outbox.outbox import Outbox
+from outboxd.serve.guards import browser_guard
 from outboxd.serve.server import HttpServer
-from outboxd.serve.sockets import bind_tcp, bind_unix, host_guard, remove
+from outboxd.serve.sockets import bind_tcp, bind_unix, remove
 from outboxd.serve.table import RouteTable
 from outboxd.status import DestinationStatus
 
@@ -125,7 +126,9 @@ async def running(path, tcp=False):
     if tcp:
         listening = bind_tcp("127.0.0.1:0")
         agent.port = listening.socket.getsockname()[1]
-        guarded = HttpServer(RouteTable(reading), guard=host_guard("127.0.0.1:0"))
+        guarded = HttpServer(
+            RouteTable(reading), name="page", guards=[browser_guard(["127.0.0.1"])]
+        )
         await guarded.start(listening.socket)
         servers.append(guarded)
     try:

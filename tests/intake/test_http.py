@@ -441,11 +441,18 @@ def test_an_idempotency_key_for_a_batch_is_refused(intake, line):
     asyncio.run(main())
 
 
-def test_a_compressed_body_is_understood(intake, line):
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "nonsense", "gzip, br"])
+def test_a_coded_body_is_refused_with_what_is_taken(intake, line, coding):
     async def main():
         async with intake(spool=False) as parts:
             data = zlib.compress(line().encode())
-            assert (await parts.post(data, Content_Encoding="deflate"))[0] == 201
+            for body in (data, b"\x00\xff", line().encode()):
+                status, headers, told = await parts.post(body, Content_Encoding=coding)
+                assert (status, told["field"]) == (400, "Content-Encoding")
+                assert "without" in told["hint"]
+                assert headers["accept-encoding"] == "identity"
+            assert await parts.entries() == []
+            assert (await parts.post(line().encode(), Content_Encoding="identity"))[0] == 201
 
     asyncio.run(main())
 

@@ -163,7 +163,7 @@ async def running(path, *, serve=True, spool=True, **settings):
     async with AsyncExitStack() as stack:
         stack.push_async_callback(outbox.stop)
         if serve:
-            routes = IntakeRoutes(door, metrics, stall_s).routes()
+            routes = IntakeRoutes(door, metrics).routes()
             parts.server = HttpServer(RouteTable(routes), stall_s=stall_s)
             bound = bind_unix(str(parts.socket), 0o660)
             await parts.server.start(bound.socket)

@@ -10,12 +10,12 @@ import asyncio
 import json
 import socket
 import threading
+import urllib.request
 from collections.abc import Coroutine, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
-from aiohttp import web
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from outboxd.clock import Clock
@@ -24,13 +24,14 @@ from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Attempt, Incoming, Receipt, Settlement
 from outboxd.outbox.outbox import Outbox
 from outboxd.sandbox.correlation import Correlation
-from outboxd.sandbox.server import Sandbox, build_app
+from outboxd.sandbox.server import Sandbox, SandboxServer
+from outboxd.serve.guards import browser_guard
 from outboxd.serve.server import HttpServer
 from outboxd.serve.table import RouteTable
 from outboxd.status import DestinationStatus
 from outboxd.web.activity import Activity
 from outboxd.web.outbox_source import OutboxSource
-from outboxd.web.page import check_host, web_routes
+from outboxd.web.page import web_routes
 
 T = TypeVar("T")
 
@@ -163,7 +164,7 @@ class AgentSite(Site):
         self.activity.sample()
         self.source = OutboxSource(self.outbox, self.destination, self.activity)
         table = RouteTable(web_routes(self.source, listing=True))
-        self.server = HttpServer(table, guard=check_host)
+        self.server = HttpServer(table, name="page", guards=[browser_guard()])
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         await self.server.start(listening)
@@ -184,15 +185,12 @@ class SandboxSite(Site):
     def receive(self, *events: dict[str, Any]) -> None:
         """Hand events to the sandbox as a sender would."""
 
-        async def work() -> None:
-            from aiohttp import ClientSession
-
-            async with ClientSession(headers={"x-api-key": "k"}) as session:
-                for event in events:
-                    async with session.post(f"{self.url}/mgmt/v1/events", json=event) as answer:
-                        assert answer.status == 201, await answer.text()
-
-        self.call(work())
+        for event in events:
+            request = urllib.request.Request(
+                f"{self.url}/mgmt/v1/events", json.dumps(event).encode(), {"x-api-key": "k"}
+            )
+            with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+                assert answer.status == 201, answer.read()
 
     def close(self) -> None:
         self.call(self._stop())
@@ -200,13 +198,11 @@ class SandboxSite(Site):
 
     async def _start(self) -> None:
         self.sandbox = Sandbox(Correlation(Inventory.example()))
-        self._runner = web.AppRunner(build_app(self.sandbox), access_log=None, shutdown_timeout=0.5)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self._server = SandboxServer(self.sandbox)
+        self.url = await self._server.start("127.0.0.1", 0)
 
     async def _stop(self) -> None:
-        await self._runner.cleanup()
+        await self._server.stop()
 
 
 @pytest.fixture(scope="session")

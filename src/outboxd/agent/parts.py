@@ -42,6 +42,7 @@ from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.rescue import recovery
 from outboxd.outbox.rescue.recovery import Rescue
 from outboxd.serve import sockets
+from outboxd.serve.guards import browser_guard
 from outboxd.serve.server import HttpServer
 from outboxd.serve.table import RouteTable
 from outboxd.spool.reader import SpoolReader
@@ -201,8 +202,8 @@ class AgentParts:
                     address=self.http_address,
                     hint="who reaches it can read every event; [http] listen on 127.0.0.1 is safe",
                 )
-            guard = sockets.host_guard(config.http.listen)
-            await self._serve(HttpServer(table, guard=guard), bound)
+            guard = browser_guard([config.http.listen.rpartition(":")[0]])
+            await self._serve(HttpServer(table, name="page", guards=[guard]), bound)
         await self.spool.start()
         self._ready = True
 

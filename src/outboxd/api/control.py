@@ -10,14 +10,16 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
-from aiohttp.web import BaseRequest, Response
 
 from outboxd.api.context import ApiContext
-from outboxd.api.peer import Peer, require_operator
+from outboxd.api.peer import require_operator
 from outboxd.outbox.model import Entry, State
 from outboxd.outbox.shapes import entry_json
+from outboxd.serve.answers import Refusal, Response, reply
 from outboxd.serve.body import read_body
-from outboxd.serve.table import Refusal, Route, reply
+from outboxd.serve.peer import Peer
+from outboxd.serve.request import Request
+from outboxd.serve.table import Route
 
 BODY_BYTES_MAX = 16 * 1024
 
@@ -47,7 +49,7 @@ class ControlRoutes:
             Route("POST", "/v1/events/{id}/drop", self.drop),
         ]
 
-    async def hold(self, request: BaseRequest, _: str) -> Response:
+    async def hold(self, request: Request, _: str) -> Response:
         """Hold the destination, or one entry."""
         peer = require_operator(request)
         order = await _order(request)
@@ -57,7 +59,7 @@ class ControlRoutes:
         await self._context.destination.hold(order.reason or "no reason given", str(peer))
         return self._destination_changed("hold", peer)
 
-    async def release(self, request: BaseRequest, _: str) -> Response:
+    async def release(self, request: Request, _: str) -> Response:
         """Let go of the destination, or of one entry."""
         peer = require_operator(request)
         order = await _order(request)
@@ -67,13 +69,13 @@ class ControlRoutes:
         await self._context.destination.release(str(peer))
         return self._destination_changed("release", peer)
 
-    async def retry(self, request: BaseRequest, id: str) -> Response:
+    async def retry(self, request: Request, id: str) -> Response:
         """A dead letter becomes pending again."""
         peer = require_operator(request)
         _require(await self._context.outbox.get(id), "retried", State.PENDING, State.DEAD)
         return await self._change("retry", self._context.outbox.retry, id, peer)
 
-    async def drop(self, request: BaseRequest, id: str) -> Response:
+    async def drop(self, request: Request, id: str) -> Response:
         """Remove an entry for good; the answer has it as it was."""
         peer = require_operator(request)
         _require(await self._context.outbox.get(id), "dropped", State.PENDING, State.DEAD)
@@ -107,7 +109,7 @@ def _require(entry: Entry, done: str, *states: State) -> None:
         )
 
 
-async def _order(request: BaseRequest) -> _Order:
+async def _order(request: Request) -> _Order:
     body = await read_body(request, BODY_BYTES_MAX)
     if not body.strip():
         return _Order()

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from multidict import MultiMapping
-
 from outboxd.outbox.model import EntryFilter, State
-from outboxd.serve.table import Refusal
+from outboxd.serve.answers import Refusal
+from outboxd.serve.request import Query
 from outboxd.times import parse_rfc3339
 
 LIMIT_DEFAULT = 100
@@ -42,13 +41,13 @@ class Listing(NamedTuple):
     limit: int
 
 
-def parse_listing(query: MultiMapping[str]) -> Listing:
+def parse_listing(query: Query) -> Listing:
     """Raises Refusal 400, its field being the filter's name."""
     _check_names(query)
     return Listing(parse_filter(query), _one(query, "cursor"), _limit(_one(query, "limit")))
 
 
-def parse_filter(query: MultiMapping[str]) -> EntryFilter:
+def parse_filter(query: Query) -> EntryFilter:
     """The filters alone; other names in the query are not looked at."""
     return EntryFilter(
         states=_words(query, "state", {state.value: state.value for state in State}),
@@ -64,7 +63,7 @@ def parse_filter(query: MultiMapping[str]) -> EntryFilter:
     )
 
 
-def _check_names(query: MultiMapping[str]) -> None:
+def _check_names(query: Query) -> None:
     for name in query:
         if name not in NAMES:
             near = get_close_matches(name[:60], NAMES, n=1)
@@ -72,7 +71,7 @@ def _check_names(query: MultiMapping[str]) -> None:
             raise Refusal(400, f"there is no filter {name[:60]!r}", name[:60], hint)
 
 
-def _many(query: MultiMapping[str], name: str) -> tuple[str, ...]:
+def _many(query: Query, name: str) -> tuple[str, ...]:
     values = tuple(value for value in query.getall(name, []) if value)
     if len(values) > VALUES_MAX:
         raise Refusal(400, f"{name} is given {len(values)} times", name, f"at most {VALUES_MAX}")
@@ -86,14 +85,14 @@ def _many(query: MultiMapping[str], name: str) -> tuple[str, ...]:
     return values
 
 
-def _one(query: MultiMapping[str], name: str) -> str | None:
+def _one(query: Query, name: str) -> str | None:
     values = _many(query, name)
     if len(values) > 1:
         raise Refusal(400, f"{name} is given {len(values)} times", name, "give it once")
     return values[0] if values else None
 
 
-def _words(query: MultiMapping[str], name: str, known: Mapping[str, str]) -> tuple[str, ...]:
+def _words(query: Query, name: str, known: Mapping[str, str]) -> tuple[str, ...]:
     words = []
     for value in _many(query, name):
         word = known.get(value.lower())
@@ -104,7 +103,7 @@ def _words(query: MultiMapping[str], name: str, known: Mapping[str, str]) -> tup
     return tuple(words)
 
 
-def _flag(query: MultiMapping[str], name: str) -> bool | None:
+def _flag(query: Query, name: str) -> bool | None:
     value = _one(query, name)
     if value is None:
         return None
@@ -113,7 +112,7 @@ def _flag(query: MultiMapping[str], name: str) -> bool | None:
     return value == "true"
 
 
-def _time(query: MultiMapping[str], name: str) -> int | None:
+def _time(query: Query, name: str) -> int | None:
     value = _one(query, name)
     if value is None:
         return None

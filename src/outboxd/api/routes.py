@@ -10,14 +10,15 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from aiohttp.web import BaseRequest, Response
 
 from outboxd.api.context import ApiContext
 from outboxd.api.filters import parse_listing
 from outboxd.errors import OutboxdError
 from outboxd.outbox.model import Entry
 from outboxd.outbox.shapes import attempts_json, entry_json
-from outboxd.serve.table import Refusal, Route, refusal_body, reply
+from outboxd.serve.answers import Refusal, Response, refusal_body, reply
+from outboxd.serve.request import Request
+from outboxd.serve.table import Route
 from outboxd.times import rfc3339
 
 _encode = msgspec.json.Encoder().encode
@@ -40,7 +41,7 @@ class ReadingRoutes:
             Route("GET", "/metrics", self.metrics),
         ]
 
-    async def list_events(self, request: BaseRequest, _: str) -> Response:
+    async def list_events(self, request: Request, _: str) -> Response:
         """A page of entries, newest first."""
         where, cursor, limit = parse_listing(request.query)
         try:
@@ -51,7 +52,7 @@ class ReadingRoutes:
         events = [entry_json(entry) for entry in page.entries]
         return reply(200, _encode({"events": events, "next": page.next}) + b"\n")
 
-    async def show_event(self, _: BaseRequest, id: str) -> Response:
+    async def show_event(self, _: Request, id: str) -> Response:
         """An entry with its attempts and what is or would be sent."""
         entry = await self._context.outbox.get(id)
         return reply(200, _encode(self.whole(entry)) + b"\n")
@@ -63,7 +64,7 @@ class ReadingRoutes:
         shown["sentBody"] = msgspec.Raw(self._context.sent_body(entry))
         return shown
 
-    async def show_status(self, _: BaseRequest, __: str) -> Response:
+    async def show_status(self, _: Request, __: str) -> Response:
         """How everything stands."""
         outbox = self._context.outbox
         if outbox.counts.pending:
@@ -72,24 +73,23 @@ class ReadingRoutes:
                 await outbox.refresh()
         return reply(200, _encode(status_json(self._context)) + b"\n")
 
-    async def health(self, _: BaseRequest, __: str) -> Response:
+    async def health(self, _: Request, __: str) -> Response:
         """200 while the agent makes progress."""
         reason = self._context.unhealthy()
         if reason is None:
             return reply(200, b'{"status": "ok"}\n')
         return reply(503, refusal_body(reason, None, "see the agent's log; restart it"))
 
-    async def readiness(self, _: BaseRequest, __: str) -> Response:
+    async def readiness(self, _: Request, __: str) -> Response:
         """200 as soon as intake is open, whatever the destination does."""
         if self._context.ready():
             return reply(200, b'{"status": "ready"}\n')
         return reply(503, refusal_body("intake is not open", None, "wait a little"))
 
-    async def metrics(self, _: BaseRequest, __: str) -> Response:
+    async def metrics(self, _: Request, __: str) -> Response:
         """For Prometheus."""
         metrics = self._context.metrics
-        headers = {"Content-Type": metrics.content_type}
-        return Response(body=metrics.render(), headers=headers)
+        return Response(metrics.render(), content_type=metrics.content_type)
 
 
 def status_json(context: ApiContext) -> dict[str, Any]:

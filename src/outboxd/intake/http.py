@@ -6,24 +6,23 @@ TCP listener.
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import AsyncIterator
 from time import perf_counter
 from typing import Protocol
-
-from aiohttp.web import BaseRequest, Response, StreamResponse
-from multidict import istr
 
 from outboxd.errors import DiskShort
 from outboxd.intake.intake import Answer, Intake, IntakeMetrics, refusal_json, refusal_reason
 from outboxd.intake.lines import PORTION_BYTES, PORTION_LINES, LineCutter
 from outboxd.intake.results import Results
 from outboxd.outbox.model import Source
-from outboxd.serve.body import STALL_S, body_parts, read_body
-from outboxd.serve.table import JSON_HEADERS, Refusal, Route, refusal_body
+from outboxd.serve.answers import Refusal, Response, Streamed, refusal_body
+from outboxd.serve.body import body_parts, read_body
+from outboxd.serve.request import Request
+from outboxd.serve.table import Route
 
 BATCH_BYTES_MAX = 64 * 1024 * 1024
 
-_IDEMPOTENCY_KEY = istr("Idempotency-Key")
+_IDEMPOTENCY_KEY = "idempotency-key"
 _BATCH_HINT = "send it in several batches"
 
 
@@ -36,10 +35,9 @@ class RequestMetrics(IntakeMetrics, Protocol):
 class IntakeRoutes:
     """`POST /mgmt/v1/events` and `POST /v1/events/batch`."""
 
-    def __init__(self, door: Intake, metrics: RequestMetrics, stall_s: float = STALL_S) -> None:
+    def __init__(self, door: Intake, metrics: RequestMetrics) -> None:
         self._door = door
         self._metrics = metrics
-        self._stall_s = stall_s
 
     def routes(self) -> list[Route]:
         """For the table of the Unix socket alone."""
@@ -48,15 +46,15 @@ class IntakeRoutes:
             Route("POST", "/v1/events/batch", self.take_batch),
         ]
 
-    async def take_event(self, request: BaseRequest, _: str) -> Response:
+    async def take_event(self, request: Request, _: str) -> Response:
         """One event; the receipt comes after the commit."""
         started = perf_counter()
-        key = request.headers.get(_IDEMPOTENCY_KEY)
-        if key is not None and len(set(request.headers.getall(_IDEMPOTENCY_KEY))) > 1:
+        key = request.header(_IDEMPOTENCY_KEY)
+        if key is not None and len(set(request.header_values(_IDEMPOTENCY_KEY))) > 1:
             hint = "give it once"
             raise Refusal(400, "there are several Idempotency-Key headers", "Idempotency-Key", hint)
         try:
-            data = await read_body(request, self._door.event_bytes_max, self._stall_s)
+            data = await read_body(request, self._door.event_bytes_max)
         except Refusal as refusal:
             if refusal.status in (408, 413):
                 self._metrics.refused("too_large" if refusal.status == 413 else "stalled", 1)
@@ -65,10 +63,10 @@ class IntakeRoutes:
         self._metrics.intake_request(perf_counter() - started)
         return _response(answer)
 
-    async def take_batch(self, request: BaseRequest, _: str) -> StreamResponse:
+    async def take_batch(self, request: Request, _: str) -> Response | Streamed:
         """JSON Lines, in portions; a result a line, in the same order."""
         started = perf_counter()
-        if _IDEMPOTENCY_KEY in request.headers:
+        if request.header(_IDEMPOTENCY_KEY) is not None:
             raise Refusal(
                 400,
                 "Idempotency-Key cannot hold for a whole batch",
@@ -82,15 +80,15 @@ class IntakeRoutes:
             return _response(Answer(status, refusal_json(refused), refused.retry_after_s))
         results, complete = await self._read_lines(request)
         self._metrics.intake_request(perf_counter() - started)
-        return await self._send(request, results, complete)
+        return Streamed(_sent(results), results.length, close=not complete)
 
-    async def _read_lines(self, request: BaseRequest) -> tuple[Results, bool]:
+    async def _read_lines(self, request: Request) -> tuple[Results, bool]:
         """Take lines as they come; False where the body went over its limit."""
         results = Results()
         cutter = LineCutter(self._door.event_bytes_max)
         portion: list[bytes | None] = []
         portion_bytes = received_bytes = 0
-        async for data in body_parts(request, BATCH_BYTES_MAX, self._stall_s, _BATCH_HINT):
+        async for data in body_parts(request, BATCH_BYTES_MAX, _BATCH_HINT):
             received_bytes += len(data)
             if received_bytes > BATCH_BYTES_MAX:
                 portion += cutter.feed(data[: BATCH_BYTES_MAX - received_bytes])
@@ -119,28 +117,13 @@ class IntakeRoutes:
             results.add(await self._door.take_lines(portion, Source.BATCH))
         lines.clear()
 
-    async def _send(self, request: BaseRequest, results: Results, complete: bool) -> StreamResponse:
-        response = StreamResponse(headers=JSON_HEADERS)
-        response.content_length = results.length
-        if not complete:
-            response.headers["Connection"] = "close"
-            response.force_close()
-        await response.prepare(request)
-        try:
-            for block in results.blocks():
-                async with asyncio.timeout(self._stall_s):
-                    await response.write(block)
-            await response.write_eof()
-        except TimeoutError:
-            # A caller that does not read its answer does not keep ours in memory.
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError from None
-        return response
+
+async def _sent(results: Results) -> AsyncIterator[bytes]:
+    for block in results.blocks():
+        yield block
 
 
 def _response(answer: Answer) -> Response:
     if answer.retry_after_s is None:
-        return Response(status=answer.status, body=answer.body, headers=JSON_HEADERS)
-    headers = {**JSON_HEADERS, "Retry-After": str(answer.retry_after_s)}
-    return Response(status=answer.status, body=answer.body, headers=headers)
+        return Response(answer.body, answer.status)
+    return Response(answer.body, answer.status, headers={"Retry-After": str(answer.retry_after_s)})

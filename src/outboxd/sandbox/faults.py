@@ -99,14 +99,17 @@ class RateLimit:
 
     def __init__(self) -> None:
         self._tokens = 0.0
-        self._filled_at_s = 0.0
+        self._filled_at_s: float | None = None  # the clock may begin anywhere
 
     def admits(self, rate: float, now_s: float) -> bool:
         """Whether a call at this moment keeps to `rate` calls a second."""
         if rate <= 0:
             return True
         depth = max(1.0, rate / 10)
-        self._tokens = min(depth, self._tokens + (now_s - self._filled_at_s) * rate)
+        if self._filled_at_s is None:
+            self._tokens = depth
+        else:
+            self._tokens = min(depth, self._tokens + (now_s - self._filled_at_s) * rate)
         self._filled_at_s = now_s
         if self._tokens < 1:
             return False

@@ -1,27 +1,26 @@
 """The sandbox's HTTP server: Komodor's two calls, a list of what came, and faults.
 
-Two layers. `Sandbox` holds the state and answers; `serve` puts it on a TCP
-port. The call that a drain makes thousands of times a second is answered
-before aiohttp's router; everything else is an ordinary `web.Application`, to
-which the timeline page's routes are added. It must never be the slow part of
-a benchmark, and never answers 201 for an event that it does not list.
+`Sandbox` holds the state and answers Komodor's calls; `Routes` are the rest,
+and the timeline page's. All of them are served as the agent's own are. It must
+never be the slow part of a benchmark, and never answers 201 for an event that
+it does not list.
 """
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
+import ipaddress
 import random
 import signal
 import socket
-import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import uuid_utils
-from aiohttp import web
 
+from outboxd.budgets import sandbox_limits
 from outboxd.clock import Clock
 from outboxd.errors import UsageError
 from outboxd.sandbox import faults as faulty
@@ -30,8 +29,14 @@ from outboxd.sandbox.correlation import Correlation
 from outboxd.sandbox.received import Received, Record, entry_json
 from outboxd.sandbox.source import SandboxSource
 from outboxd.sandbox.validation import InvalidEvent, validate
+from outboxd.serve.answers import NoAnswer, Refusal, Response
+from outboxd.serve.body import read_body
+from outboxd.serve.guards import browser_guard
+from outboxd.serve.request import Request
+from outboxd.serve.server import BACKLOG, HttpServer
+from outboxd.serve.table import Route, RouteTable
 from outboxd.web import queries
-from outboxd.web.page import mount, web_routes
+from outboxd.web.page import web_routes
 
 EVENTS_PATH = "/mgmt/v1/events"
 VALIDATE_PATH = "/mgmt/v1/apikey/validate"
@@ -40,8 +45,9 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 LIMIT = 100
 LIMIT_MAX = 1000
 
+KEEPALIVE_S = 300.0  # longer than a sender keeps a connection that it does not use
+
 _encode = msgspec.json.encode
-_JSON = "application/json"
 
 
 class Sandbox:
@@ -65,8 +71,8 @@ class Sandbox:
         self._chance = chance
         self._rate_limit = faulty.RateLimit()
 
-    async def call(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one of Komodor's two calls, or misbehave as told."""
+    async def call(self, request: Request, _: str) -> Response:
+        """Answer one of Komodor's two calls, or misbehave as told (NoAnswer)."""
         if self.faults.quiet:
             response = await self._handle(request)
             self._count(str(response.status))
@@ -79,7 +85,7 @@ class Sandbox:
         skew_s = self.faults.date_skew_seconds
         self.faults = faulty.spent(self.faults)
         if verdict.reset:
-            return self._reset(request)
+            raise self._reset()
         if verdict.status is None:
             response = await self._handle(request)
         else:
@@ -89,11 +95,10 @@ class Sandbox:
             # sent it all the same, as it may have with a real server.
             await asyncio.sleep(verdict.delay_s)
         if verdict.lose_answer:
-            return self._reset(request)
+            raise self._reset()
         if skew_s:
-            response.headers["Date"] = email.utils.formatdate(
-                self.clock.wall_ms() / 1000 + skew_s, usegmt=True
-            )
+            date = email.utils.formatdate(self.clock.wall_ms() / 1000 + skew_s, usegmt=True)
+            response.headers = {**(response.headers or {}), "Date": date}
         self._count(str(response.status))
         return response
 
@@ -122,16 +127,17 @@ class Sandbox:
             "calls": self.calls_by_status,
         }
 
-    async def _handle(self, request: web.BaseRequest) -> web.Response:
-        key = request.headers.get("x-api-key", "")
+    async def _handle(self, request: Request) -> Response:
+        key = request.header("x-api-key") or ""
         if not key or (self.api_key is not None and key != self.api_key):
             return _answer(401, {"statusCode": 401, "message": "Unauthorized"})
         if request.method == "GET":
             return _answer(200, {"valid": True})
         try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            return _answer(413, {"statusCode": 413, "message": "request entity too large"})
+            body = await read_body(request, BODY_BYTES_MAX)
+        except Refusal as refusal:
+            told = {"statusCode": refusal.status, "message": str(refusal)}
+            return Response(_encode(told), refusal.status, close=True)
         try:
             event = validate(body)
         except InvalidEvent as error:
@@ -139,58 +145,135 @@ class Sandbox:
                 400, {"statusCode": 400, "message": error.messages, "error": "Bad Request"}
             )
         id = str(uuid_utils.uuid7())
-        headers = request.headers
         self.received.add(
             id,
             self.clock.wall_ms(),
-            headers.get("Idempotency-Key"),
-            headers.get("User-Agent"),
+            request.header("idempotency-key"),
+            request.header("user-agent"),
             event,
             body,
         )
         correlated = self.correlation.encoded(event)
         text = b'{"id":"%s","correlatedServices":%s}' % (id.encode(), correlated)
-        return web.Response(status=201, body=text, content_type=_JSON)
+        return Response(text, 201)
 
-    def _reset(self, request: web.BaseRequest) -> web.Response:
-        """End the connection with a RST, so that nobody takes it for an answer."""
+    def _reset(self) -> NoAnswer:
         self._count("reset")
-        transport = request.transport
-        if transport is not None:
-            connection = transport.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            transport.abort()
-        return web.Response(status=500)  # goes nowhere: the connection is gone
+        return NoAnswer(reset=True)
 
     def _count(self, status: str) -> None:
         self.calls_by_status[status] = self.calls_by_status.get(status, 0) + 1
 
 
-SANDBOX = web.AppKey("sandbox", Sandbox)
+class Routes:
+    """What the sandbox serves beside the page."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("POST", EVENTS_PATH, self._sandbox.call),
+            Route("GET", VALIDATE_PATH, self._sandbox.call),
+            Route("GET", "/v1/events", self.list_events),
+            Route("GET", "/v1/events/{id}", self.show_event),
+            Route("GET", "/sandbox/faults", self.show_faults),
+            Route("POST", "/sandbox/faults", self.change_faults),
+            Route("POST", "/sandbox/reset", self.reset),
+            Route("GET", "/sandbox/summary", self.show_summary),
+            Route("GET", "/sandbox/inventory", self.show_inventory),
+            Route("GET", "/healthz", self.health),
+        ]
+
+    async def list_events(self, request: Request, _: str) -> Response:
+        sandbox = self._sandbox
+        try:
+            queries.check_names(request.query, "limit", "cursor")
+            where = queries.entry_filter(request.query)
+            limit = queries.whole_number(request.query, "limit", LIMIT, LIMIT_MAX)
+            cursor = queries.text_of(request.query, "cursor")
+            records, following = await listing.page(sandbox.received, where, cursor, limit)
+        except queries.BadQuery as error:
+            raise Refusal(400, error.message, error.field, error.hint) from None
+        except ValueError as error:
+            raise Refusal(400, str(error), "cursor") from None
+        entries = [sandbox.entry_json(record) for record in records]
+        return _answer(200, {"events": entries, "next": following})
+
+    async def show_event(self, _: Request, id: str) -> Response:
+        sandbox = self._sandbox
+        record = sandbox.received.find(id)
+        if record is None:
+            raise Refusal(404, "no event with this id")
+        entry = sandbox.entry_json(record)
+        entry["attempts"] = []
+        entry["sentBody"] = msgspec.Raw(record.body)
+        entry["arrivals"] = sandbox.received.arrivals(record)
+        return _answer(200, entry)
+
+    async def show_faults(self, _: Request, __: str) -> Response:
+        return _answer(200, self._sandbox.faults.to_json())
+
+    async def change_faults(self, request: Request, _: str) -> Response:
+        body = await read_body(request, BODY_BYTES_MAX)
+        try:
+            self._sandbox.change_faults(msgspec.json.decode(body or b"{}"))
+        except (faulty.BadFaults, msgspec.DecodeError) as error:
+            raise Refusal(400, str(error)) from None
+        return _answer(200, self._sandbox.faults.to_json())
+
+    async def reset(self, _: Request, __: str) -> Response:
+        self._sandbox.reset()
+        return _answer(200, self._sandbox.summary())
+
+    async def show_summary(self, _: Request, __: str) -> Response:
+        return _answer(200, self._sandbox.summary())
+
+    async def show_inventory(self, _: Request, __: str) -> Response:
+        return _answer(200, self._sandbox.correlation.inventory_json())
+
+    async def health(self, _: Request, __: str) -> Response:
+        return Response(b"ok\n", content_type="text/plain; charset=utf-8")
 
 
-def build_app(sandbox: Sandbox) -> web.Application:
-    """Everything but the fast path."""
-    app = web.Application(client_max_size=BODY_BYTES_MAX)
-    app[SANDBOX] = sandbox
-    app.router.add_post(EVENTS_PATH, sandbox.call)
-    app.router.add_get(VALIDATE_PATH, sandbox.call)
-    app.router.add_get("/v1/events", _get_events)
-    app.router.add_get("/v1/events/{id}", _get_event)
-    app.router.add_get("/sandbox/faults", _get_faults)
-    app.router.add_post("/sandbox/faults", _post_faults)
-    app.router.add_post("/sandbox/reset", _post_reset)
-    app.router.add_get("/sandbox/summary", _get_summary)
-    app.router.add_get("/sandbox/inventory", _get_inventory)
-    app.router.add_get("/healthz", _get_health)
-    source = SandboxSource(sandbox)
-    mount(app, web_routes(source))
+class SandboxServer:
+    """The sandbox on a TCP port."""
 
-    async def end_streams(_: web.Application) -> None:
-        await source.close()
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._source = SandboxSource(sandbox)
+        self._server: HttpServer | None = None
 
-    app.on_shutdown.append(end_streams)
-    return app
+    async def start(self, host: str, port: int) -> str:
+        """Listen; the URL. Raises UsageError where that is not possible."""
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listening = socket.create_server(found[4][:2], family=found[0], backlog=BACKLOG)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}",
+                "choose another address with --listen; port 0 takes any free one",
+            ) from None
+        address = listening.getsockname()
+        # On loopback a foreign name means a browser that was led here. Elsewhere
+        # others know this host by names of their own.
+        is_exposed = not ipaddress.ip_address(address[0]).is_loopback
+        self._server = HttpServer(
+            RouteTable([*Routes(self._sandbox).routes(), *web_routes(self._source)]),
+            name="sandbox",
+            guards=[browser_guard([host], any_host=is_exposed)],
+            limits=sandbox_limits(),
+            clock=self._sandbox.clock,
+            keepalive_s=KEEPALIVE_S,
+        )
+        await self._server.start(listening)
+        return _url(address)
+
+    async def stop(self) -> None:
+        """End the streams, then the server, which would wait for them."""
+        await self._source.close()
+        if self._server is not None:
+            await self._server.stop(0.5)
 
 
 async def serve(sandbox: Sandbox, host: str, port: int, announce: Callable[[str], None]) -> None:
@@ -199,37 +282,10 @@ async def serve(sandbox: Sandbox, host: str, port: int, announce: Callable[[str]
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(
-        build_app(sandbox), access_log=None, shutdown_timeout=0.5, keepalive_timeout=300
-    )
-    await runner.setup()
-    _add_fast_path(runner, sandbox)
-    site = web.TCPSite(runner, host, port, backlog=1024)
-    try:
-        await site.start()
-        announce(_url(runner.addresses[0]))
-        await stop.wait()
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}",
-            "choose another address with --listen; port 0 takes any free one",
-        ) from None
-    finally:
-        await runner.cleanup()
-
-
-def _add_fast_path(runner: web.AppRunner, sandbox: Sandbox) -> None:
-    """Answer the one frequent call before the router sees it."""
-    server = runner.server
-    assert server is not None, "the runner is set up"
-    routed: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]] = server.request_handler
-
-    async def front(request: web.BaseRequest) -> web.StreamResponse:
-        if request.method == "POST" and request.rel_url.raw_path == EVENTS_PATH:
-            return await sandbox.call(request)
-        return await routed(request)
-
-    server.request_handler = front
+    server = SandboxServer(sandbox)
+    announce(await server.start(host, port))
+    await stop.wait()
+    await server.stop()
 
 
 def _url(address: Any) -> str:
@@ -237,75 +293,16 @@ def _url(address: Any) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _answer(status: int, content: Any) -> web.Response:
-    return web.Response(status=status, body=_encode(content), content_type=_JSON)
+def _answer(status: int, content: Any) -> Response:
+    return Response(_encode(content), status)
 
 
-def _refusal(verdict: faulty.Verdict) -> web.Response:
+def _refusal(verdict: faulty.Verdict) -> Response:
     """The answer of a server, or of something before it, that does not work."""
     if verdict.html:
-        page = "<!doctype html><title>Welcome</title><p>Please log in to use this network."
-        return web.Response(text=page, content_type="text/html")
+        page = b"<!doctype html><title>Welcome</title><p>Please log in to use this network."
+        return Response(page, content_type="text/html; charset=utf-8")
     assert verdict.status is not None, "a verdict without a status is no refusal"
-    response = _answer(verdict.status, {"statusCode": verdict.status, "message": "sandbox fault"})
-    if verdict.retry_after is not None:
-        response.headers["Retry-After"] = verdict.retry_after
-    return response
-
-
-async def _get_events(request: web.Request) -> web.Response:
-    sandbox = request.app[SANDBOX]
-    try:
-        queries.check_names(request.query, "limit", "cursor")
-        where = queries.entry_filter(request.query)
-        limit = queries.whole_number(request.query, "limit", LIMIT, LIMIT_MAX)
-        cursor = queries.text_of(request.query, "cursor")
-        records, following = await listing.page(sandbox.received, where, cursor, limit)
-    except queries.BadQuery as error:
-        return _answer(400, {"error": error.message, "field": error.field, "hint": error.hint})
-    except ValueError as error:
-        return _answer(400, {"error": str(error), "field": "cursor", "hint": None})
-    entries = [sandbox.entry_json(record) for record in records]
-    return _answer(200, {"events": entries, "next": following})
-
-
-async def _get_event(request: web.Request) -> web.Response:
-    sandbox = request.app[SANDBOX]
-    record = sandbox.received.find(request.match_info["id"])
-    if record is None:
-        return _answer(404, {"error": "no event with this id", "field": None, "hint": None})
-    entry = sandbox.entry_json(record)
-    entry["attempts"] = []
-    entry["sentBody"] = msgspec.Raw(record.body)
-    entry["arrivals"] = sandbox.received.arrivals(record)
-    return _answer(200, entry)
-
-
-async def _get_faults(request: web.Request) -> web.Response:
-    return _answer(200, request.app[SANDBOX].faults.to_json())
-
-
-async def _post_faults(request: web.Request) -> web.Response:
-    sandbox = request.app[SANDBOX]
-    try:
-        sandbox.change_faults(msgspec.json.decode(await request.read() or b"{}"))
-    except (faulty.BadFaults, msgspec.DecodeError) as error:
-        return _answer(400, {"error": str(error), "field": None, "hint": None})
-    return _answer(200, sandbox.faults.to_json())
-
-
-async def _post_reset(request: web.Request) -> web.Response:
-    request.app[SANDBOX].reset()
-    return _answer(200, request.app[SANDBOX].summary())
-
-
-async def _get_summary(request: web.Request) -> web.Response:
-    return _answer(200, request.app[SANDBOX].summary())
-
-
-async def _get_inventory(request: web.Request) -> web.Response:
-    return _answer(200, request.app[SANDBOX].correlation.inventory_json())
-
-
-async def _get_health(request: web.Request) -> web.Response:
-    return web.Response(text="ok\n")
+    headers = {} if verdict.retry_after is None else {"Retry-After": verdict.retry_after}
+    told = {"statusCode": verdict.status, "message": "sandbox fault"}
+    return Response(_encode(told), verdict.status, headers=headers)

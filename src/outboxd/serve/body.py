@@ -1,88 +1,168 @@
-"""Reading a request's body, with every wait and every size limited.
+"""A request's body on its way to the handler that wants it.
 
-A client that stalls, or lets its body drip, is ended after `STALL_S` of
-waiting; one that sends more than it may is refused before the rest is read.
+The connection fills a `Body` and decides how long it may take; a handler reads
+it here, whole or in parts. More than `AHEAD_BYTES` that nobody reads are not
+taken from the socket. It must never hold what its peer has no budget for.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Protocol
 
-from aiohttp.web import BaseRequest
+from outboxd.serve.answers import Refusal
+from outboxd.serve.request import Request
 
-from outboxd.serve.table import Refusal
-
-STALL_S = 10.0
-# Waiting is paid for by what arrives: a long body has more time, a drip has not.
-DRIP_BYTES_PER_S = 16 * 1024
+AHEAD_BYTES = 256 * 1024
 
 EVENT_HINT = "send a smaller event, or raise [intake] event_bytes_max"
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+class Source(Protocol):
+    """The connection that a body comes by."""
+
+    def body_wanted(self) -> None:
+        """The handler waits for (more of) the body: go on reading, answer `Expect`."""
+        ...
+
+    def body_consumed(self, body: Body, count: int) -> None:
+        """So many bytes of it are no longer held."""
+        ...
 
 
-async def read_body(request: BaseRequest, bytes_max: int, stall_s: float = STALL_S) -> bytes:
-    """The whole body; raises Refusal 413 or 408 without reading the rest."""
-    stream = request.content
-    if stream.is_eof() and "Expect" not in request.headers:
-        # The usual case: it all came with the headers.
-        data = stream.read_nowait(-1)
-        if len(data) > bytes_max:
-            raise too_large(bytes_max)
+class Body:
+    """The bytes that came and are not read yet, and the end or the fault behind them."""
+
+    __slots__ = (
+        "_data",
+        "_fault",
+        "_parts",
+        "_source",
+        "_waiter",
+        "held_bytes",
+        "is_complete",
+        "length",
+        "unread_bytes",
+    )
+
+    def __init__(self, source: Source, length: int | None) -> None:
+        self._source = source
+        self._data = b""  # a body in one piece, which is nearly every one
+        self._parts: list[bytes] | None = None
+        self._fault: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.length = length  # as declared; None: chunked
+        self.is_complete = False
+        self.unread_bytes = 0
+        self.held_bytes = 0  # counted by the connection
+
+    # --- for the connection ---
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a handler waits for the peer."""
+        return self._waiter is not None
+
+    def add(self, data: bytes) -> None:
+        self.unread_bytes += len(data)
+        if self._parts is not None:
+            self._parts.append(data)
+        elif self._data:
+            self._parts = [self._data, data]
+        else:
+            self._data = data
+        self._wake()
+
+    def end(self) -> None:
+        self.is_complete = True
+        self._wake()
+
+    def fail(self, fault: BaseException) -> None:
+        """There is no more: whoever waits for it is told."""
+        if not self.is_complete and self._fault is None:
+            self._fault = fault
+            self._wake()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # --- for handlers, through the functions below ---
+
+    def take(self) -> bytes:
+        """What is there now."""
+        self.unread_bytes = 0
+        if self._parts is None:
+            data, self._data = self._data, b""
+            return data
+        data, self._parts, self._data = b"".join(self._parts), None, b""
         return data
+
+    async def more(self) -> bytes:
+        """The next bytes; b"" at the end. Raises the fault that ended it."""
+        while True:
+            data = self.take()
+            if data or self.is_complete:
+                return data
+            if self._fault is not None:
+                raise self._fault
+            self._waiter = asyncio.get_running_loop().create_future()
+            self._source.body_wanted()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def consumed(self, count: int) -> None:
+        self._source.body_consumed(self, count)
+
+
+async def read_body(request: Request, bytes_max: int, hint: str = EVENT_HINT) -> bytes:
+    """The whole body.
+
+    Raises:
+        Refusal: 413, 408 or 503, without reading the rest.
+        ClientGone: it ended in the middle.
+    """
+    body = request.body
+    if body.is_complete:
+        # The usual case: it all came with the head.
+        data = body.take()
+        if len(data) > bytes_max:
+            raise too_large(bytes_max, hint)
+        return data
+    _check_declared(request, bytes_max, hint)
     parts: list[bytes] = []
     size = 0
-    async for part in body_parts(request, bytes_max, stall_s):
+    while part := await body.more():
         parts.append(part)
         size += len(part)
         if size > bytes_max:
-            raise too_large(bytes_max)
+            raise too_large(bytes_max, hint)
     return b"".join(parts)
 
 
 async def body_parts(
-    request: BaseRequest,
-    declared_max: int,
-    stall_s: float = STALL_S,
-    hint: str = EVENT_HINT,
+    request: Request, declared_max: int, hint: str = EVENT_HINT
 ) -> AsyncIterator[bytes]:
-    """The body as it comes. A length declared over `declared_max` is refused
-    unread (413); the caller counts where no length was declared."""
-    length = request.content_length
-    if length is not None and length > declared_max:
-        raise too_large(declared_max, hint)
-    await _say_continue(request)
-    stream = request.content
-    loop = asyncio.get_running_loop()
-    budget_s = stall_s
-    while True:
-        if stream.is_eof():
-            data = stream.read_nowait(-1)
-        else:
-            asked_at = loop.time()
-            try:
-                async with asyncio.timeout(budget_s):
-                    data = await stream.readany()
-            except TimeoutError:
-                raise stalled(stall_s) from None
-            waited_s = loop.time() - asked_at
-            budget_s = min(stall_s, budget_s - waited_s + len(data) / DRIP_BYTES_PER_S)
-            if budget_s <= 0:
-                raise stalled(stall_s)
-        if not data:
-            return
-        yield data
+    """The body as it comes; a part counts as held until the next is asked for.
+
+    A length declared over `declared_max` is refused unread (413); the caller
+    counts where no length was declared.
+    """
+    _check_declared(request, declared_max, hint)
+    body = request.body
+    while part := await body.more():
+        yield part
+        body.consumed(len(part))
 
 
 def too_large(bytes_max: int, hint: str = EVENT_HINT) -> Refusal:
-    return Refusal(
-        413,
-        f"the body is larger than {bytes_max} bytes",
-        None,
-        hint,
-        {"Connection": "close"},
-    )
+    return Refusal(413, f"the body is larger than {bytes_max} bytes", None, hint, close=True)
 
 
 def stalled(stall_s: float) -> Refusal:
@@ -91,18 +171,15 @@ def stalled(stall_s: float) -> Refusal:
         f"the body did not arrive within {stall_s:g} seconds",
         None,
         "send it again, whole; nothing of an unfinished event was kept",
-        {"Connection": "close"},
+        close=True,
+        linger=False,
     )
 
 
-async def _say_continue(request: BaseRequest) -> None:
-    expect = request.headers.get("Expect")
-    if expect is None:
-        return
-    if expect.strip().lower() != "100-continue":
+def _check_declared(request: Request, bytes_max: int, hint: str) -> None:
+    length = request.body.length
+    if length is not None and length > bytes_max:
+        raise too_large(bytes_max, hint)
+    expect = request.header("expect")
+    if expect is not None and expect.strip().lower() != "100-continue":
         raise Refusal(417, f"cannot meet Expect: {expect[:80]}", None, "leave the header out")
-    if request.version >= (1, 1) and not request.content.is_eof():
-        await request.writer.write(_CONTINUE)
-        # The interim answer is not part of the real one: without this the
-        # server would believe that it had begun to answer.
-        request.writer.output_size = 0

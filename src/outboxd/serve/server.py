@@ -1,113 +1,246 @@
-"""Connections: one aiohttp server per listener, dispatching by the table.
+"""A listener: its connections, its limits, its guards and its table of routes.
 
-The low-level server is used, not the application framework: on the path of
-a receipt the framework's middlewares and resolvers cost more than the event.
-Nothing here may raise out of a request without an answer, but for one case:
-after a failed sync no answer may be given at all.
+Routes are found here and what their handlers raise becomes an answer; nothing
+here may raise out of a request without one, but where no answer may be given
+at all (after a failed sync). Who may hold how many connections is decided by
+the budget: over the limit idle ones give way first, those of whoever holds
+most, so that nobody keeps others out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import structlog
-from aiohttp import StreamReader, web
-from aiohttp.web import BaseRequest, StreamResponse
-from aiohttp.web_protocol import RequestHandler
 
+from outboxd.budgets import Limits, socket_limits
+from outboxd.clock import Clock
 from outboxd.errors import NotPermitted, OutboxdError, Refused, SyncFailed, UnknownId
-from outboxd.serve.body import STALL_S
-from outboxd.serve.table import Refusal, RouteTable, refusal_body, reply
+from outboxd.serve.answers import Answer, NoAnswer, Refusal, Response, refusal_body, reply
+from outboxd.serve.connection import KEEPALIVE_S, STALL_S, Connection
+from outboxd.serve.guards import Guard
+from outboxd.serve.heads import HeadWriter
+from outboxd.serve.request import Request
+from outboxd.serve.table import RouteTable
+from outboxd.serve.tls import TlsFiles
 
-KEEPALIVE_S = 75.0  # an idle connection; a request on its way has STALL_S
-LINGER_S = 0.5  # how long a refused body is read and thrown away, so that the answer arrives
 BACKLOG = 1024
+# How often connections are looked at; a limit of time is kept to within this.
+_LOOK_S = 1.0
+_LINGERING_MAX = 64  # that were turned away and are read away for a moment
 
 _log = structlog.get_logger()
 
 
+class ServeMetrics(Protocol):
+    """What listeners count."""
+
+    def connection_limited(self, listener: str, reason: str) -> None: ...
+
+
 class HttpServer:
-    """Serves one table of routes on one listening socket."""
+    """Serves one table of routes on one listener, which may change its socket."""
 
     def __init__(
         self,
         table: RouteTable,
         *,
-        guard: Callable[[BaseRequest], None] | None = None,
+        name: str = "socket",
+        guards: Sequence[Guard] = (),
+        limits: Limits | None = None,
+        metrics: ServeMetrics | None = None,
+        clock: Clock | None = None,
+        tls: TlsFiles | None = None,
         stall_s: float = STALL_S,
+        keepalive_s: float = KEEPALIVE_S,
     ) -> None:
+        self.name = name  # of the listener, in metrics and logs
+        self.limits = limits or socket_limits()
+        self.tls = tls
+        self.stall_s = stall_s
+        self.keepalive_s = keepalive_s
+        self.is_stopping = False
         self._table = table
-        self._guard = guard  # raises Refusal: the Host check of the TCP listener
-        self._stall_s = stall_s
-        self._server: asyncio.AbstractServer | None = None
-        self._connections: _Connections | None = None
+        self._guards = guards  # raise Refusal; they may say whom a request is from
+        self._metrics = metrics
+        self._heads = HeadWriter(clock or Clock())
+        self._servers: list[asyncio.AbstractServer] = []
+        self._connections: dict[Hashable, dict[Connection, None]] = {}
+        self._turned_away: set[asyncio.TimerHandle] = set()
+        self._emptied: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- listening ---
 
     async def start(self, listening: socket.socket) -> None:
         """Take connections on a socket that is bound; it is ours from here on."""
-        self._connections = _Connections(self._dispatch, self._stall_s)
         loop = asyncio.get_running_loop()
         listening.setblocking(False)
+        create = partial(Connection, self)
         if listening.family != socket.AF_UNIX:
-            self._server = await loop.create_server(
-                self._connections, sock=listening, backlog=BACKLOG
-            )
-            return
-        create = partial(
-            loop.create_unix_server, self._connections, sock=listening, backlog=BACKLOG
-        )
-        try:
+            server = await loop.create_server(create, sock=listening, backlog=BACKLOG)
+        else:
             # asyncio from 3.13 on removes the path at the end, even that of a
             # socket that systemd handed in; `sockets.remove` looks first.
-            self._server = await create(cleanup_socket=False)  # type: ignore[call-arg]
-        except TypeError:
-            self._server = await create()
+            start = partial(loop.create_unix_server, create, sock=listening, backlog=BACKLOG)
+            try:
+                server = await start(cleanup_socket=False)  # type: ignore[call-arg]
+            except TypeError:
+                server = await start()
+        self._servers.append(server)
+
+    async def move(self, listening: socket.socket) -> None:
+        """Take new connections on another socket; those that are open stay."""
+        before, self._servers = self._servers, []
+        await self.start(listening)
+        for server in before:
+            server.close()
 
     def stop_accepting(self) -> None:
         """No new connections; those that are open finish their requests."""
-        if self._server is not None:
-            self._server.close()
-        if self._connections is not None:
-            self._connections.pre_shutdown()
+        self.is_stopping = True
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for connection in self._all():
+            connection.close_when_idle()
 
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Answer what is in hand for at most `timeout_s`, then close."""
         self.stop_accepting()
-        if self._connections is not None:
-            await self._connections.shutdown(timeout_s)
-        self._server = None
+        if self._connections:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._emptied}, timeout=timeout_s)
+        for connection in self._all():
+            connection.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    async def _dispatch(self, request: BaseRequest) -> StreamResponse:
+    def tls_context(self) -> ssl.SSLContext:
+        """For a connection that begins now."""
+        assert self.tls is not None, "asked for on TLS listeners alone"
+        return self.tls.context
+
+    # --- connections ---
+
+    @property
+    def connection_count(self) -> int:
+        return self.limits.connections.used
+
+    def admit(self, connection: Connection) -> bool:
+        """Whether it may stay; somebody else's may have to go for it."""
+        budget, holder = self.limits.connections, connection.holder
+        if not budget.take(holder):
+            loser = self._loser(holder)
+            if loser is None:
+                self.limited("connections")
+                return False
+            self.limited("displaced")
+            loser.displace()
+            if not budget.take(holder):
+                return False
+        self._connections.setdefault(holder, {})[connection] = None
+        if self._timer is None:
+            self._look_later()
+        return True
+
+    def _loser(self, newcomer: Hashable) -> Connection | None:
+        holder = self.limits.connections.displaced_by(newcomer)
+        if holder is None:
+            return None
+        others = self._connections.get(holder, {})
+        idle = next((one for one in others if one.is_idle), None)
+        if idle is not None or holder == newcomer:
+            return idle
+        return next((one for one in others if one.is_dispensable), None)
+
+    def turn_away(self, transport: asyncio.Transport) -> None:
+        """Over the limit: one clear answer, and a moment in which it can be read."""
+        if self.tls is not None:
+            transport.abort()  # no answer could be read before the handshake
+            return
+        refusal = self.too_busy().response()
+        transport.write(self.head(refusal, len(refusal.body), "close") + refusal.body)
+        if len(self._turned_away) >= _LINGERING_MAX or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+
+        def end() -> None:
+            self._turned_away.discard(handle)
+            transport.abort()
+
+        handle = asyncio.get_running_loop().call_later(0.2, end)
+        self._turned_away.add(handle)
+
+    def forget(self, connection: Connection) -> None:
+        """It ended."""
+        holder = connection.holder
+        mine = self._connections.get(holder)
+        if mine is None or mine.pop(connection, self) is self:
+            return
+        self.limits.connections.give(holder)
+        if not mine:
+            del self._connections[holder]
+        if not self._connections and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def limited(self, reason: str) -> None:
+        """A limit was met: for the metrics."""
+        if self._metrics is not None:
+            self._metrics.connection_limited(self.name, reason)
+
+    def _all(self) -> list[Connection]:
+        return [one for connections in self._connections.values() for one in connections]
+
+    def _look_later(self) -> None:
+        look_s = min(_LOOK_S, self.stall_s / 10)
+        self._timer = asyncio.get_running_loop().call_later(look_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now_s = asyncio.get_running_loop().time()
+        for connection in self._all():
+            connection.check(now_s)
+        if self._connections:
+            self._look_later()
+
+    # --- requests ---
+
+    async def answer(self, request: Request) -> Answer:
+        """The answer, whatever goes wrong.
+
+        Raises:
+            NoAnswer: none may be given.
+            ConnectionError: nobody is there to be given one.
+        """
         try:
-            if self._guard is not None:
-                self._guard(request)
-            path = request.raw_path
-            if not path.startswith("/"):
-                path = request.path  # the absolute form, as for a proxy
-            elif "?" in path:
-                path = path.partition("?")[0]
-            handler, argument = self._table.find(request.method, path)
-            response = await handler(request, argument)
+            for guard in self._guards:
+                guard(request)
+            coding = request.header("content-encoding")
+            if coding is not None and coding.strip().lower() not in ("", "identity"):
+                raise _coded(coding)
+            route, argument = self._table.find(request.head.method, request.path)
+            return await route.handler(request, argument)
         except Refusal as refusal:
-            response = refusal.response()
-            if refusal.status == 408 and isinstance(request.protocol, _Connection):
-                request.protocol.do_not_linger()
+            return refusal.response()
         except SyncFailed as error:
             # What was written may or may not be there: no answer is the only honest one.
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError from error
+            raise NoAnswer from error
         except OutboxdError as error:
-            response = _of_error(error)
-        except ConnectionError:
+            return _of_error(error)
+        except (ConnectionError, NoAnswer):
             raise
         except Exception as error:
-            _log.exception("request.failed", method=request.method, path=request.raw_path[:200])
-            response = reply(
+            path = request.path[:200]
+            _log.exception("request.failed", method=request.method, path=path)
+            return reply(
                 500,
                 refusal_body(
                     f"internal error: {type(error).__name__}",
@@ -116,14 +249,47 @@ class HttpServer:
                     "send it again with the same dedupKey",
                 ),
             )
-        if response.headers.get("Connection") == "close" or (
-            isinstance(request.protocol, _Connection) and request.protocol.peer_is_done()
-        ):
-            response.force_close()
-        return response
+
+    def only_reads(self, connection: Connection) -> bool:
+        """Whether the request that a connection answers changes nothing."""
+        current = connection.current
+        return current is not None and current.head.method in ("GET", "HEAD", "OPTIONS")
+
+    def head(
+        self,
+        answer: Answer,
+        length: int | None,
+        connection: str | None,
+        *more: Mapping[str, str] | None,
+    ) -> bytes:
+        """The head of an answer, as bytes."""
+        return self._heads.head(
+            answer.status, answer.content_type, length, connection, answer.headers, *more
+        )
+
+    def too_busy(self) -> Refusal:
+        """Over a limit of connections or bytes."""
+        return Refusal(
+            503,
+            "too many connections, or too many bytes on their way, for one peer or for all",
+            None,
+            "try again; keep one connection open instead of many, and read the answers",
+            {"Retry-After": "1"},
+            close=True,
+        )
 
 
-def _of_error(error: OutboxdError) -> StreamResponse:
+def _coded(coding: str) -> Refusal:
+    return Refusal(
+        400,
+        f"a body with Content-Encoding {coding[:80]!r} is not taken",
+        "Content-Encoding",
+        "send it as it is, without a Content-Encoding",
+        {"Accept-Encoding": "identity"},
+    )
+
+
+def _of_error(error: OutboxdError) -> Response:
     body = refusal_body(error.message, getattr(error, "field", None), error.hint)
     if isinstance(error, UnknownId):
         return reply(404, body)
@@ -133,110 +299,3 @@ def _of_error(error: OutboxdError) -> StreamResponse:
         return reply(503, body, {"Retry-After": str(error.retry_after_s)})
     _log.error("request.failed", error=str(error))
     return reply(500, body)
-
-
-class _Connections(web.Server):
-    """All connections of one listener."""
-
-    def __init__(self, handler: Any, stall_s: float) -> None:
-        super().__init__(handler)
-        self._stall_s = stall_s
-
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, self._stall_s)
-
-
-class _Connection(RequestHandler):
-    """One connection, with what a server of strangers needs beside HTTP.
-
-    Headers that never end are cut after the stall time; a peer that closes
-    its writing side still gets its answers; what is not HTTP is refused in
-    the same JSON as everything else.
-    """
-
-    __slots__ = ("_answered", "_header_timer", "_newest_body", "_peer_closed", "_stall_s")
-
-    def __init__(self, connections: _Connections, stall_s: float) -> None:
-        super().__init__(
-            connections,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=KEEPALIVE_S,
-            access_log=None,  # type: ignore[arg-type]  # None is how it is switched off
-            logger=logging.getLogger("outboxd.serve"),
-            lingering_time=LINGER_S,
-            tcp_keepalive=False,
-            max_field_size=16 * 1024,
-            max_line_size=16 * 1024,
-        )
-        self._stall_s = stall_s
-        self._header_timer: asyncio.TimerHandle | None = None
-        self._peer_closed = False
-        self._answered = 0  # requests
-        self._newest_body: StreamReader | None = None
-
-    def peer_is_done(self) -> bool:
-        """Whether the peer has closed its side and waits for no further answer."""
-        return self._peer_closed and not self._messages
-
-    def do_not_linger(self) -> None:
-        """The rest of the body is not worth waiting for."""
-        self._lingering_time = 0.0
-
-    def data_received(self, data: bytes) -> None:
-        requests_before = self._request_count
-        super().data_received(data)
-        if self._messages:
-            self._newest_body = self._messages[-1][1]
-        if self._request_count == requests_before:
-            if data and self._header_timer is None and self._is_idle():
-                self._header_timer = self._loop.call_later(self._stall_s, self._headers_stalled)
-        elif self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        # Closing the transport here would lose the receipt of a producer that
-        # shuts down its writing side after the request (nc -N, socat).
-        self._peer_closed = True
-        body = self._newest_body
-        return self._request_count > self._answered and body is not None and body.is_eof()
-
-    async def _handle_request(self, *request: Any) -> tuple[StreamResponse, bool]:
-        try:
-            return await super()._handle_request(*request)
-        finally:
-            self._answered += 1
-            if self.peer_is_done():
-                self.close()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
-        super().connection_lost(exc)
-
-    def handle_error(
-        self,
-        request: BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> StreamResponse:
-        """What is not HTTP; our own handlers' errors never come this far."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("an answer had begun")
-        what = " ".join((message or type(exc).__name__).split())[:200]
-        response = reply(
-            status,
-            refusal_body(f"this is no HTTP request: {what}", None, "speak HTTP/1.1 to this socket"),
-        )
-        response.force_close()
-        return response
-
-    def _is_idle(self) -> bool:
-        return not self._messages and not self._request_in_progress
-
-    def _headers_stalled(self) -> None:
-        self._header_timer = None
-        if self._is_idle():
-            self.force_close()

@@ -11,17 +11,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import grp
-import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Callable
 from typing import NamedTuple
 
-from aiohttp.web import BaseRequest
-
 from outboxd.errors import ConfigError, DiskShort
-from outboxd.serve.table import Refusal
 
 PATH_BYTES_MAX = 107  # of sun_path's 108 bytes one ends the name
 _ANSWER_S = 2.0
@@ -118,43 +113,9 @@ def bind_tcp(listen: str) -> BoundSocket:
     return BoundSocket(listening, None, None)
 
 
-def host_guard(listen: str) -> Callable[[BaseRequest], None]:
-    """What a TCP listener checks on each request: a browser that was led to a
-    foreign name for this address (DNS rebinding) must get nothing."""
-    own = listen.rpartition(":")[0].strip("[]").lower()
-
-    def check(request: BaseRequest) -> None:
-        host = _host_name(request.headers.get("Host", ""))
-        if host in ("localhost", own) or _is_address(host):
-            return
-        raise Refusal(
-            421,
-            f"this listener does not serve the host {host[:100]!r}",
-            "Host",
-            "use the address that [http] listen names",
-        )
-
-    return check
-
-
 def _identity(found: os.stat_result) -> tuple[int, int, int]:
     # File systems give an inode's number out again at once: its time is needed too.
     return found.st_dev, found.st_ino, found.st_ctime_ns
-
-
-def _host_name(header: str) -> str:
-    header = header.strip().lower()
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0]
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _group_id(group: str) -> int | None:

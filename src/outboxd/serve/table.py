@@ -1,4 +1,4 @@
-"""The table of routes, and the answers that every route shares.
+"""The table of routes.
 
 A route is a method, a path and a coroutine. Paths may hold one `{id}`. The
 table must never guess: an unknown path is 404, a known path with another
@@ -8,16 +8,18 @@ method 405, each as JSON with `error`, `field` and `hint`.
 from __future__ import annotations
 
 import difflib
-import json
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from aiohttp.web import BaseRequest, Response, StreamResponse
+from outboxd.serve.answers import Answer, Refusal, Response
+from outboxd.serve.request import Request
 
-Handler = Callable[[BaseRequest, str], Awaitable[StreamResponse]]
+Handler = Callable[[Request, str], Awaitable[Answer]]
 
-JSON_HEADERS = {"Content-Type": "application/json"}
+# RFC 3986, 2.3: a path means the same with these escaped or not.
+_ESCAPED_UNRESERVED = re.compile(r"%(2[DdEe]|3\d|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])")
 
 
 class Route(NamedTuple):
@@ -28,32 +30,12 @@ class Route(NamedTuple):
     handler: Handler
 
 
-class Refusal(Exception):
-    """Raised by a handler: becomes an answer of `status` with its three fields."""
-
-    def __init__(
-        self,
-        status: int,
-        error: str,
-        field: str | None = None,
-        hint: str | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(error)
-        self.status = status
-        self.body = refusal_body(error, field, hint)
-        self.headers = headers
-
-    def response(self) -> Response:
-        return reply(self.status, self.body, self.headers)
-
-
 class RouteTable:
-    """Finds the handler of a request; an exact path costs one look-up."""
+    """Finds the route of a request; an exact path costs one look-up."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._exact: dict[str, dict[str, Handler]] = {}
-        self._with_id: dict[tuple[str, str], dict[str, Handler]] = {}
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._with_id: dict[tuple[str, str], dict[str, Route]] = {}
         for route in routes:
             before, has_id, after = route.path.partition("{id}")
             methods = (
@@ -62,14 +44,16 @@ class RouteTable:
                 else self._exact.setdefault(route.path, {})
             )
             assert route.method not in methods, f"two routes for {route.method} {route.path}"
-            methods[route.method] = route.handler
+            methods[route.method] = route
 
     @property
     def paths(self) -> list[str]:
         return [*self._exact, *(before + "{id}" + after for before, after in self._with_id)]
 
-    def find(self, method: str, path: str) -> tuple[Handler, str]:
-        """The handler and the id in the path; raises Refusal (404, 405)."""
+    def find(self, method: str, path: str) -> tuple[Route, str]:
+        """The route and the id in the path; raises Refusal (404, 405)."""
+        if "%" in path:
+            path = _ESCAPED_UNRESERVED.sub(lambda found: chr(int(found[1], 16)), path)
         methods = self._exact.get(path)
         if methods is not None:
             return self._of_method(methods, method, path), ""
@@ -78,16 +62,20 @@ class RouteTable:
                 argument = path[len(before) : len(path) - len(after)]
                 if argument and "/" not in argument:
                     return self._of_method(methods, method, path), unquote(argument)
+        if method == "OPTIONS" and path == "*":
+            return _options("GET, HEAD, OPTIONS, POST"), ""
         near = difflib.get_close_matches(path[:200], self.paths, n=1)
         hint = f"did you mean {near[0]}?" if near else "the paths are " + ", ".join(self.paths)
         raise Refusal(404, f"there is nothing at {path[:200]!r}", None, hint)
 
     @staticmethod
-    def _of_method(methods: dict[str, Handler], method: str, path: str) -> Handler:
-        handler = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
-        if handler is not None:
-            return handler
+    def _of_method(methods: dict[str, Route], method: str, path: str) -> Route:
+        route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+        if route is not None:
+            return route
         allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
+        if method == "OPTIONS":
+            return _options(f"{allowed}, OPTIONS")
         raise Refusal(
             405,
             f"{method[:40]} is not possible at {path[:200]!r}",
@@ -97,13 +85,8 @@ class RouteTable:
         )
 
 
-def reply(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
-    """An answer whose body is JSON text."""
-    if headers is None:
-        return Response(status=status, body=body, headers=JSON_HEADERS)
-    return Response(status=status, body=body, headers={**JSON_HEADERS, **headers})
+def _options(allowed: str) -> Route:
+    async def tell(_: Request, __: str) -> Response:
+        return Response(status=204, headers={"Allow": allowed})
 
-
-def refusal_body(error: str, field: str | None = None, hint: str | None = None) -> bytes:
-    """The three fields that every refusal has."""
-    return json.dumps({"error": error, "field": field, "hint": hint}).encode()
+    return Route("OPTIONS", "*", tell)

@@ -3,24 +3,22 @@
 Read only: there is no route here that changes anything. The files are read
 once, at the start, so that no request names a path on the disk. Every answer
 carries a Content-Security-Policy that runs nothing but the package's own
-scripts, and the Host header is checked, so that a web site cannot look in by
-pointing its own name at 127.0.0.1.
+scripts; who may ask at all is decided by the listener (`serve.guards`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import NamedTuple
 
 import msgspec
-from aiohttp import web
-from aiohttp.web import BaseRequest, Response, StreamResponse
 
 from outboxd.errors import UnknownId
-from outboxd.serve.table import Handler, Refusal, Route
+from outboxd.serve.answers import Response
+from outboxd.serve.request import Request
+from outboxd.serve.table import Handler, Route
 from outboxd.web import queries
 from outboxd.web.queries import BadQuery
 from outboxd.web.source import Json, Kind, TimelineSource
@@ -39,11 +37,9 @@ SECURITY_HEADERS = {
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     ),
-    "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
 }
 
 
@@ -77,44 +73,7 @@ def web_routes(source: TimelineSource, *, listing: bool = False) -> list[Route]:
     return routes
 
 
-def check_host(request: BaseRequest, allowed: Collection[str] = ()) -> None:
-    """Refuse a request that names a host which this is not.
-
-    Addresses and localhost are always fine: another site's page can only be
-    made to call here under that site's own name. `allowed` are further names.
-    """
-    host = _host_name(request.headers.get("Host", ""))
-    if host == "localhost" or host.endswith(".localhost") or _is_address(host):
-        return
-    if host and host in {name.lower() for name in allowed}:
-        return
-    raise Refusal(
-        421,
-        "this host name is not served here",
-        "Host",
-        "open the page by the address it listens on, such as http://127.0.0.1",
-        SECURITY_HEADERS,
-    )
-
-
-def mount(app: web.Application, routes: Iterable[Route], allowed: Collection[str] = ()) -> None:
-    """Add the routes to an aiohttp application, behind the check of the host."""
-
-    def adapted(handler: Handler) -> Callable[[web.Request], Awaitable[StreamResponse]]:
-        async def handle(request: web.Request) -> StreamResponse:
-            try:
-                check_host(request, allowed)
-                return await handler(request, request.match_info.get("id", ""))
-            except Refusal as refusal:
-                return refusal.response()
-
-        return handle
-
-    for route in routes:
-        app.router.add_route(route.method, route.path, adapted(route.handler))
-
-
-_Answer = Callable[[TimelineSource, BaseRequest, str], Awaitable[Json]]
+_Answer = Callable[[TimelineSource, Request, str], Awaitable[Json]]
 
 
 class _File(NamedTuple):
@@ -149,27 +108,22 @@ def _tag(content: bytes) -> str:
 def _file_handler(file: _File) -> Handler:
     headers = {
         **SECURITY_HEADERS,
-        "Content-Type": file.content_type,
         "ETag": file.tag,
         "Cache-Control": "no-cache",  # asked for each time, and answered 304
     }
 
-    async def serve(request: BaseRequest, _: str) -> Response:
-        if request.headers.get("If-None-Match") == file.tag:
-            return Response(status=304, headers=headers)
-        return Response(body=file.content, headers=headers)
+    async def serve(request: Request, _: str) -> Response:
+        if request.header("if-none-match") == file.tag:
+            return Response(status=304, content_type="", headers=headers)
+        return Response(file.content, content_type=file.content_type, headers=headers)
 
     return serve
 
 
 def _json_handler(answer: _Answer, source: TimelineSource) -> Handler:
-    headers = {
-        **SECURITY_HEADERS,
-        "Content-Type": "application/json",
-        "Cache-Control": "no-store",
-    }
+    headers = {**SECURITY_HEADERS, "Cache-Control": "no-store"}
 
-    async def handle(request: BaseRequest, id: str) -> Response:
+    async def handle(request: Request, id: str) -> Response:
         status = 200
         try:
             body = await answer(source, request, id)
@@ -179,12 +133,12 @@ def _json_handler(answer: _Answer, source: TimelineSource) -> Handler:
         except UnknownId as error:
             status = 404
             body = {"error": error.message, "field": "id", "hint": error.hint}
-        return Response(body=msgspec.json.encode(body), status=status, headers=headers)
+        return Response(msgspec.json.encode(body), status, headers=headers)
 
     return handle
 
 
-async def _events(source: TimelineSource, request: BaseRequest, id: str) -> Json:
+async def _events(source: TimelineSource, request: Request, id: str) -> Json:
     queries.check_names(request.query, "limit", "cursor")
     limit = queries.whole_number(request.query, "limit", queries.LIMIT_DEFAULT, queries.LIMIT_MAX)
     cursor = queries.text_of(request.query, "cursor")
@@ -194,20 +148,20 @@ async def _events(source: TimelineSource, request: BaseRequest, id: str) -> Json
         raise BadQuery(str(error), "cursor", "use `next` of the page before") from None
 
 
-async def _event(source: TimelineSource, request: BaseRequest, id: str) -> Json:
+async def _event(source: TimelineSource, request: Request, id: str) -> Json:
     return await source.entry(id)
 
 
-async def _status(source: TimelineSource, request: BaseRequest, id: str) -> Json:
+async def _status(source: TimelineSource, request: Request, id: str) -> Json:
     return dict(await source.status())
 
 
-async def _facets(source: TimelineSource, request: BaseRequest, id: str) -> Json:
+async def _facets(source: TimelineSource, request: Request, id: str) -> Json:
     queries.check_names(request.query)
     return await source.facets(queries.entry_filter(request.query))
 
 
-async def _histogram(source: TimelineSource, request: BaseRequest, id: str) -> Json:
+async def _histogram(source: TimelineSource, request: Request, id: str) -> Json:
     queries.check_names(request.query, "buckets")
     where = queries.entry_filter(request.query)
     buckets = queries.whole_number(
@@ -216,24 +170,9 @@ async def _histogram(source: TimelineSource, request: BaseRequest, id: str) -> J
     return await source.histogram(where, where.since, where.until, buckets)
 
 
-async def _activity(source: TimelineSource, request: BaseRequest, id: str) -> Json:
+async def _activity(source: TimelineSource, request: Request, id: str) -> Json:
     return {"activity": await source.activity()}
 
 
-async def _inventory(source: TimelineSource, request: BaseRequest, id: str) -> Json:
+async def _inventory(source: TimelineSource, request: Request, id: str) -> Json:
     return {"inventory": await source.inventory()}
-
-
-def _host_name(host: str) -> str:
-    """A Host header's name without its port, in small letters."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower().rstrip(".")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

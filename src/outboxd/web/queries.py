@@ -7,10 +7,9 @@ of the listing's contract, and the page's own address uses the same ones.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Protocol
 
 from outboxd.outbox.model import EntryFilter, State
+from outboxd.serve.request import Query
 from outboxd.times import parse_rfc3339
 
 LIMIT_DEFAULT = 50
@@ -47,18 +46,10 @@ class BadQuery(Exception):
         self.hint = hint
 
 
-class Query(Protocol):
-    """A query's names and values, as aiohttp has them."""
-
-    def getall(self, key: str, default: list[str]) -> list[str]: ...
-
-    def keys(self) -> Iterable[str]: ...
-
-
 def check_names(query: Query, *also: str) -> None:
     """Refuse a name that nothing reads: a filter with a slip would show everything."""
     known = FILTER_NAMES | set(also)
-    for name in query.keys():  # noqa: SIM118 (a protocol, no mapping)
+    for name in query:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"

@@ -12,9 +12,9 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from aiohttp.web import BaseRequest, StreamResponse
-
-from outboxd.serve.table import Handler, Refusal
+from outboxd.serve.answers import Refusal, Streamed
+from outboxd.serve.request import Request
+from outboxd.serve.table import Handler
 from outboxd.web.source import TimelineSource
 
 LISTENERS_MAX = 32
@@ -27,36 +27,35 @@ def stream_handler(source: TimelineSource) -> Handler:
     """The handler of `GET /v1/stream`."""
     listeners = 0
 
-    async def stream(request: BaseRequest, _: str) -> StreamResponse:
-        nonlocal listeners
+    async def stream(_: Request, __: str) -> Streamed:
         if listeners >= LISTENERS_MAX:
             # The page then asks from time to time instead.
             raise Refusal(503, "too many pages listen", None, "ask later", {"Retry-After": "10"})
+        headers = {"Cache-Control": "no-store"}
+        return Streamed(told(), content_type="text/event-stream", headers=headers)
+
+    async def told() -> AsyncGenerator[bytes, None]:
+        nonlocal listeners
         listeners += 1
         try:
-            return await _tell(request, source)
+            async with contextlib.aclosing(_messages(source)) as messages:
+                async for message in messages:
+                    yield message
         finally:
             listeners -= 1
 
     return stream
 
 
-async def _tell(request: BaseRequest, source: TimelineSource) -> StreamResponse:
-    response = StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-    )
-    await response.prepare(request)
-    await response.write(b"retry: %d\n\n" % _RETRY_MS)
-    changes = source.changes()
-    with contextlib.suppress(ConnectionError):
-        async with contextlib.aclosing(_paced(changes)) as revisions:
-            async for revision in revisions:
-                if revision is None:
-                    await response.write(b": still here\n\n")
-                    continue
-                status = json.dumps({"revision": revision, "status": await source.status()})
-                await response.write(b"event: changed\ndata: " + status.encode() + b"\n\n")
-    return response
+async def _messages(source: TimelineSource) -> AsyncGenerator[bytes, None]:
+    yield b"retry: %d\n\n" % _RETRY_MS
+    async with contextlib.aclosing(_paced(source.changes())) as revisions:
+        async for revision in revisions:
+            if revision is None:
+                yield b": still here\n\n"
+                continue
+            status = json.dumps({"revision": revision, "status": await source.status()})
+            yield b"event: changed\ndata: " + status.encode() + b"\n\n"
 
 
 async def _paced(changes: AsyncIterator[str]) -> AsyncGenerator[str | None, None]:

@@ -1,0 +1,80 @@
+"""A listener's certificate, read anew when its files change.
+
+Half-written or mismatched files leave the ones before in force: a renewal is
+several writes, and in the middle of it the listener must go on. It must never
+serve without a certificate, and never log a key.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import NamedTuple
+
+from outboxd.errors import ConfigError
+
+
+class TlsFiles:
+    """Certificate, key and, where clients must have one, their authority: PEM files."""
+
+    def __init__(self, certificate: str, key: str, client_ca: str = "") -> None:
+        """Raises ConfigError where they cannot be used."""
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        self._seen = self._identities()
+        self.context = self._load()
+
+    def renew(self) -> bool:
+        """Take changed files over, for the connections from now on.
+
+        False where they are as they were. Raises ConfigError where they changed
+        and cannot be used; they are tried again when they change once more.
+        """
+        found = self._identities()
+        if found == self._seen:
+            return False
+        self._seen = found
+        self.context = self._load()
+        return True
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            context.load_cert_chain(self._certificate, self._key or None, password=_no_password)
+            if self._client_ca:
+                context.load_verify_locations(self._client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
+        except (OSError, ValueError) as error:  # SSLError is an OSError
+            files = ", ".join(filter(None, (self._certificate, self._key, self._client_ca)))
+            raise ConfigError(
+                f"the certificate cannot be used ({files}): {error}",
+                "give PEM files that belong together and that the agent's user can read; "
+                "a key without a passphrase",
+            ) from error
+        return context
+
+    def _identities(self) -> list[_Identity | None]:
+        return [_identity(path) for path in (self._certificate, self._key, self._client_ca)]
+
+
+class _Identity(NamedTuple):
+    device: int
+    inode: int
+    changed_ns: int
+    bytes: int
+
+
+def _identity(path: str) -> _Identity | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return _Identity(found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def _no_password() -> str:
+    # Without this OpenSSL would ask on the terminal, and wait for ever.
+    raise ValueError("the key has a passphrase")
