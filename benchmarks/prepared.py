@@ -8,8 +8,8 @@ from pathlib import Path
 
 from benchmarks.load import BODY
 from outboxd.event.komodor import Defaults, parse, scope_text, wire_body
-from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Attempt, Incoming, Settlement
+from outboxd.outbox.sqlite.engine import SqliteEngine
 
 
 def incoming() -> Incoming:
@@ -29,13 +29,13 @@ def incoming() -> Incoming:
 
 def fill(path: Path, count: int) -> None:
     """So many events, all pending."""
-    engine = Engine(str(path))
+    engine = SqliteEngine(str(path))
     item = incoming()
     while count > 0:
         portion = min(count, 5000)
         with engine.transaction():
             engine.accept([item] * portion)
-        if engine.wal_bytes() > 64 << 20:
+        if engine.log_bytes() > 64 << 20:
             engine.checkpoint()
         count -= portion
     engine.close()
@@ -43,7 +43,7 @@ def fill(path: Path, count: int) -> None:
 
 def deliver_all(path: Path, ended_before_s: float) -> None:
     """Settle everything as delivered, long ago."""
-    engine = Engine(str(path))
+    engine = SqliteEngine(str(path))
     attempt = Attempt(0, 1, "delivered", 201, None)
     (last,) = engine.connection.execute("SELECT max(seq) FROM entries").fetchone()
     for start in range(1, last + 1, 5000):
@@ -51,7 +51,7 @@ def deliver_all(path: Path, ended_before_s: float) -> None:
             engine.settle(
                 [Settlement(seq, "delivered", attempt) for seq in range(start, start + 5000)]
             )
-        if engine.wal_bytes() > 64 << 20:
+        if engine.log_bytes() > 64 << 20:
             engine.checkpoint()
     engine.close()
 

@@ -71,6 +71,18 @@ def test_intake_and_delivery_never_meet():
             assert not {"intake", "spool"} & imported_rooms(path)
 
 
+def test_an_engine_of_the_outbox_is_known_to_itself_and_to_who_opens_it():
+    engines = ("outboxd.outbox.sqlite",)
+    for path in FILES:
+        if path.is_relative_to(SOURCE / "outbox" / "sqlite"):
+            continue
+        text = path.read_text()
+        assert "sqlite3" not in text.replace("sqlite3 .backup", ""), path
+        assert "SELECT " not in text, path
+        if room_of(path) not in ("agent", "cli"):
+            assert not any(engine in text for engine in engines), path
+
+
 def test_only_the_transport_imports_httpx():
     users = {path.name for path in FILES if "import httpx" in path.read_text()}
     assert users == {"transport.py"}

@@ -127,3 +127,16 @@ class SyncFailed(OutboxdError):
     is never retried: the process must end and start afresh."""
 
     exit_code = EX_IOERR
+
+
+class OutboxDamaged(OutboxdError):
+    """The outbox is not what was written; the next start sets it aside and salvages.
+
+    `found` says what is wrong, for the next start to tell.
+    """
+
+    exit_code = EX_IOERR
+
+    def __init__(self, message: str, hint: str | None = None, found: str = "") -> None:
+        super().__init__(message, hint)
+        self.found = found or message

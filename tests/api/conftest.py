@@ -16,9 +16,9 @@ from outboxd.clock import FakeClock
 from outboxd.event.komodor import parse, scope_text, wire_body
 from outboxd.intake.admission import Admission
 from outboxd.observe.metrics import Metrics
-from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Incoming
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.serve.guards import browser_guard
 from outboxd.serve.server import HttpServer
 from outboxd.serve.sockets import bind_tcp, bind_unix, remove
@@ -95,7 +95,7 @@ class Agent(SimpleNamespace):
 @asynccontextmanager
 async def running(path, tcp=False):
     clock = FakeClock()
-    outbox = await Outbox.start(Engine(str(path / "outbox.db"), clock))
+    outbox = await Outbox.start(SqliteEngine(str(path / "outbox.db"), clock))
     metrics = Metrics("1.2.3", clock)
     admission = Admission(lambda: outbox.counts, lambda: 123456789, clock, 0, 1)
     agent = Agent(

@@ -408,12 +408,12 @@ def test_an_entry_that_was_read_ahead_and_is_then_held_is_not_sent():
         waiting = [id for id in ids if id not in {r.id for r in world.network.requests}]
         assert waiting
         for id in waiting:
-            await world.change_entry("hold_entry", id)
+            await world.change_entry("hold", id)
         world.network.turn("fine")
         await asyncio.sleep(HOUR_S)
         assert world.engine.counts().held == world.engine.counts().pending == len(waiting)
         for id in waiting:
-            await world.change_entry("release_entry", id)
+            await world.change_entry("release", id)
         await world.until_empty(60)
         world.finish()
 

@@ -87,7 +87,7 @@ def test_every_image_of_a_power_cut_keeps_every_promise(tmp_path, need, full):
 
 
 SYNCHRONOUS = """
-import outboxd.outbox.engine as engine
+import outboxd.outbox.sqlite.engine as engine
 real = engine.connect
 
 def connect(path):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Attempt, Incoming, Settlement
-from outboxd.outbox.rescue import wal
-from outboxd.outbox.rescue.wal import FRAME_HEADER_BYTES, HEADER_BYTES, SECTOR_BYTES, Verdict
+from outboxd.outbox.sqlite.engine import SqliteEngine
+from outboxd.outbox.sqlite.rescue import wal
+from outboxd.outbox.sqlite.rescue.wal import FRAME_HEADER_BYTES, HEADER_BYTES, SECTOR_BYTES, Verdict
 
 PAGE_BYTES = 4096
 
@@ -21,7 +21,7 @@ PAGE_BYTES = 4096
 @pytest.fixture
 def log(tmp_path: Path) -> bytes:
     """Of one transaction on pages in which much was changed and deleted before."""
-    engine = Engine(str(tmp_path / "outbox.db"))
+    engine = SqliteEngine(str(tmp_path / "outbox.db"))
     body = b'{"eventType":"t","summary":"%s"}' % (b"x" * 300)
     incoming = Incoming(body, "t", "warning", "", "socket", 1, dedup_key=None)
     for start in range(1, 60, 20):
@@ -83,7 +83,7 @@ def test_the_header_is_synced_first_so_any_of_its_bits_is_damage(log):
 
 def test_a_crash_while_the_tables_are_made_leaves_none(tmp_path, monkeypatch):
     """One transaction: what a power cut leaves of it is a file without tables."""
-    from outboxd.outbox import schema
+    from outboxd.outbox.sqlite import schema
 
     def cut(db: object) -> None:
         schema.migrations.ensure_migrations_table(db)
@@ -93,7 +93,7 @@ def test_a_crash_while_the_tables_are_made_leaves_none(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(schema.migrations, "apply", cut)
         with pytest.raises(OSError, match="cut"):
-            Engine(path)
-    engine = Engine(path)
+            SqliteEngine(path)
+    engine = SqliteEngine(path)
     assert engine.counts().pending == 0
     engine.close()

@@ -308,7 +308,7 @@ def test_the_full_outbox_refuses_503_and_accepts_again_at_nine_tenths(intake, ev
             assert 1 <= int(headers["retry-after"]) <= 300
             assert "full" in body["error"]
             assert len(await parts.entries()) == 10
-            await parts.outbox.drop(ids[0])
+            await parts.drop(ids[0])
             assert (await parts.post(event()))[0] == 201
             assert (await parts.post(event()))[0] == 503
 

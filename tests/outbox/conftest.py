@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from outboxd.clock import FakeClock
-from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Attempt, Incoming, Settlement
+from outboxd.outbox.sqlite.engine import SqliteEngine
 
 BODY = (
     b'{"eventType":"deploy","summary":"release 12","severity":"information",'
@@ -28,8 +28,8 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def engine(path: str, clock: FakeClock) -> Iterator[Engine]:
-    engine = Engine(path, clock)
+def engine(path: str, clock: FakeClock) -> Iterator[SqliteEngine]:
+    engine = SqliteEngine(path, clock)
     yield engine
     engine.close()
 

@@ -15,8 +15,9 @@ import pytest
 
 from outboxd.clock import FakeClock
 from outboxd.errors import UnknownId
-from outboxd.outbox.engine import Engine
-from outboxd.outbox.model import Attempt, EntryFilter, Incoming, Settlement
+from outboxd.outbox.listing import read_page
+from outboxd.outbox.model import Attempt, EntryChange, EntryFilter, Incoming, Settlement
+from outboxd.outbox.sqlite.engine import SqliteEngine
 
 KEY_WINDOW_S = 600.0
 HORIZON_S = 300.0
@@ -85,8 +86,8 @@ class Program:
         self.engine = self._open()
         self.number = 0
 
-    def _open(self) -> Engine:
-        return Engine(self.path, self.clock, KEY_WINDOW_S)
+    def _open(self) -> SqliteEngine:
+        return SqliteEngine(self.path, self.clock, KEY_WINDOW_S)
 
     def run(self) -> None:
         steps = [
@@ -182,8 +183,8 @@ class Program:
         if entry.state == "pending":
             entry.held = held
         with self.engine.transaction():
-            verb = self.engine.hold_entry if held else self.engine.release_entry
-            assert verb(entry.id).held == entry.held
+            change = EntryChange.HOLD if held else EntryChange.RELEASE
+            assert self.engine.change(change, entry.id).held == entry.held
 
     def retry(self) -> None:
         entry = self._some()
@@ -192,7 +193,7 @@ class Program:
         if entry.state != "delivered":
             entry.state, entry.due_at = "pending", 0
         with self.engine.transaction():
-            assert self.engine.retry(entry.id).state == entry.state
+            assert self.engine.change(EntryChange.RETRY, entry.id).state == entry.state
 
     def drop(self) -> None:
         entry = self._some()
@@ -203,7 +204,7 @@ class Program:
         if known is not None and known.id == entry.id:
             del self.model.keys[entry.key or ""]
         with self.engine.transaction():
-            assert self.engine.drop(entry.id).id == entry.id
+            assert self.engine.change(EntryChange.DROP, entry.id).id == entry.id
 
     def prune(self) -> None:
         before = self.clock.wall_ms() - self.random.randrange(0, 100_000)
@@ -258,7 +259,7 @@ class Program:
     def compare(self) -> None:
         engine, model = self.engine, self.model
         assert engine.counts() == model.counts()
-        listed = {e.id: e for e in engine.page(EntryFilter(), None, 10_000).entries}
+        listed = {e.id: e for e in read_page(engine, EntryFilter(), None, 10_000).entries}
         assert listed.keys() == model.entries.keys()
         for id, entry in model.entries.items():
             there = listed[id]
@@ -268,7 +269,7 @@ class Program:
             assert (there.possible_duplicate, there.attempt_count) == (
                 entry.doubtful, entry.attempts,
             )  # fmt: skip
-        fetched = engine.fetch(10_000, (), "mixed", self.random.random(), HORIZON_S)
+        fetched = engine.fetch(10_000, (), "mixed", self.random.random(), HORIZON_S).entries
         assert {claimed.seq for claimed in fetched} == model.sendable()
         assert len(fetched) == len(model.sendable())
 
@@ -293,8 +294,8 @@ def test_programs_agree_with_the_model(tmp_path: Path, full: bool):
 
 def test_the_comparison_catches_a_settlement_that_is_forgotten(tmp_path, monkeypatch):
     """The negative control."""
-    original = Engine.settle
-    monkeypatch.setattr(Engine, "settle", lambda self, s: original(self, s[1:]))
+    original = SqliteEngine.settle
+    monkeypatch.setattr(SqliteEngine, "settle", lambda self, s: original(self, s[1:]))
 
     def run() -> None:
         for seed in range(1, 20):

@@ -11,13 +11,13 @@ import threading
 import pytest
 
 from outboxd.errors import DiskShort, SyncFailed, UnknownId
-from outboxd.outbox.ballast import Ballast
-from outboxd.outbox.engine import Engine
-from outboxd.outbox.model import EntryFilter, SpoolMark
+from outboxd.outbox.model import EntryChange, EntryFilter, SpoolMark
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.sqlite.ballast import Ballast
+from outboxd.outbox.sqlite.engine import SqliteEngine
 
 
-class Failing(Engine):
+class Failing(SqliteEngine):
     """An engine whose commits fail as SQLite would, when told."""
 
     failures: list[tuple[int, str]]
@@ -46,7 +46,8 @@ def run(path, clock, scenario, ballast_bytes=4096):
     async def main():
         engine = Failing(path, clock)
         engine.failures = []
-        outbox = await Outbox.start(engine, Ballast(path, ballast_bytes))
+        engine.ballast = Ballast(path, ballast_bytes)
+        outbox = await Outbox.start(engine)
         try:
             await scenario(outbox, engine)
         finally:
@@ -54,6 +55,11 @@ def run(path, clock, scenario, ballast_bytes=4096):
             await outbox.stop()
 
     asyncio.run(main())
+
+
+def sql(outbox, statement):
+    """Ask the database itself, or do damage to it."""
+    return outbox.read(lambda engine: engine.connection.execute(statement).fetchall())
 
 
 def test_all_who_wait_share_the_next_commit(path, clock, event):
@@ -100,11 +106,11 @@ def test_a_full_disk_refuses_intake_and_keeps_nothing(path, clock, event):
 def test_outcomes_are_written_with_the_ballasts_room(path, clock, event, delivered):
     async def scenario(outbox, engine):
         await outbox.accept([event()])
-        assert outbox.ballast.lay(0)
+        assert engine.ballast.lay(0)
         engine.failures = [FULL]
         await outbox.exchange([delivered(1)], ())
         assert outbox.counts.delivered == 1
-        assert not outbox.ballast.present()
+        assert not engine.ballast.present()
 
     run(path, clock, scenario)
 
@@ -144,7 +150,9 @@ def test_one_bad_operation_does_not_take_the_others_with_it(path, clock, event):
         first = outbox.accept([event("first")])
         await asyncio.sleep(0)
         good = outbox.accept([event("good")])
-        bad = asyncio.ensure_future(outbox.retry("no such id"))
+        bad = asyncio.ensure_future(
+            outbox.change(lambda engine: engine.change(EntryChange.RETRY, "no such id"))
+        )
         await asyncio.sleep(0)
         engine.gate.set()
         assert (await first)[0].status == "accepted"
@@ -161,15 +169,19 @@ def test_a_damaged_body_is_set_aside_and_told_and_not_sent(path, clock, event):
         told = []
         outbox.on_damage = lambda seq, detail: told.append(seq)
         await outbox.accept([event("a"), event("b")])
-        await outbox.read(lambda c: c.execute("UPDATE bodies SET body = '{}' WHERE seq = 1"))
-        found, _ = await outbox.fetch(
+        await outbox.read(
+            lambda engine: engine.connection.execute("UPDATE bodies SET body = '{}' WHERE seq = 1")
+        )
+        found, *_ = await outbox.fetch(
             10, exclude=(), order="mixed", fresh_share=0, due_horizon_s=300
         )
         assert [claimed.seq for claimed in found] == [2]
         assert told == [1]
         assert outbox.damage.lost == 1
         assert outbox.counts.pending == 1
-        kept = await outbox.read(lambda c: c.execute("SELECT seq, raw FROM damaged").fetchall())
+        kept = await outbox.read(
+            lambda engine: engine.connection.execute("SELECT seq, raw FROM damaged").fetchall()
+        )
         assert kept == [(1, b"{}")]
 
     run(path, clock, scenario)
@@ -178,8 +190,8 @@ def test_a_damaged_body_is_set_aside_and_told_and_not_sent(path, clock, event):
 def test_a_missing_body_is_damage_too(path, clock, event):
     async def scenario(outbox, engine):
         await outbox.accept([event("a")])
-        await outbox.read(lambda c: c.execute("DELETE FROM bodies"))
-        found, _ = await outbox.fetch(
+        await sql(outbox, "DELETE FROM bodies")
+        found, *_ = await outbox.fetch(
             10, exclude=(), order="mixed", fresh_share=0, due_horizon_s=300
         )
         assert found == []
@@ -213,7 +225,7 @@ def test_a_listing_and_commits_go_on_together(path, clock, event):
 def test_the_log_is_emptied_into_the_file_at_the_end(path, clock, event):
     async def scenario(outbox, engine):
         await outbox.accept([event()])
-        assert outbox.wal_bytes() > 0
+        assert outbox.sizes().log > 0
 
     run(path, clock, scenario)
     assert not os.path.exists(path + "-wal") or os.path.getsize(path + "-wal") == 0
@@ -298,7 +310,7 @@ def test_an_offer_that_is_taken_back_too_late_is_waited_for(path, clock, event):
 
 def test_a_full_disk_claims_nothing_and_costs_no_ballast(path, clock, event):
     async def scenario(outbox, engine):
-        assert outbox.ballast.lay(0)
+        assert engine.ballast.lay(0)
         offer(outbox)
         engine.failures = [FULL]
         with pytest.raises(DiskShort):
@@ -306,7 +318,7 @@ def test_a_full_disk_claims_nothing_and_costs_no_ballast(path, clock, event):
         with pytest.raises(DiskShort):
             await outbox.take_claimed()
         assert in_flight(engine) == []
-        assert outbox.ballast.present()
+        assert engine.ballast.present()
         assert outbox.counts.pending == 0
 
     run(path, clock, scenario)

@@ -19,9 +19,9 @@ from outboxd.delivery.facts import Fact, GateChanged, OutageEnded
 from outboxd.delivery.outcome import Answer
 from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import Settings
-from outboxd.outbox import query
-from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Outcome, Settlement
+from outboxd.outbox.sqlite import query
+from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.writer import Exchange
 
 
@@ -39,7 +39,7 @@ class Checks:
     """Watches one history."""
 
     settings: Settings
-    engine: Engine
+    engine: SqliteEngine
     network: Network
     sender: Sender | None = None
     turns: int = 0

@@ -21,7 +21,7 @@ from simulation.virtual_loop import VirtualClock, VirtualLoop, run
 from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import Settings
 from outboxd.errors import DiskShort
-from outboxd.outbox.model import Incoming
+from outboxd.outbox.model import EntryChange, Incoming
 from outboxd.outbox.outbox import Outbox
 
 SETTINGS = Settings(
@@ -236,14 +236,14 @@ class World:
         if agent is None:
             return
         self._poke()
-        if verb == "release_entry":
+        if verb == "release":
             self.checks.held_ids.pop(id, None)
         elif verb == "drop":
             self.checks.dropping.add(id)
             self.checks.held_ids.pop(id, None)
-        entry = await getattr(agent.outbox, verb)(id)
+        entry = await agent.outbox.change(lambda engine: engine.change(EntryChange(verb), id))
         agent.sender.wake()
-        if verb == "hold_entry" and entry.held:
+        if verb == "hold" and entry.held:
             self.checks.held_ids[id] = self.loop.time()
         elif verb == "retry" and not entry.held:
             self.checks.held_ids.pop(id, None)  # its hold ended with its first life
@@ -421,7 +421,7 @@ class _History:
         world = self.world
         ids = [id for id in world.checks.names if id not in world.checks.dropping]
         if ids and world.agent is not None and world.disk_full_since_s is None:
-            verb = self.rng.choice(("hold_entry", "hold_entry", "release_entry", "retry", "drop"))
+            verb = self.rng.choice(("hold", "hold", "release", "retry", "drop"))
             await self._operate(world.change_entry(verb, self.rng.choice(ids)))
 
     async def _operate(self, doing) -> None:
@@ -452,7 +452,7 @@ class _History:
         await world.release()
         held = world.engine.connection.execute("SELECT id FROM entries WHERE held = 1 ORDER BY seq")
         for (id,) in held.fetchall():
-            await world.change_entry("release_entry", id)
+            await world.change_entry("release", id)
 
     async def _end(self) -> None:
         """The backlog ends; poisoned events do while others are delivered."""

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from outboxd.clock import Clock
-from outboxd.outbox import query, store
-from outboxd.outbox.connection import migrate
-from outboxd.outbox.engine import Engine
+from outboxd.errors import DiskShort
+from outboxd.outbox.sqlite.ballast import Ballast
+from outboxd.outbox.sqlite.connection import migrate
+from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.writer import Change, Exchange, Operation, Read, Writer
 
 
@@ -26,7 +27,7 @@ def _made() -> bytes:
     return connection.serialize()
 
 
-class MemoryEngine(Engine):
+class MemoryEngine(SqliteEngine):
     """The engine without a file, made from a copy, since thousands are wanted."""
 
     _template: bytes | None = None
@@ -38,6 +39,7 @@ class MemoryEngine(Engine):
             MemoryEngine._template = _made()
         self.path = ":memory:"
         self.clock = clock
+        self.ballast = Ballast(self.path)
         self.set_windows(key_window_s, repeat_window_s)
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.connection.deserialize(MemoryEngine._template)
@@ -46,10 +48,7 @@ class MemoryEngine(Engine):
     def reopen(self) -> None:
         """What a new process does after a crash: only what was committed is there."""
         self.rollback()
-        self._tally = store.Tally()
-        self._counts = query.counts(self.connection)
-        self._next_seq = query.last_seq(self.connection) + 1
-        self._accepted_in_transaction = 0
+        self._load()
 
 
 class InlineWriter(Writer):
@@ -126,9 +125,7 @@ class InlineWriter(Writer):
 
     def _transact(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         if self.disk_full:
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL
-            raise error
+            raise DiskShort("no room on the disk")
         results = super()._transact(operations)
         self.commits += 1
         for operation in operations:

@@ -23,8 +23,8 @@ from outboxd.delivery.facts import OutageEnded, SettlingFailed
 from outboxd.delivery.limiter import Limiter
 from outboxd.delivery.outcome import Verdict
 from outboxd.delivery.rate import Rate
-from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Outcome
+from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.writer import Claim
 
 SEEDS, SEEDS_FULL = 200, 5000
@@ -154,7 +154,7 @@ MISTAKES = {
     "Retry-After is ignored": _ignore_retry_after,
     "rate_max is ignored": lambda patch: patch.setattr(Rate, "available", lambda self, now_s: 99),
     "a crash in flight is forgotten": lambda patch: patch.setattr(
-        Engine, "recover_sending", lambda self: 0
+        SqliteEngine, "recover_sending", lambda self: 0
     ),
     "what is claimed as it comes in is not written down": lambda patch: patch.setattr(
         Claim, "apply", lambda self, engine: self.look(engine)

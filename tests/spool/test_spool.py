@@ -376,7 +376,7 @@ def test_with_a_full_outbox_files_stay_and_are_taken_when_there_is_room(intake, 
             assert parts.new() == ["a", "b"]
             for _ in range(2):
                 for entry in await parts.entries():
-                    await parts.outbox.drop(entry.id)
+                    await parts.drop(entry.id)
                 await parts.until(lambda: parts.outbox.counts.pending == 3 or not parts.new())
             await parts.emptied()
             assert parts.rejected() == []

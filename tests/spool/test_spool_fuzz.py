@@ -116,7 +116,7 @@ def test_files_of_every_kind_end_as_they_should(intake, full):
         seen = []
         for entry in await all_entries(parts):
             seen.append(json.loads(entry.body)["summary"].split()[0])
-            await parts.outbox.drop(entry.id)
+            await parts.drop(entry.id)
         assert sorted(seen) == sorted(wanted), f"seed {seed}, from file {first}"
         names = os.listdir(parts.spool / "rejected")
         assert len(names) == 2 * rejected, f"seed {seed}, from file {first}"

@@ -26,9 +26,9 @@ from support.powercut import Disk
 from support.recording import Recording, body_of
 
 from outboxd.errors import OutboxdError
-from outboxd.outbox.checksums import body_crc
-from outboxd.outbox.opening import open_outbox
-from outboxd.outbox.rescue import wal
+from outboxd.outbox.sqlite.checksums import body_crc
+from outboxd.outbox.sqlite.opening import open_outbox
+from outboxd.outbox.sqlite.rescue import wal
 from outboxd.spool.files import SpoolFolder, Verdict
 
 WHOLE_AGENT_EVERY = 100

@@ -16,9 +16,9 @@ from outboxd.intake.admission import Admission
 from outboxd.intake.http import IntakeRoutes
 from outboxd.intake.intake import Intake
 from outboxd.observe.metrics import Metrics
-from outboxd.outbox.engine import Engine
-from outboxd.outbox.model import EntryFilter
+from outboxd.outbox.model import EntryChange, EntryFilter
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.serve.server import HttpServer
 from outboxd.serve.sockets import bind_unix, remove
 from outboxd.serve.table import RouteTable
@@ -43,6 +43,9 @@ class Parts(SimpleNamespace):
     async def entries(self):
         page = await self.outbox.page(EntryFilter(), None, 1000)
         return list(reversed(page.entries))
+
+    async def drop(self, id):
+        return await self.outbox.change(lambda engine: engine.change(EntryChange.DROP, id))
 
     async def summaries(self):
         return [json.loads(entry.body)["summary"] for entry in await self.entries()]
@@ -135,7 +138,7 @@ async def running(path, *, serve=True, spool=True, **settings):
     events_max = settings.pop("events_max", 0)
     pace = settings.pop("pace", QUICK)
     stall_s = settings.pop("stall_s", 10.0)
-    outbox = await Outbox.start(Engine(str(path / "outbox.db"), clock))
+    outbox = await Outbox.start(SqliteEngine(str(path / "outbox.db"), clock))
     metrics = Metrics("test", clock)
     admission = Admission(lambda: outbox.counts, lambda: free["bytes"], clock, events_max, 64 << 20)
     door = Intake(

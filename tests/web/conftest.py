@@ -20,9 +20,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from outboxd.clock import Clock
 from outboxd.event.scope import Inventory
-from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Attempt, Incoming, Receipt, Settlement
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.sandbox.correlation import Correlation
 from outboxd.sandbox.server import Sandbox, SandboxServer
 from outboxd.serve.guards import browser_guard
@@ -150,7 +150,9 @@ class AgentSite(Site):
         """Ask the database itself."""
 
         async def work() -> list[tuple[Any, ...]]:
-            return await self.outbox.read(lambda c: c.execute(sql, values).fetchall())
+            return await self.outbox.read(
+                lambda engine: engine.connection.execute(sql, values).fetchall()
+            )
 
         return self.call(work())
 
@@ -159,7 +161,7 @@ class AgentSite(Site):
         super().close()
 
     async def _start(self) -> None:
-        self.outbox = await Outbox.start(Engine(self.path))
+        self.outbox = await Outbox.start(SqliteEngine(self.path))
         self.activity = Activity(self.outbox, self.destination, Clock())
         self.activity.sample()
         self.source = OutboxSource(self.outbox, self.destination, self.activity)

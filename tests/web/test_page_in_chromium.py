@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from outboxd.outbox.model import EntryChange
+
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'">'
@@ -146,7 +148,7 @@ def test_a_held_event_is_marked_and_can_be_filtered(agent_site, event, settled, 
     (id,) = agent_site.query("SELECT id FROM entries WHERE seq = 115")[0]
 
     async def hold() -> None:
-        await agent_site.outbox.hold_entry(id)
+        await agent_site.outbox.change(lambda engine: engine.change(EntryChange.HOLD, id))
 
     agent_site.call(hold())
     page = open_page(agent_site.url)

@@ -16,7 +16,7 @@ import msgspec
 
 from outboxd import __version__
 from outboxd.agent.systemd import PassedSocket
-from outboxd.agent.upkeep import Job, OutboxUpkeep, Upkeep
+from outboxd.agent.upkeep import Upkeep
 from outboxd.api.context import ApiContext
 from outboxd.api.control import ControlRoutes
 from outboxd.api.routes import ReadingRoutes
@@ -37,10 +37,9 @@ from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
 from outboxd.observe.textfile import write_textfile
 from outboxd.outbox.model import Claimed, Entry, Source
-from outboxd.outbox.opening import Opened
 from outboxd.outbox.outbox import Outbox
-from outboxd.outbox.rescue import recovery
-from outboxd.outbox.rescue.recovery import Rescue
+from outboxd.outbox.sqlite.opening import Opened
+from outboxd.outbox.upkeep import Job, OutboxUpkeep
 from outboxd.serve import sockets
 from outboxd.serve.guards import browser_guard
 from outboxd.serve.server import HttpServer
@@ -84,12 +83,13 @@ class AgentParts:
         config: Config,
         key: str | None,
         outbox: Outbox,
+        opened: Opened,
         clock: Clock,
         random: Callable[[], float],
-        rescues: Sequence[Rescue] = (),
     ) -> None:
         self.config = config
         self.outbox = outbox
+        self._opened = opened
         self.clock = clock
         self.metrics = Metrics(__version__, clock)
         self.transport = Transport(config.komodor, key, clock)
@@ -101,7 +101,7 @@ class AgentParts:
         )
         self.admission = Admission(
             lambda: outbox.counts,
-            outbox.free_bytes,
+            lambda: outbox.sizes().free,
             clock,
             config.outbox.events_max,
             config.outbox.disk_free_min,
@@ -117,12 +117,13 @@ class AgentParts:
             ttl_s=config.outbox.ttl_s,
         )
         self.spool = SpoolReader(config.intake.spool, self.door, outbox, self.metrics, clock)
-        self._keeper = OutboxUpkeep(outbox, clock, self.metrics, config.outbox.retain_delivered_s)
+        self._keeper = OutboxUpkeep(
+            outbox, clock, self.metrics.pruned, config.outbox.retain_delivered_s
+        )
         self._socket: sockets.BoundSocket | None = None
         self._servers: list[HttpServer] = []
         self.http_address: str | None = None
         self._reporting: set[asyncio.Task[None]] = set()
-        self._rescues = rescues
         self._ready = False
         self._api = ApiContext(
             outbox=outbox,
@@ -154,7 +155,7 @@ class AgentParts:
     ) -> AgentParts:
         """Start the outbox's writer, and make the rest around it."""
         outbox = await Outbox.start(opened.engine)
-        return cls(config, key, outbox, clock, random, opened.rescues)
+        return cls(config, key, outbox, opened, clock, random)
 
     def _watch_metrics(self) -> None:
         outbox, config = self.outbox, self.config
@@ -162,9 +163,9 @@ class AgentParts:
             counts=lambda: outbox.counts,
             oldest_pending_at=lambda: outbox.oldest_pending_at,
             damage=lambda: outbox.damage,
-            outbox_bytes=outbox.bytes_on_disk,
-            wal_bytes=outbox.wal_bytes,
-            disk_free_bytes=outbox.free_bytes,
+            outbox_bytes=lambda: outbox.sizes().stored,
+            wal_bytes=lambda: outbox.sizes().log,
+            disk_free_bytes=lambda: outbox.sizes().free,
             accepting=lambda: self.admission.state().accepting,
             spool_waiting=self.spool.files_waiting,
             destination=self.sender.status,
@@ -254,13 +255,7 @@ class AgentParts:
         """Reports of earlier outages that wait; only few entries can all be reports."""
         if self.outbox.counts.pending > 64:
             return 0
-        (count,) = await self.outbox.read(
-            lambda c: c.execute(
-                "SELECT count(*) FROM entries INDEXED BY entries_due"
-                " WHERE state = 'pending' AND held = 0 AND source = 'agent'"
-            ).fetchone()
-        )
-        return int(count)
+        return await self.outbox.read(lambda engine: engine.own_reports_pending())
 
     def sent_body(self, entry: Entry) -> bytes:
         """What was sent last, or would be sent now."""
@@ -287,12 +282,12 @@ class AgentParts:
 
     def background(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """What runs beside the sender until it is cancelled."""
-        jobs = self._keeper.jobs()
+        jobs = [*self._keeper.jobs(), *self._opened.jobs(self.outbox)]
         path = self.config.metrics.textfile
         if path:
             jobs.append(Job("textfile", TEXTFILE_S, self._write_textfile))
         running = [("upkeep", Upkeep(self.clock, jobs).run())]
-        if self._rescues:
+        if self._opened.rescues:
             running.append(("salvage", self._salvage()))
         if self.config.http.listen:
             running.append(("activity", self._activity.run()))
@@ -300,7 +295,7 @@ class AgentParts:
 
     async def _salvage(self) -> None:
         """The rest of what damaged files hold, while events come in and go out."""
-        salvaged, lost = await recovery.in_background(self.outbox, self._rescues)
+        salvaged, lost = await self._opened.salvage(self.outbox)
         self._log.warning("salvage.finished", salvaged=salvaged, lost=lost)
         self.sender.wake()
 

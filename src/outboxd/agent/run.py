@@ -28,8 +28,8 @@ from outboxd.clock import Clock
 from outboxd.config.load import Config, load, read_api_key
 from outboxd.errors import ConfigError, OutboxdError, SyncFailed
 from outboxd.observe import logs
-from outboxd.outbox.opening import Opened, open_outbox
-from outboxd.outbox.rescue.recovery import Recovery
+from outboxd.outbox.sqlite.opening import Opened, open_outbox
+from outboxd.outbox.sqlite.rescue.recovery import Recovery
 
 # A new key ends a hold: whoever put it there watches for that.
 KEY_WATCH_S = 2.0

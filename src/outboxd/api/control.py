@@ -6,14 +6,12 @@ logged with who asked for it; nothing is changed silently.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import msgspec
 import structlog
 
 from outboxd.api.context import ApiContext
 from outboxd.api.peer import require_operator
-from outboxd.outbox.model import Entry, State
+from outboxd.outbox.model import Entry, EntryChange, State
 from outboxd.outbox.shapes import entry_json
 from outboxd.serve.answers import Refusal, Response, reply
 from outboxd.serve.body import read_body
@@ -55,7 +53,7 @@ class ControlRoutes:
         order = await _order(request)
         if order.id is not None:
             _require(await self._context.outbox.get(order.id), "held", State.PENDING)
-            return await self._change("hold", self._context.outbox.hold_entry, order.id, peer)
+            return await self._change(EntryChange.HOLD, order.id, peer)
         await self._context.destination.hold(order.reason or "no reason given", str(peer))
         return self._destination_changed("hold", peer)
 
@@ -65,7 +63,7 @@ class ControlRoutes:
         order = await _order(request)
         if order.id is not None:
             _require(await self._context.outbox.get(order.id), "released", State.PENDING)
-            return await self._change("release", self._context.outbox.release_entry, order.id, peer)
+            return await self._change(EntryChange.RELEASE, order.id, peer)
         await self._context.destination.release(str(peer))
         return self._destination_changed("release", peer)
 
@@ -73,18 +71,16 @@ class ControlRoutes:
         """A dead letter becomes pending again."""
         peer = require_operator(request)
         _require(await self._context.outbox.get(id), "retried", State.PENDING, State.DEAD)
-        return await self._change("retry", self._context.outbox.retry, id, peer)
+        return await self._change(EntryChange.RETRY, id, peer)
 
     async def drop(self, request: Request, id: str) -> Response:
         """Remove an entry for good; the answer has it as it was."""
         peer = require_operator(request)
         _require(await self._context.outbox.get(id), "dropped", State.PENDING, State.DEAD)
-        return await self._change("drop", self._context.outbox.drop, id, peer)
+        return await self._change(EntryChange.DROP, id, peer)
 
-    async def _change(
-        self, action: str, verb: Callable[[str], Awaitable[Entry]], id: str, peer: Peer
-    ) -> Response:
-        entry = await verb(id)
+    async def _change(self, action: EntryChange, id: str, peer: Peer) -> Response:
+        entry = await self._context.outbox.change(lambda engine: engine.change(action, id))
         self._context.metrics.operator(action)
         _log.warning(
             "entry.changed", action=action, id=entry.id, type=entry.event_type, by=str(peer)

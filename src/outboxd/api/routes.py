@@ -116,7 +116,7 @@ def status_json(context: ApiContext) -> dict[str, Any]:
             "dead": counts.dead,
             "held": counts.held,
             "oldestPendingAt": _time(outbox.oldest_pending_at if counts.pending else None),
-            "bytes": outbox.bytes_on_disk(),
+            "bytes": outbox.sizes().stored,
             "salvaged": damage.salvaged,
             "lostToDamage": damage.lost,
         },

@@ -23,6 +23,7 @@ from outboxd.errors import (
     UnknownId,
     UsageError,
 )
+from outboxd.outbox.model import EntryChange
 
 TIMEOUT_S = 15.0
 
@@ -67,11 +68,9 @@ class AgentQueue:
         """One entry with its attempts; raises UnknownId."""
         return msgspec.Raw(self._ask("GET", f"/v1/events/{quote(id, safe='')}"))
 
-    def retry(self, id: str) -> None:
-        self._ask("POST", f"/v1/events/{quote(id, safe='')}/retry", {})
-
-    def drop(self, id: str) -> None:
-        self._ask("POST", f"/v1/events/{quote(id, safe='')}/drop", {})
+    def change(self, change: EntryChange, id: str) -> None:
+        """Retry or drop one entry; raises UnknownId, EventError."""
+        self._ask("POST", f"/v1/events/{quote(id, safe='')}/{change}", {})
 
     def hold(self, id: str | None, reason: str | None) -> None:
         wanted = {"id": id} if id else {}

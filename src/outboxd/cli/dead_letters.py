@@ -14,6 +14,7 @@ from outboxd.cli.queue import Queue, open_queue, resolve_id
 from outboxd.cli.rows import EntryRow, read_entry
 from outboxd.cli.spec import Arguments
 from outboxd.errors import EX_OK, EventError, OutboxdError, UnknownId, UsageError
+from outboxd.outbox.model import EntryChange
 
 PROGRESS_FROM = 200  # fewer are done before anyone could read it
 
@@ -26,9 +27,9 @@ def run(arguments: Arguments) -> int:
         if arguments.subcommand == "export":
             return _export(queue, arguments)
         if arguments.subcommand == "retry":
-            return _change(queue, arguments, queue.retry, "sent back to be delivered")
+            return _change(queue, arguments, EntryChange.RETRY, "sent back to be delivered")
         if arguments.subcommand == "drop":
-            return _change(queue, arguments, queue.drop, "dropped for good")
+            return _change(queue, arguments, EntryChange.DROP, "dropped for good")
         return list_entries(queue, filters(arguments, "dead"), arguments)
 
 
@@ -66,7 +67,7 @@ def _export(queue: Queue, arguments: Arguments) -> int:
     return EX_OK
 
 
-def _change(queue: Queue, arguments: Arguments, change: Callable[[str], None], done: str) -> int:
+def _change(queue: Queue, arguments: Arguments, change: EntryChange, done: str) -> int:
     """Do it to each one; what fails is told and the rest is done all the same."""
     if bool(arguments.id) == arguments.all:
         raise UsageError(
@@ -82,7 +83,7 @@ def _change(queue: Queue, arguments: Arguments, change: Callable[[str], None], d
             try:
                 if isinstance(entry, OutboxdError):
                     raise entry
-                change(entry.id)
+                queue.change(change, entry.id)
                 count += 1
             except (UnknownId, EventError) as error:
                 # With --all, another hand may have been quicker.

@@ -19,10 +19,11 @@ from outboxd.cli.rows import Page, Params
 from outboxd.config.load import Config
 from outboxd.delivery.late import stamped
 from outboxd.errors import NotPermitted, OutboxLocked, Unavailable
-from outboxd.outbox.engine import DestinationHold, Engine
-from outboxd.outbox.model import Claimed, Entry, EntryFilter
-from outboxd.outbox.opening import open_offline
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.listing import read_page
+from outboxd.outbox.model import Claimed, DestinationHold, Entry, EntryChange, EntryFilter
 from outboxd.outbox.shapes import attempts_json, entry_json
+from outboxd.outbox.sqlite.opening import open_offline
 from outboxd.status import DestinationState
 from outboxd.times import parse_rfc3339, rfc3339
 
@@ -82,7 +83,7 @@ class FileQueue:
         """Entries that match, newest first."""
         if self._engine is None:
             return Page([], None)
-        page = self._engine.page(_filter(params), cursor, limit)
+        page = read_page(self._engine, _filter(params), cursor, limit)
         return Page([_raw(entry_json(entry)) for entry in page.entries], page.next)
 
     def get(self, id: str) -> msgspec.Raw:
@@ -97,21 +98,17 @@ class FileQueue:
             }
         )
 
-    def retry(self, id: str) -> None:
+    def change(self, change: EntryChange, id: str) -> None:
+        """Do it to one entry; raises UnknownId."""
         engine = self._open()
         with engine.transaction():
-            engine.retry(id)
-
-    def drop(self, id: str) -> None:
-        engine = self._open()
-        with engine.transaction():
-            engine.drop(id)
+            engine.change(change, id)
 
     def hold(self, id: str | None, reason: str | None) -> None:
         engine = self._open()
         with engine.transaction():
             if id is not None:
-                engine.hold_entry(id)
+                engine.change(EntryChange.HOLD, id)
             else:
                 engine.set_destination_hold(
                     DestinationHold(reason or "no reason given", _by(), engine.clock.wall_ms())
@@ -121,7 +118,7 @@ class FileQueue:
         engine = self._open()
         with engine.transaction():
             if id is not None:
-                engine.release_entry(id)
+                engine.change(EntryChange.RELEASE, id)
             else:
                 engine.set_destination_hold(None)
 
@@ -166,7 +163,7 @@ class FileQueue:
         return {
             **counts._asdict(),
             "oldestPendingAt": None if oldest_at is None else rfc3339(oldest_at),
-            "bytes": engine.bytes_on_disk(),
+            "bytes": engine.sizes().stored,
             "salvaged": damage.salvaged,
             "lostToDamage": damage.lost,
         }

@@ -19,6 +19,7 @@ from outboxd.cli.rows import Page, Params, read_entry
 from outboxd.cli.spec import Arguments
 from outboxd.config.load import Config, load_client
 from outboxd.errors import EventError, UnknownId
+from outboxd.outbox.model import EntryChange
 from outboxd.times import rfc3339
 
 ID_CHARACTERS = 36
@@ -43,9 +44,7 @@ class Queue(Protocol):
 
     def get(self, id: str) -> msgspec.Raw: ...
 
-    def retry(self, id: str) -> None: ...
-
-    def drop(self, id: str) -> None: ...
+    def change(self, change: EntryChange, id: str) -> None: ...
 
     def hold(self, id: str | None, reason: str | None) -> None: ...
 

@@ -12,8 +12,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from outboxd.clock import Clock
-from outboxd.outbox.model import Claimed
-from outboxd.outbox.outbox import Fetched, Outbox
+from outboxd.outbox.model import Claimed, Fetched
+from outboxd.outbox.outbox import Outbox
 
 # How much is read ahead: enough that no permit waits for a read, little enough
 # that fresh events are soon among the next.
@@ -165,12 +165,12 @@ class Claims:
             excluded |= self._resting.keys()
         changes, self._more = self.changes, False  # an arrival while reading sets it again
         passed_over = set() if self._fifo else self._passed_over
-        found, due_at = await self._fetch(wanted, excluded | passed_over)
+        found, _, due_at = await self._fetch(wanted, excluded | passed_over)
         if len(found) < wanted and passed_over:
             # All others have had their turn, or have it now.
             self._passed_over.clear()
             excluded |= {entry.seq for entry in found}
-            more, due_at = await self._fetch(wanted - len(found), excluded)
+            more, _, due_at = await self._fetch(wanted - len(found), excluded)
             found += more
         if changes != self.changes:
             self._more = True

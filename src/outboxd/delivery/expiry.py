@@ -36,7 +36,7 @@ class Expiry:
         if self.next_check_s is None or now_s < self.next_check_s:
             return []
         self.next_check_s = None  # an arrival meanwhile sets it again
-        expired, next_at = await self._outbox.expired(_PORTION)
+        expired, next_at = await self._outbox.read(lambda engine: engine.expired(_PORTION))
         found = [(seq, id) for seq, id in expired if seq not in taken]
         if len(found) < len(expired):
             self._check_in(_CHECK_MIN_S, now_s)  # those in flight may come back

@@ -27,8 +27,7 @@ from outboxd.delivery.gate import Gate
 from outboxd.delivery.settings import Settings
 from outboxd.delivery.telling import Teller
 from outboxd.errors import DiskShort
-from outboxd.outbox.engine import DestinationHold
-from outboxd.outbox.model import Claimed, State
+from outboxd.outbox.model import Claimed, DestinationHold, State
 from outboxd.outbox.outbox import Outbox
 from outboxd.status import DestinationStatus
 
@@ -216,7 +215,7 @@ class Sender:
         while not self._stopping:
             self._wake.clear()
             try:
-                await self._outbox.recover_sending()
+                await self._outbox.change(lambda engine: engine.recover_sending())
             except DiskShort as error:
                 self._teller.settling_failed(error, 0)
                 self.turned_s = self._clock.monotonic_s()

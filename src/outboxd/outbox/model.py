@@ -79,6 +79,15 @@ class SpoolMark(NamedTuple):
     lines_done: int
 
 
+class EntryChange(StrEnum):
+    """What an operator may do to one entry."""
+
+    RETRY = "retry"  # a dead letter becomes pending again; a pending entry is due at once
+    HOLD = "hold"  # a pending entry is kept back
+    RELEASE = "release"  # a held entry may go
+    DROP = "drop"  # an entry is removed for good
+
+
 class Claimed(NamedTuple):
     """An entry taken for sending."""
 
@@ -94,7 +103,21 @@ class Claimed(NamedTuple):
     repeats: int
     last_occurred_at: int | None
     source: str
-    crc: int = 0  # as stored; `checksums.body_crc(seq, body)` where undamaged
+
+
+class Fetched(NamedTuple):
+    """Entries that may be sent now, and what else a look for them showed."""
+
+    entries: list[Claimed]
+    damaged: list[int]  # seqs whose body is not the one that was stored
+    next_due_at: int | None  # when an entry's own backoff ends next
+
+
+class Expired(NamedTuple):
+    """Pending entries whose ttl ran out, and when the next one's does."""
+
+    entries: list[tuple[int, str]]  # seq and id
+    next_at: int | None
 
 
 class Attempt(NamedTuple):
@@ -163,6 +186,63 @@ class EntryFilter(NamedTuple):
     q: str = ""  # free text, matched without case anywhere in the body
     since: int | None = None  # received at or after
     until: int | None = None  # received before
+
+
+class ListStep(NamedTuple):
+    """One step of a listing: what was found, and before which seq to go on."""
+
+    entries: list[Entry]
+    before_seq: int | None  # None: the end was reached
+
+
+class PruneStep(NamedTuple):
+    """One step of pruning: after which seq to go on, and how many were deleted."""
+
+    after_seq: int | None  # None: the end was reached
+    deleted: int
+
+
+class IndexRow(NamedTuple):
+    """What an index of the outbox needs of an entry."""
+
+    seq: int
+    received_at: int
+    event_type: str
+    severity: str
+    state: str
+    held: int
+    scope: str
+
+
+class Unsettled(StrEnum):
+    """The entries that a small index of the outbox lists; the others were delivered."""
+
+    DUE = "due"  # pending and not held
+    HELD = "held"
+    DEAD = "dead"
+
+
+class Place(NamedTuple):
+    """A place in the order of such an index."""
+
+    due_at: int  # 0 in those that do not order by it
+    seq: int
+
+
+class DestinationHold(NamedTuple):
+    """The operator's hold of the destination; outlives a restart."""
+
+    reason: str
+    by: str
+    since_at: int
+
+
+class Sizes(NamedTuple):
+    """What the outbox takes of its disk, and what is left there, in bytes."""
+
+    stored: int  # the log included
+    log: int
+    free: int
 
 
 class Counts(NamedTuple):

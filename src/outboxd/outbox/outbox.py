@@ -7,27 +7,26 @@ loop. Keeps the counts in memory. Must never promise what is not committed.
 from __future__ import annotations
 
 import asyncio
-import os
-import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from outboxd.errors import DiskShort, OutboxdError, SyncFailed
-from outboxd.outbox import query
-from outboxd.outbox.ballast import Ballast, free_bytes
-from outboxd.outbox.checksums import body_crc
-from outboxd.outbox.engine import DestinationHold, Engine, Page, parse_cursor
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.listing import Listing, Page
 from outboxd.outbox.model import (
     Claimed,
     Counts,
     Damage,
+    DestinationHold,
     Entry,
     EntryFilter,
+    Fetched,
     Incoming,
     Receipt,
     Settlement,
+    Sizes,
     SpoolMark,
 )
 from outboxd.outbox.writer import Accept, Change, Claim, Exchange, Operation, Read, Writer
@@ -35,22 +34,12 @@ from outboxd.outbox.writer import Accept, Change, Claim, Exchange, Operation, Re
 T = TypeVar("T")
 
 
-class Fetched(NamedTuple):
-    """What may be sent now, and when there may be more of it by itself."""
-
-    entries: list[Claimed]
-    next_due_at: int | None  # an entry's own backoff ends
-
-
 class Outbox:
     """An open outbox with its writer running. Made by `Outbox.start`."""
 
-    def __init__(
-        self, engine: Engine, ballast: Ballast, make_writer: Callable[..., Writer] = Writer
-    ) -> None:
+    def __init__(self, engine: Engine, make_writer: Callable[..., Writer] = Writer) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
-        self.ballast = ballast
         self.path = engine.path
         self.counts: Counts = engine.counts()
         self.damage: Damage = engine.damage()
@@ -66,18 +55,13 @@ class Outbox:
         self.on_fatal: Callable[[OutboxdError], None] = _nothing
         self.on_damage: Callable[[int, str], None] = _nothing
         self.fatal: OutboxdError | None = None
-        self._claim: asyncio.Future[list[Claimed]] | None = None
-        self._writer = make_writer(engine, ballast, self._loop, self._committed, self._failed)
+        self._claim: asyncio.Future[Fetched] | None = None
+        self._writer = make_writer(engine, self._loop, self._committed, self._failed)
 
     @classmethod
-    async def start(
-        cls,
-        engine: Engine,
-        ballast: Ballast | None = None,
-        make_writer: Callable[..., Writer] = Writer,
-    ) -> Outbox:
+    async def start(cls, engine: Engine, make_writer: Callable[..., Writer] = Writer) -> Outbox:
         """Start the writer on an engine that nothing else touches from now on."""
-        outbox = cls(engine, ballast or Ballast(engine.path), make_writer)
+        outbox = cls(engine, make_writer)
         outbox._writer.start()
         return outbox
 
@@ -124,17 +108,30 @@ class Outbox:
         self.fatal = error
         self.on_fatal(error)
 
-    # --- verbs ---
+    def stop_for(self, error: OutboxdError) -> None:
+        """Something found what only a fresh start can put right: the agent must stop."""
+        self._engine.note_fatal(error)
+        self._failed(error)
 
-    def _change(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
+    # --- any verb of the engine ---
+
+    def change(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
+        """Run it in a transaction, with whatever else waits for the next commit.
+
+        Raises:
+            DiskShort: nothing was written.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
         self._writer.submit(Change(future, verb))
         return future
 
-    def _read(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
+    def read(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
+        """Run it between commits: at most a few ms, a long scan is many of them."""
         future: asyncio.Future[T] = self._loop.create_future()
         self._writer.submit(Read(future, verb))
         return future
+
+    # --- the way of an event ---
 
     def accept(self, items: Sequence[Incoming], *marks: SpoolMark) -> asyncio.Future[list[Receipt]]:
         """Keep events; the receipts come after the commit. The marks, how far
@@ -168,21 +165,17 @@ class Outbox:
         fresh_share: float,
         due_horizon_s: float,
     ) -> Fetched:
-        """Due entries that are not held, with undamaged bodies, to be sent next,
-        and when the next one's own backoff ends.
+        """Due entries that are not held, with undamaged bodies, to be sent next.
 
         No due time lies further ahead than `due_horizon_s`; one that does was
         written before the wall clock was set back, and counts as due.
         """
         taken = list(exclude)
-
-        def look(engine: Engine) -> Fetched:
-            now = engine.clock.wall_ms()  # what comes due meanwhile is in one of the two
-            found = engine.fetch(count, taken, order, fresh_share, due_horizon_s)
-            return Fetched(found, query.next_due_at(engine.connection, now))
-
-        found, next_due_at = await self._read(look)
-        return Fetched(await self._sound(found), next_due_at)
+        found = await self.read(
+            lambda engine: engine.fetch(count, taken, order, fresh_share, due_horizon_s)
+        )
+        await self._set_aside(found.damaged)
+        return found
 
     def claim_next(
         self,
@@ -217,64 +210,34 @@ class Outbox:
         claim, self._claim = self._claim, None
         if claim is None or self._writer.recall():
             return []
-        return await self._sound(await claim)
+        found = await claim
+        await self._set_aside(found.damaged)
+        return found.entries
 
-    async def _sound(self, found: list[Claimed]) -> list[Claimed]:
-        sound = [entry for entry in found if entry.crc == body_crc(entry.seq, entry.body)]
-        if len(sound) < len(found):
-            with suppress(DiskShort):  # it is found again
-                for entry in found:
-                    if entry.crc != body_crc(entry.seq, entry.body):
-                        await self.set_aside_damaged(entry.seq, "the body failed its checksum")
-                self.on_arrival()  # fewer than were wanted, and not because there are no more
-        return sound
+    async def _set_aside(self, damaged: Sequence[int]) -> None:
+        if not damaged:
+            return
+        with suppress(DiskShort):  # it is found again
+            for seq in damaged:
+                await self.set_aside_damaged(seq, "the body failed its checksum")
+        self.on_arrival()  # fewer than were wanted, and not because there are no more
 
     async def set_aside_damaged(self, seq: int, detail: str) -> None:
         """A row failed its checksum: count it, keep its remains apart, go on."""
-        await self._change(lambda engine: engine.set_aside_damaged(seq, detail))
-        self.damage = await self._read(Engine.damage)
+        await self.change(lambda engine: engine.set_aside_damaged(seq, detail))
+        self.damage = await self.read(lambda engine: engine.damage())
         self.on_damage(seq, detail)
-
-    async def change(self, verb: Callable[[Engine], T]) -> T:
-        """Any verb of the engine in a transaction; for the salvage."""
-        result = await self._change(verb)
-        self.damage = await self._read(Engine.damage)
-        return result
 
     async def forget_spool(self, file_keys: Sequence[str]) -> None:
         """These files are gone from the spool for certain."""
         keys = list(file_keys)
-        await self._change(lambda engine: engine.forget_spool(keys))
+        await self.change(lambda engine: engine.forget_spool(keys))
         for key in keys:
             self.spool_progress.pop(key, None)
 
-    async def recover_sending(self) -> int:
-        """At start: what was in flight at a crash may have arrived. How many."""
-        return await self._change(Engine.recover_sending)
-
-    async def retry(self, id: str) -> Entry:
-        """A dead letter becomes pending again. Raises UnknownId."""
-        entry = await self._change(lambda engine: engine.retry(id))
-        self.on_arrival()
-        return entry
-
-    async def hold_entry(self, id: str) -> Entry:
-        """Keep a pending entry back. Raises UnknownId."""
-        return await self._change(lambda engine: engine.hold_entry(id))
-
-    async def release_entry(self, id: str) -> Entry:
-        """Let a held entry go. Raises UnknownId."""
-        entry = await self._change(lambda engine: engine.release_entry(id))
-        self.on_arrival()
-        return entry
-
-    async def drop(self, id: str) -> Entry:
-        """Remove an entry for good; returns it as it was. Raises UnknownId."""
-        return await self._change(lambda engine: engine.drop(id))
-
     async def set_destination_hold(self, hold: DestinationHold | None) -> None:
         """Set or lift the operator's hold; it outlives a restart."""
-        await self._change(lambda engine: engine.set_destination_hold(hold))
+        await self.change(lambda engine: engine.set_destination_hold(hold))
         self.destination_hold = hold
 
     def set_windows(self, key_window_s: float, repeat_window_s: float) -> None:
@@ -283,13 +246,9 @@ class Outbox:
 
     # --- reading ---
 
-    async def read(self, look: Callable[[sqlite3.Connection], T]) -> T:
-        """A short read (a few ms) between commits; a long scan is many of them."""
-        return await self._read(lambda engine: look(engine.connection))
-
     async def get(self, id: str) -> Entry:
         """The entry with this id. Raises UnknownId."""
-        return await self._read(lambda engine: engine.get(id))
+        return await self.read(lambda engine: engine.get(id))
 
     async def page(self, where: EntryFilter, cursor: str | None, limit: int) -> Page:
         """A page of a listing, newest first, in steps between which others commit.
@@ -297,63 +256,19 @@ class Outbox:
         Raises:
             ValueError: the cursor is none that a listing gave.
         """
-        before = parse_cursor(cursor)
-        found: list[Entry] = []
-        while True:
-            wanted, position = limit - len(found), before
-            step = await self.read(lambda c, w=wanted, p=position: query.list_step(c, where, p, w))  # type: ignore[misc]
-            found += step.entries
-            if step.before_seq is None or len(found) == limit:
-                more = step.before_seq is not None
-                return Page(found, str(step.before_seq) if more else None)
-            before = step.before_seq
-
-    async def expired(self, limit: int) -> tuple[list[tuple[int, str]], int | None]:
-        """Seq and id of pending entries whose ttl ran out, and when the next one's does."""
-        now = self._engine.clock.wall_ms()
-        return await self.read(
-            lambda c: (query.expired(c, now, limit), query.next_expiry_at(c, now))
-        )
+        listing = Listing(where, cursor, limit)
+        while not await self.read(listing.step):
+            pass
+        return listing.page()
 
     async def refresh(self) -> None:
         """Look again at what is kept in memory but cannot be counted along."""
-        self.oldest_pending_at = await self._read(Engine.oldest_pending_at)
+        self.oldest_pending_at = await self.read(lambda engine: engine.oldest_pending_at())
+        self.damage = await self.read(lambda engine: engine.damage())
 
-    # --- upkeep ---
-
-    async def prune(self, after_seq: int, window: int, ended_before: int) -> tuple[int | None, int]:
-        """One step; see `store.prune`."""
-        return await self._change(lambda engine: engine.prune(after_seq, window, ended_before))
-
-    async def prune_dedup(self, limit: int) -> int:
-        """Forget ended dedup windows, a step."""
-        return await self._change(lambda engine: engine.prune_dedup(limit))
-
-    async def checkpoint(self) -> None:
-        """Empty the log, when idle."""
-        await self._read(lambda engine: self._writer.checkpoint())
-
-    async def give_back(self) -> None:
-        """Return some free pages to the file system when there are many."""
-
-        def step(engine: Engine) -> None:
-            free, pages = engine.free_pages()
-            if free > 1024 and free * 4 > pages:
-                engine.give_back(256)
-
-        await self._read(step)
-
-    def bytes_on_disk(self) -> int:
-        """The database and its log, in bytes."""
-        return self._engine.bytes_on_disk()
-
-    def wal_bytes(self) -> int:
-        """The log alone, in bytes."""
-        return self._engine.wal_bytes()
-
-    def free_bytes(self) -> int:
-        """Room left on the outbox's disk, in bytes."""
-        return free_bytes(os.path.dirname(os.path.abspath(self.path)))
+    def sizes(self) -> Sizes:
+        """What it takes of the disk, and what is free there, in bytes."""
+        return self._engine.sizes()
 
     def stuck_s(self) -> float:
         """For how long the writer has been at one piece of work; 0 when idle."""

@@ -6,13 +6,12 @@ that neither waits long for the other. Nothing else may touch the engine while
 the thread runs.
 
 What happens when the disk is full is decided here: intake is refused, outcomes
-of requests that were made are written with the ballast's room.
+of requests that were made are written with the room that the engine kept back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -22,11 +21,9 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any, Generic, TypeVar, cast
 
-from outboxd.errors import OutboxdError
-from outboxd.outbox.ballast import Ballast
-from outboxd.outbox.connection import Trouble, classify, suspect, translate
-from outboxd.outbox.engine import WAL_BYTES_MAX, Engine
-from outboxd.outbox.model import Claimed, Incoming, Receipt, Settlement, SpoolMark
+from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, OutboxLocked, SyncFailed
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.model import Fetched, Incoming, Receipt, Settlement, SpoolMark
 
 T = TypeVar("T")
 
@@ -34,11 +31,15 @@ T = TypeVar("T")
 # first of them waits for the last.
 OPERATIONS_MAX = 256
 
+# After these nothing is tried again: the agent stops and starts afresh.
+_FATAL = (SyncFailed, OutboxDamaged)
+
 
 class Operation(Generic[T]):
     """Something to do in a transaction, and who waits for it."""
 
-    # Whether it may be refused on a full disk; what is not intake may use the ballast.
+    # Whether it may be refused on a full disk; what is not intake may use the
+    # room that is kept back.
     is_intake = False
     rows = 1
     __slots__ = ("future",)
@@ -103,26 +104,26 @@ class Exchange(Operation[None]):
         engine.set_sending(self.sending)
 
 
-class Claim(Operation[list[Claimed]]):
+class Claim(Operation[Fetched]):
     """Take entries for sending: from this commit on they are in flight too."""
 
-    is_intake = True  # new requests are not what the ballast is for
+    is_intake = True  # new requests are not what room is kept back for
     __slots__ = ("look", "sending")
 
     def __init__(
         self,
-        future: asyncio.Future[list[Claimed]],
-        look: Callable[[Engine], list[Claimed]],
+        future: asyncio.Future[Fetched],
+        look: Callable[[Engine], Fetched],
         sending: Sequence[int],
     ) -> None:
         super().__init__(future)
         self.look = look
         self.sending = sending
 
-    def apply(self, engine: Engine) -> list[Claimed]:
+    def apply(self, engine: Engine) -> Fetched:
         found = self.look(engine)
-        if found:
-            engine.set_sending([*self.sending, *(entry.seq for entry in found)])
+        if found.entries:
+            engine.set_sending([*self.sending, *(entry.seq for entry in found.entries)])
         return found
 
 
@@ -155,14 +156,12 @@ class Writer:
     def __init__(
         self,
         engine: Engine,
-        ballast: Ballast,
         loop: asyncio.AbstractEventLoop,
         on_commit: Callable[[list[Operation[Any]], float], None],
         on_fatal: Callable[[OutboxdError], None],
     ) -> None:
         """`on_commit(operations, duration_s)` and `on_fatal(error)` run on the loop."""
         self._engine = engine
-        self._ballast = ballast
         self._loop = loop
         self._on_commit = on_commit
         self._on_fatal = on_fatal
@@ -257,11 +256,10 @@ class Writer:
 
     def _read(self, read: Read[Any]) -> None:
         try:
-            result = read.verb(self._engine)
-        except sqlite3.Error as error:
-            self._post(_fail, [read.future], self._judge(error))
+            with self._engine.reading():
+                result = read.verb(self._engine)
         except Exception as error:
-            self._post(_fail, [read.future], error)
+            self._post(_fail, [read.future], self._judged(error))
         else:
             self._post(_succeed, [read.future], [result])
 
@@ -275,13 +273,10 @@ class Writer:
         started = perf_counter()
         try:
             results = self._transact(operations)
-        except sqlite3.Error as error:
-            if classify(error) is Trouble.FULL:
-                self._write_on_full_disk(operations, error)
-            elif classify(error) is Trouble.BUG:
-                self._write_singly(operations, error)
-            else:
-                self._post(_fail, [op.future for op in operations], self._judge(error))
+        except DiskShort as error:
+            self._write_on_full_disk(operations, error)
+        except (*_FATAL, OutboxLocked) as error:
+            self._post(_fail, [op.future for op in operations], self._judged(error))
         except Exception as error:
             self._write_singly(operations, error)
         else:
@@ -289,26 +284,18 @@ class Writer:
             self._tidy()
 
     def _transact(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        engine = self._engine
-        try:
-            engine.begin()
-            results = _apply(operations, engine)
-            engine.commit()
-        except BaseException:
-            engine.rollback()
-            raise
-        return results
+        with self._engine.transaction():
+            return _apply(operations, self._engine)
 
-    def _write_on_full_disk(self, operations: list[Operation[Any]], error: sqlite3.Error) -> None:
+    def _write_on_full_disk(self, operations: list[Operation[Any]], refusal: DiskShort) -> None:
         intake = [op for op in operations if op.is_intake]
         others = [op for op in operations if not op.is_intake]
-        refusal = translate(error, self._engine.path)
         if intake:
             self._post(_fail, [op.future for op in intake], refusal)
             if others:
                 self._write(others)
             return
-        if self._ballast.release():
+        if self._engine.make_room():
             self._write(others)
             return
         self._post(_fail, [op.future for op in others], refusal)
@@ -316,38 +303,25 @@ class Writer:
     def _write_singly(self, operations: list[Operation[Any]], error: Exception) -> None:
         """One of them failed by itself: it must not take the others with it."""
         if len(operations) == 1:
-            if isinstance(error, sqlite3.Error):
-                error = translate(error, self._engine.path)
             self._post(_fail, [operations[0].future], error)
             return
         for operation in operations:
             self._write([operation])
 
-    def _judge(self, error: sqlite3.Error) -> OutboxdError:
-        """After a failed write or sync, or damage, nothing is tried again."""
-        judged = translate(error, self._engine.path)
-        if classify(error) is Trouble.DAMAGED:
-            suspect(self._engine.path, str(error))
-        if classify(error) in (Trouble.FATAL, Trouble.DAMAGED) and self._fatal is None:
-            self._fatal = judged
-            self._post(self._on_fatal, judged)
-        return judged
+    def _judged(self, error: Exception) -> Exception:
+        """The same error; if it is fatal, the loop is told, once."""
+        if isinstance(error, _FATAL):
+            self._engine.note_fatal(error)
+            if self._fatal is None:
+                self._fatal = error
+                self._post(self._on_fatal, error)
+        return error
 
     def _tidy(self) -> None:
-        """Keep the log small: explicitly, so that a failure is seen."""
-        if self._engine.wal_bytes() < WAL_BYTES_MAX:
-            return
-        self.checkpoint()
-
-    def checkpoint(self) -> None:
-        """Empty the log; on this thread only. A full disk is waited out."""
         try:
-            self._engine.checkpoint()
-        except sqlite3.Error as error:
-            if classify(error) is not Trouble.FULL:
-                self._judge(error)
-            elif self._ballast.release():
-                self.checkpoint()
+            self._engine.tidy()
+        except OutboxdError as error:
+            self._judged(error)
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
         try:

@@ -10,16 +10,14 @@ nothing that writes has to tell.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Protocol, TypeVar
 
-import msgspec
-
 from outboxd.clock import Clock
-from outboxd.outbox.model import Counts
-from outboxd.web.tally import BLOCK_ROWS, Row, Tally
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.model import Counts, IndexRow, Place, State, Unsettled
+from outboxd.web.tally import BLOCK_ROWS, Tally
 from outboxd.web.text_scan import TextScan
 
 T = TypeVar("T")
@@ -33,29 +31,6 @@ SLICE_ROWS = 6000  # of an index
 _SWEEP_BLOCKS = 8
 _SETTLED_AFTER = 32  # blocks in a row without a gap
 
-_ROWS = (
-    "SELECT json_group_array(json_array(seq, received_at, event_type, severity, state, held,"
-    " scope)) FROM entries WHERE seq >= ? AND seq < ?"
-)
-# What a small index holds, in its own order, from a place in it on.
-_PENDING = (
-    "SELECT due_at AS place, seq FROM entries INDEXED BY entries_due"
-    " WHERE state = 'pending' AND held = 0 AND (due_at, seq) > (?1, ?2)"
-    " ORDER BY due_at, seq LIMIT ?3"
-)
-_HELD = (
-    "SELECT ?1 AS place, seq FROM entries INDEXED BY entries_held"
-    " WHERE held = 1 AND seq > ?2 ORDER BY seq LIMIT ?3"
-)
-_DEAD = (
-    "SELECT ?1 AS place, seq FROM entries INDEXED BY entries_dead"
-    " WHERE state = 'dead' AND seq > ?2 ORDER BY seq LIMIT ?3"
-)
-_COUNTS = "SELECT seq / ?, count(*) FROM entries WHERE seq >= ? AND seq < ? GROUP BY 1"
-
-_decode_rows = msgspec.json.Decoder(list[Row]).decode
-_decode_pairs = msgspec.json.Decoder(list[tuple[int, int]]).decode
-
 # Sums of the seqs that are pending, held and dead: they change when a state does.
 _Signature = tuple[int, int, int]
 _SETTLED: _Signature = (0, 0, 0)
@@ -66,7 +41,7 @@ class ReadableOutbox(Protocol):
 
     counts: Counts
 
-    async def read(self, look: Callable[[sqlite3.Connection], T]) -> T: ...
+    def read(self, verb: Callable[[Engine], T]) -> Awaitable[T]: ...
 
 
 class OutboxIndex:
@@ -124,8 +99,8 @@ class OutboxIndex:
     # --- following ---
 
     async def _catch_up(self) -> None:
-        low, high = await self._outbox.read(_bounds)
-        present = range(low // BLOCK_ROWS, high // BLOCK_ROWS + 1) if high else range(0)
+        seqs = await self._outbox.read(lambda engine: engine.seq_range())
+        present = range(seqs.start // BLOCK_ROWS, -(-seqs.stop // BLOCK_ROWS))
         for number in [number for number in self._rows if number not in present]:
             self._forget(number)
         if self.tally.forget_unused():
@@ -147,9 +122,7 @@ class OutboxIndex:
 
     async def _read_blocks(self, numbers: Iterable[int]) -> None:
         for number in sorted(numbers, reverse=True):
-            start = number * BLOCK_ROWS
-            text = await self._text(_ROWS, (start, start + BLOCK_ROWS))
-            rows = _decode_rows(text)
+            rows = await self._read_block(number)
             self.tally.put(number, rows)
             self._rows[number] = len(rows)  # one without rows is known too
             signature = _signature(rows)
@@ -159,14 +132,18 @@ class OutboxIndex:
                 self._signatures[number] = signature
             await asyncio.sleep(PAUSE_S)
 
+    async def _read_block(self, number: int) -> list[IndexRow]:
+        seqs = range(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)
+        return await self._outbox.read(lambda engine: engine.index_rows(seqs))
+
     async def _changed(self) -> set[int]:
         """Blocks whose entries are no longer in the states that they were read in."""
-        sums: list[dict[int, int]] = []
-        for query in (_PENDING, _HELD, _DEAD):
-            sums.append(await self._sums(query))
+        pending = await self._sums(Unsettled.DUE)
+        held = await self._sums(Unsettled.HELD)
+        dead = await self._sums(Unsettled.DEAD)
         found = {
-            number: (sums[0].get(number, 0), sums[1].get(number, 0), sums[2].get(number, 0))
-            for number in set().union(*sums)
+            number: (pending.get(number, 0), held.get(number, 0), dead.get(number, 0))
+            for number in pending.keys() | held.keys() | dead.keys()
         }
         known = self._signatures
         return {
@@ -175,30 +152,22 @@ class OutboxIndex:
             if found.get(number, _SETTLED) != known.get(number, _SETTLED)
         }
 
-    async def _sums(self, query: str) -> dict[int, int]:
+    async def _sums(self, kind: Unsettled) -> dict[int, int]:
         """By block, the sum of the seqs that an index holds."""
         sums: dict[int, int] = {}
-        after = (0, 0)
+        after = Place(0, 0)
         while True:
-            text = await self._text(
-                f"SELECT json_group_array(json_array(place, seq)) FROM ({query})",
-                (*after, SLICE_ROWS),
-            )
-            pairs = _decode_pairs(text)
-            for _, seq in pairs:
-                number = seq // BLOCK_ROWS
-                sums[number] = sums.get(number, 0) + seq
-            if len(pairs) < SLICE_ROWS:
+            places = await self._unsettled(kind, after)
+            for place in places:
+                number = place.seq // BLOCK_ROWS
+                sums[number] = sums.get(number, 0) + place.seq
+            if len(places) < SLICE_ROWS:
                 return sums
-            after = pairs[-1]
+            after = places[-1]
             await asyncio.sleep(PAUSE_S)
 
-    async def _text(self, query: str, values: tuple[int, ...]) -> str:
-        """The answer of a query that makes one text of many rows."""
-        text: str = await self._outbox.read(
-            lambda connection: connection.execute(query, values).fetchone()[0]
-        )
-        return text
+    async def _unsettled(self, kind: Unsettled, after: Place) -> list[Place]:
+        return await self._outbox.read(lambda engine: engine.unsettled(kind, after, SLICE_ROWS))
 
     # --- what is gone ---
 
@@ -222,12 +191,8 @@ class OutboxIndex:
                 return
 
     async def _with_gaps(self, numbers: Collection[int]) -> list[int]:
-        bounds = (BLOCK_ROWS, min(numbers) * BLOCK_ROWS, (max(numbers) + 1) * BLOCK_ROWS)
-        counted = dict(
-            await self._outbox.read(
-                lambda connection: connection.execute(_COUNTS, bounds).fetchall()
-            )
-        )
+        seqs = range(min(numbers) * BLOCK_ROWS, (max(numbers) + 1) * BLOCK_ROWS)
+        counted = await self._outbox.read(lambda engine: engine.rows_by_block(BLOCK_ROWS, seqs))
         await asyncio.sleep(PAUSE_S)
         return [number for number in numbers if counted.get(number, 0) != self._rows[number]]
 
@@ -237,20 +202,13 @@ class OutboxIndex:
         self._signatures.pop(number, None)
 
 
-def _signature(rows: Iterable[Row]) -> _Signature:
+def _signature(rows: Iterable[IndexRow]) -> _Signature:
     pending = held = dead = 0
     for row in rows:
-        if row[4] == "dead":
-            dead += row[0]
-        elif row[5]:
-            held += row[0]
-        elif row[4] == "pending":
-            pending += row[0]
+        if row.state == State.DEAD:
+            dead += row.seq
+        elif row.held:
+            held += row.seq
+        elif row.state == State.PENDING:
+            pending += row.seq
     return pending, held, dead
-
-
-def _bounds(connection: sqlite3.Connection) -> tuple[int, int]:
-    # Two queries: together in one, SQLite would look at every row.
-    (low,) = connection.execute("SELECT min(seq) FROM entries").fetchone()
-    (high,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
-    return low or 0, high or 0

@@ -6,13 +6,14 @@ never holds more of the outbox than one body at once.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 
-from outboxd.outbox.query import mentions
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.mentions import mentions
 from outboxd.web.tally import BLOCK_ROWS
 
 SLICE_S = 0.004
+_SEQ_MAX = 1 << 62
 
 
 class TextScan:
@@ -25,22 +26,20 @@ class TextScan:
         self._low: int | None = None  # everything from here ...
         self._high = 0  # ... to before here has been looked at
 
-    def step(self, connection: sqlite3.Connection) -> bool:
+    def step(self, engine: Engine) -> bool:
         """Look for a few milliseconds; whether everything has been looked at."""
         if self._low is None:
-            (last,) = connection.execute("SELECT max(seq) FROM bodies").fetchone()
-            if last is None:
+            seqs = engine.seq_range()
+            if not seqs:
                 return True
-            self._low = self._high = last + 1
+            self._low = self._high = seqs.stop
         end_s = time.perf_counter() + SLICE_S
-        newer = "SELECT seq, body FROM bodies WHERE seq >= ? ORDER BY seq"
-        for seq, body in connection.execute(newer, (self._high,)):
+        for seq, body in engine.bodies(range(self._high, _SEQ_MAX)):
             self._look(seq, body)
             self._high = seq + 1
             if time.perf_counter() > end_s:
                 return False
-        older = "SELECT seq, body FROM bodies WHERE seq < ? ORDER BY seq DESC"
-        for seq, body in connection.execute(older, (self._low,)):
+        for seq, body in engine.bodies(range(self._low - 1, -1, -1)):
             self._look(seq, body)
             self._low = seq
             if time.perf_counter() > end_s:

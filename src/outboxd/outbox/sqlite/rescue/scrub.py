@@ -13,21 +13,19 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from outboxd.outbox.checksums import body_crc, head_crc, state_crc, text_crc
-from outboxd.outbox.connection import OutboxDamaged, suspect
+from outboxd.errors import OutboxDamaged
+from outboxd.outbox.model import State
+from outboxd.outbox.sqlite.checksums import body_crc, text_crc
+from outboxd.outbox.sqlite.rows import DedupRow, EntryRow
 
 if TYPE_CHECKING:
     from outboxd.outbox.outbox import Outbox
+    from outboxd.outbox.sqlite.engine import SqliteEngine
 
 # Some 3 ms a slice on a slow machine: commits wait for it.
 ROWS_A_STEP = 200
 
-_ENTRY = (
-    "e.seq, e.id, e.state, e.held, e.due_at, e.received_at, e.occurred_at, e.expires_at,"
-    " e.ended_at, e.event_type, e.severity, e.scope, e.source, e.dedup_key, e.repeats,"
-    " e.last_occurred_at, e.attempt_count, e.spent, e.possible_duplicate, e.dead_reason,"
-    " e.attempts, e.head_crc, e.state_crc"
-)
+_ENTRY = ", ".join(f"e.{name}" for name in EntryRow._fields)
 _CLAIMABLE = "state = 'pending' AND held = 0"
 _BODY_DAMAGED = "the body failed its checksum"
 
@@ -70,53 +68,57 @@ def _entries(connection: sqlite3.Connection, after: Any, rows: int) -> Findings:
     ).fetchall()
     if not found:
         return Findings(Position("bodies"), [], "")
-    last = found[-1][0]
-    fault = next((f"entry {row[0]}: {why}" for row in found if (why := entry_fault(row))), "")
+    entries: list[EntryRow] = []
+    bodies: list[tuple[int, str]] = []
+    for *columns, body, crc in found:
+        entry = EntryRow._make(columns)
+        entries.append(entry)
+        if body is None or crc != body_crc(entry.seq, body):
+            bodies.append((entry.seq, _BODY_DAMAGED))
+    last = entries[-1].seq
+    fault = next((f"entry {row.seq}: {why}" for row in entries if (why := entry_fault(row))), "")
     if not fault:
-        fault = _index_fault(connection, found, after, last)
-    bodies = [
-        (row[0], _BODY_DAMAGED)
-        for row in found
-        if row[23] is None or row[24] != body_crc(row[0], row[23])
-    ]
+        fault = _index_fault(connection, entries, after, last)
     return Findings(Position("entries", last), bodies, fault)
 
 
-def entry_fault(row: Any) -> str:
-    """What is wrong with an entry's row, its columns in the table's order."""
-    if row[21] != head_crc(row[0], row[1], row[5], row[6], row[7], *row[9:14]):
+def entry_fault(row: EntryRow) -> str:
+    """What is wrong with an entry's row, "" for nothing."""
+    if row.head_crc != row.right_head_crc():
         return "what it is failed its checksum"
-    if row[22] != state_crc(row[0], row[2], row[3], row[4], row[8], *row[14:21]):
+    if row.state_crc != row.right_state_crc():
         return "its state failed its checksum"
     return ""
 
 
-def _index_fault(connection: sqlite3.Connection, found: list[Any], after: int, last: int) -> str:
+def _index_fault(
+    connection: sqlite3.Connection, entries: list[EntryRow], after: int, last: int
+) -> str:
     """Claims walk an index: what is missing there would never be sent."""
-    due_now = {row[0] for row in found if row[2] == "pending" and not row[3] and row[4] == 0}
+    claimable = [row for row in entries if row.state == State.PENDING and not row.held]
     indexed = connection.execute(
         f"SELECT seq FROM entries INDEXED BY entries_due WHERE {_CLAIMABLE} AND due_at = 0"
         " AND seq > ? AND seq <= ?",
         (after, last),
     ).fetchall()
-    if {seq for (seq,) in indexed} != due_now:
+    if {seq for (seq,) in indexed} != {row.seq for row in claimable if row.due_at == 0}:
         return f"the index of due entries is wrong between {after} and {last}"
-    for row in found:
-        waits = row[2] == "pending" and not row[3] and row[4] != 0
+    for row in claimable:
         if (
-            waits
+            row.due_at != 0
             and not connection.execute(
                 f"SELECT 1 FROM entries INDEXED BY entries_due WHERE {_CLAIMABLE}"
                 " AND due_at = ? AND seq = ?",
-                (row[4], row[0]),
+                (row.due_at, row.seq),
             ).fetchone()
         ):
-            return f"entry {row[0]} is missing in the index of due entries"
+            return f"entry {row.seq} is missing in the index of due entries"
+    for row in entries:
         by_id = connection.execute(
-            "SELECT seq FROM entries INDEXED BY entries_id WHERE id = ?", (row[1],)
+            "SELECT seq FROM entries INDEXED BY entries_id WHERE id = ?", (row.id,)
         ).fetchone()
-        if by_id != (row[0],):
-            return f"entry {row[0]} is missing in the index of ids"
+        if by_id != (row.seq,):
+            return f"entry {row.seq} is missing in the index of ids"
     return ""
 
 
@@ -132,13 +134,16 @@ def _bodies(connection: sqlite3.Connection, after: Any, rows: int) -> Findings:
 
 
 def _dedup(connection: sqlite3.Connection, after: Any, rows: int) -> Findings:
-    found = connection.execute(
-        "SELECT key, seq, id, expires_at, crc FROM dedup WHERE key > ? ORDER BY key LIMIT ?",
-        (after, rows),
-    ).fetchall()
-    bad = [row for row in found if row[4] != text_crc(*row[:4])]
-    fault = "an identity of the dedup window failed its checksum" if bad else ""
-    return Findings(Position("dedup", found[-1][0]) if found else Position("small"), [], fault)
+    found = [
+        DedupRow._make(row)
+        for row in connection.execute(
+            "SELECT key, seq, id, expires_at, crc FROM dedup WHERE key > ? ORDER BY key LIMIT ?",
+            (after, rows),
+        )
+    ]
+    is_right = all(row.is_right() for row in found)
+    fault = "" if is_right else "an identity of the dedup window failed its checksum"
+    return Findings(Position("dedup", found[-1].key) if found else Position("small"), [], fault)
 
 
 def _small(connection: sqlite3.Connection, after: Any, rows: int) -> Findings:
@@ -160,8 +165,9 @@ _PHASES = {"entries": _entries, "bodies": _bodies, "dedup": _dedup, "small": _sm
 class Scrubber:
     """Goes through the outbox again and again, a slice at each call."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, engine: SqliteEngine) -> None:
         self._outbox = outbox
+        self._connection = engine.connection
         self._position = Position()
         self.passes = 0  # complete ones
 
@@ -172,7 +178,7 @@ class Scrubber:
             OutboxDamaged: the process must end; the next start salvages.
         """
         position = self._position
-        findings = await self._outbox.read(lambda connection: step(connection, position))
+        findings = await self._outbox.read(lambda _: step(self._connection, position))
         if findings.fault:
             raise self._end(findings.fault)
         for seq, detail in findings.bodies:
@@ -186,8 +192,7 @@ class Scrubber:
         error = OutboxDamaged(
             f"{path} is damaged: {fault}",
             "the agent stops; at its next start it sets the file aside and salvages",
+            fault,
         )
-        suspect(path, fault)
-        self._outbox.fatal = error
-        self._outbox.on_fatal(error)
+        self._outbox.stop_for(error)
         return error

@@ -10,32 +10,79 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from outboxd.outbox.checksums import state_crc
 from outboxd.outbox.model import State
-
-_STATE_COLUMNS = (
-    "state",
-    "held",
-    "due_at",
-    "ended_at",
-    "repeats",
-    "last_occurred_at",
-    "attempt_count",
-    "spent",
-    "possible_duplicate",
-    "dead_reason",
-    "attempts",
-)
+from outboxd.outbox.sqlite.checksums import head_crc, state_crc, text_crc
 
 
-class Changeable:
-    """The part of an entry that changes, between reading and writing it back."""
+class EntryRow(NamedTuple):
+    """A row of `entries`, its columns in the table's order."""
 
-    __slots__ = ("seq", *_STATE_COLUMNS)
+    seq: int
+    id: str
+    state: str
+    held: int
+    due_at: int
+    received_at: int
+    occurred_at: int | None
+    expires_at: int | None
+    ended_at: int | None
+    event_type: str
+    severity: str
+    scope: str
+    source: str
+    dedup_key: str | None
+    repeats: int
+    last_occurred_at: int | None
+    attempt_count: int
+    spent: int
+    possible_duplicate: int
+    dead_reason: str | None
+    attempts: str
+    head_crc: int
+    state_crc: int
+
+    def right_head_crc(self) -> int:
+        """The checksum of what never changes, as it should be."""
+        return head_crc(
+            self.seq, self.id, self.received_at, self.occurred_at, self.expires_at,
+            self.event_type, self.severity, self.scope, self.source, self.dedup_key,
+        )  # fmt: skip
+
+    def right_state_crc(self) -> int:
+        """The checksum of what a settlement changes, as it should be."""
+        return state_crc(
+            self.seq, self.state, self.held, self.due_at, self.ended_at, self.repeats,
+            self.last_occurred_at, self.attempt_count, self.spent, self.possible_duplicate,
+            self.dead_reason, self.attempts,
+        )  # fmt: skip
+
+
+class DedupRow(NamedTuple):
+    """A row of `dedup`."""
+
+    key: str
+    seq: int
+    id: str
+    expires_at: int
+    crc: int
+
+    @classmethod
+    def made(cls, key: str, seq: int, id: str, expires_at: int) -> DedupRow:
+        """With its checksum."""
+        return cls(key, seq, id, expires_at, text_crc(key, seq, id, expires_at))
+
+    def is_right(self) -> bool:
+        """Whether its checksum is."""
+        return self.crc == text_crc(self.key, self.seq, self.id, self.expires_at)
+
+
+class StateRow(NamedTuple):
+    """The part of an entry that changes, to be written back."""
+
     seq: int
     state: str
     held: int
@@ -49,37 +96,9 @@ class Changeable:
     dead_reason: str | None
     attempts: str
 
-    def __init__(self, row: Sequence[Any]) -> None:
-        (
-            self.seq,
-            self.state,
-            self.held,
-            self.due_at,
-            self.ended_at,
-            self.repeats,
-            self.last_occurred_at,
-            self.attempt_count,
-            self.spent,
-            self.possible_duplicate,
-            self.dead_reason,
-            self.attempts,
-        ) = row
 
-    def row(self) -> tuple[Any, ...]:
-        values = (
-            self.state,
-            self.held,
-            self.due_at,
-            self.ended_at,
-            self.repeats,
-            self.last_occurred_at,
-            self.attempt_count,
-            self.spent,
-            self.possible_duplicate,
-            self.dead_reason,
-            self.attempts,
-        )
-        return (self.seq, *values, state_crc(self.seq, *values))
+_STATE_COLUMNS = StateRow._fields[1:]
+_decode_states = msgspec.json.Decoder(list[StateRow]).decode
 
 
 class Tally:
@@ -99,6 +118,11 @@ class Tally:
         else:
             self.dead += by
         self.held += by if held else 0
+
+    def move(self, before: StateRow, after: StateRow) -> None:
+        """Count an entry from one state to another."""
+        self.add(before.state, before.held, -1)
+        self.add(after.state, after.held, +1)
 
 
 def portions(rows: Sequence[Any], largest: int = 64) -> Iterator[Sequence[Any]]:
@@ -125,14 +149,14 @@ def insert_rows(
         connection.execute(f"{head} VALUES {values}{tail}", tuple(chain.from_iterable(portion)))
 
 
-def read_changeable(connection: sqlite3.Connection, seqs: Iterable[int]) -> list[Changeable]:
+def read_states(connection: sqlite3.Connection, seqs: Iterable[int]) -> list[StateRow]:
     """The changing part of the entries that are still there."""
     (text,) = connection.execute(
-        f"SELECT json_group_array(json_array(seq, {', '.join(_STATE_COLUMNS)})) FROM entries"
+        f"SELECT json_group_array(json_array({', '.join(StateRow._fields)})) FROM entries"
         " WHERE seq IN (SELECT value FROM json_each(?))",
         (msgspec.json.encode(list(seqs)).decode(),),
     ).fetchone()
-    return [Changeable(row) for row in msgspec.json.decode(text)]
+    return _decode_states(text)
 
 
 _WRITE_BACK = (
@@ -141,11 +165,11 @@ _WRITE_BACK = (
 )
 
 
-def write_changeable(connection: sqlite3.Connection, changed: Sequence[Changeable]) -> None:
+def write_states(connection: sqlite3.Connection, changed: Sequence[StateRow]) -> None:
     """Write the changing part back, with its checksum."""
     insert_rows(
         connection,
         f"WITH v (seq, {', '.join(_STATE_COLUMNS)}, crc) AS (",
-        [entry.row() for entry in changed],
+        [(*row, state_crc(*row)) for row in changed],
         ")" + _WRITE_BACK,
     )

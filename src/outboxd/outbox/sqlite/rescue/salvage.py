@@ -1,6 +1,6 @@
 """Which rows of a damaged outbox are believed, and what of them.
 
-Pages come from `carve`; here they become entries again. Nothing is believed
+Pages come from `pages`; here they become entries again. Nothing is believed
 without its own checksum. Where a row's fate is unsure it comes back as
 pending and marked as a possible duplicate: rather twice than never. It must
 never write, and never hold more than a few words a row in memory.
@@ -15,18 +15,20 @@ pruned is then counted with it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import msgspec
 import uuid_utils
 
-from outboxd.outbox.checksums import body_crc, head_crc, state_crc, text_crc
-from outboxd.outbox.rescue import pages as carve
-from outboxd.outbox.rescue.pages import Cell, Images, Malformed, Value, unpacked
-from outboxd.outbox.rescue.wal import Log, Verdict
+from outboxd.outbox.model import Source, State
+from outboxd.outbox.sqlite.checksums import body_crc, text_crc
+from outboxd.outbox.sqlite.rescue import pages as carve
+from outboxd.outbox.sqlite.rescue.pages import Cell, Images, Malformed, unpacked
+from outboxd.outbox.sqlite.rescue.wal import Log, Verdict
+from outboxd.outbox.sqlite.rows import DedupRow, EntryRow
 
-ENTRY_COLUMNS = 23
+ENTRY_COLUMNS = len(EntryRow._fields)
 # A page holds no more entries than this: bounds what a destroyed one can count.
 _ROWS_A_PAGE = 64
 _SEQ_MAX = 1 << 48
@@ -34,10 +36,10 @@ _NOTHING: list[int] = []
 
 
 class Row(NamedTuple):
-    """An entry to write into the new outbox, as its table's columns, and its body."""
+    """An entry to write into the new outbox, and its body."""
 
     seq: int
-    entry: tuple[Any, ...]
+    entry: EntryRow
     body: str
 
 
@@ -175,12 +177,12 @@ class Salvage:
         if self._bad_table_pages or self._unsure_before:
             return True
         return any(
-            values[0] not in ("salvaged", "lost", "destination_hold", "salvaged_from")
-            and values[2] != text_crc(values[0], values[1])
-            for values in self._small_rows("meta")
+            key not in ("salvaged", "lost", "destination_hold", "salvaged_from")
+            and crc != text_crc(key, value)
+            for key, value, crc in self._small_rows("meta")
         )
 
-    def dedup(self) -> Iterator[tuple[Any, ...]]:
+    def dedup(self) -> Iterator[DedupRow]:
         """The identities that are still remembered.
 
         One that only an old image knows may be that of an entry which an
@@ -190,10 +192,12 @@ class Salvage:
         for older, locators in ((False, self._small["dedup"]), (True, self._small_older["dedup"])):
             for locator in _newest_first(locators):
                 values = self._read_small(locator)
-                if values is None or values[4] != text_crc(*values[:4]):
+                if values is None:
                     continue
-                if values[3] > self._now and (not older or values[1] in self._index):
-                    yield tuple(values)
+                row = DedupRow._make(values)
+                counts = not older or row.seq in self._index
+                if counts and row.is_right() and row.expires_at > self._now:
+                    yield row
 
     def _small_rows(self, table: str) -> Iterator[list[Any]]:
         older = self._small_older[table] if self.incomplete else _NOTHING
@@ -263,45 +267,46 @@ class Salvage:
                         return body
         return None
 
-    def _entry(self, seq: int) -> tuple[Any, ...] | None:
+    def _entry(self, seq: int) -> EntryRow | None:
         """The newest head and the newest state whose checksums are right."""
-        head: list[Any] | None = None
-        state: list[Any] | None = None
+        head: EntryRow | None = None
+        state: EntryRow | None = None
         state_version = -1
         unsure = seq not in self._live["entries"]
-        held = 0
+        held = False
         for locator in self._candidates("entries", seq):
-            values = self._values(seq, locator)
-            if values is None:
+            row = self._stored(seq, locator)
+            if row is None:
                 unsure = unsure or state is None
                 continue
-            if head is None and _head_is_right(values):
-                head = values
+            if head is None and row.head_crc == row.right_head_crc():
+                head = row
             version = unpacked(locator).version
-            if not _state_is_right(values):
+            if row.state_crc != row.right_state_crc():
                 unsure = unsure or state is None
-                held = held or values[3]
+                held = held or row.held == 1
             elif state is None:
-                state, state_version = values, version
-            elif version == state_version and values[2] == "pending" != state[2]:
-                state, unsure = values, True
+                state, state_version = row, version
+            elif version == state_version and row.state == "pending" != state.state:
+                state, unsure = row, True
         if (head is None or state is None) and not self._has_older:
             self._look_at_older()
             return self._entry(seq)
         if head is None:
             return None
         unsure = unsure or state_version < self._unsure_before
-        return _joined(head, state, unsure, held == 1)
+        return _joined(head, state, unsure, held)
 
-    def _values(self, seq: int, locator: int) -> list[Any] | None:
+    def _stored(self, seq: int, locator: int) -> EntryRow | None:
+        """A row as one image has it: nothing in it is believed yet."""
         try:
-            values: list[Any] = [*carve.record(carve.payload(self._images, unpacked(locator)))]
+            values = carve.record(carve.payload(self._images, unpacked(locator)))
         except Malformed:
             return None
         if len(values) != ENTRY_COLUMNS:
             return None
-        values[0] = seq  # the row id; the column itself is stored as NULL
-        return values
+        # The column itself is stored as NULL: the row id is the seq.
+        return EntryRow._make(cast("Iterable[Any]", values))._replace(seq=seq)
 
     def _candidates(self, table: str, seq: int) -> list[int]:
         """All images of a row: those in use first, the newest first."""
@@ -315,57 +320,64 @@ class Salvage:
         values = None if locator is None else self._read_small(locator)
         return None if values is None else str(values[0])
 
-    def _rebuilt(self, seq: int, body: str) -> tuple[Any, ...]:
+    def _rebuilt(self, seq: int, body: str) -> EntryRow:
         """An entry from its body alone: pending, with its own id where the index has it.
 
         What stood nowhere else is gone: a ttl, the time of occurrence, the source.
         """
         event = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         id, received_at = _identity(self._id(seq), self._now)
-        scope = bytes(event.get("scope", b"")).decode()
-        event_type = str(msgspec.json.decode(event["eventType"]))
-        severity = str(msgspec.json.decode(event.get("severity", b'"information"')))
-        head = (received_at, None, None, event_type, severity, scope, "socket", None)
-        values: list[Any] = [None] * ENTRY_COLUMNS
-        values[0], values[1], values[5], values[6], values[7] = seq, id, *head[:3]
-        values[9:14] = head[3:]
-        values[21] = head_crc(seq, id, *head)
-        return _joined(values, None, True, False)
+        row = EntryRow(
+            seq=seq,
+            id=id,
+            received_at=received_at,
+            occurred_at=None,
+            expires_at=None,
+            event_type=str(msgspec.json.decode(event["eventType"])),
+            severity=str(msgspec.json.decode(event.get("severity", b'"information"'))),
+            scope=bytes(event.get("scope", b"")).decode(),
+            source=Source.SOCKET,
+            dedup_key=None,
+            **_FRESH,
+        )
+        return _joined(row._replace(head_crc=row.right_head_crc()), None, True, False)
 
 
 def doubted(row: Row) -> Row:
     """The same, marked as a possible duplicate if it is still to be sent."""
-    if row.entry[2] != "pending" or row.entry[18]:
+    if row.entry.state != State.PENDING or row.entry.possible_duplicate:
         return row
-    return row._replace(entry=_joined(list(row.entry), list(row.entry), True, False))
+    return row._replace(entry=_joined(row.entry, row.entry, True, False))
 
 
-def _joined(
-    head: list[Value], state: list[Any] | None, unsure: bool, held: bool
-) -> tuple[Any, ...]:
-    row: list[Any] = list(head)
-    if state is not None:
-        row[2:5], row[8], row[14:21] = state[2:5], state[8], state[14:21]
+# The state of an entry of which nothing else is known.
+_FRESH: dict[str, Any] = {
+    "state": State.PENDING.value,
+    "held": 0,
+    "due_at": 0,
+    "ended_at": None,
+    "repeats": 0,
+    "last_occurred_at": None,
+    "attempt_count": 0,
+    "spent": 0,
+    "possible_duplicate": 0,
+    "dead_reason": None,
+    "attempts": "[]",
+    "head_crc": 0,
+    "state_crc": 0,
+}
+
+
+def _joined(head: EntryRow, state: EntryRow | None, unsure: bool, held: bool) -> EntryRow:
+    """What never changes from one image, the rest from another (None: unknown)."""
+    if state is None:
+        changing = _FRESH | {"held": int(held), "possible_duplicate": 1}
     else:
-        row[2:5], row[8] = ["pending", int(held), 0], None
-        row[14:21] = [0, None, 0, 0, 1, None, "[]"]
-    if unsure and row[2] == "pending":
-        row[18] = 1
-    row[22] = state_crc(*_state_part(row))
-    return tuple(row)
-
-
-def _head_is_right(values: list[Any]) -> bool:
-    part = (values[0], values[1], *values[5:8], *values[9:14])
-    return bool(values[21] == head_crc(*part))
-
-
-def _state_is_right(values: list[Any]) -> bool:
-    return bool(values[22] == state_crc(*_state_part(values)))
-
-
-def _state_part(values: list[Any]) -> tuple[Any, ...]:
-    return (values[0], *values[2:5], values[8], *values[14:21])
+        changing = {name: getattr(state, name) for name in _FRESH}
+    row = head._replace(**changing | {"head_crc": head.head_crc})
+    if unsure and row.state == State.PENDING:
+        row = row._replace(possible_duplicate=1)
+    return row._replace(state_crc=row.right_state_crc())
 
 
 def _identity(id: str | None, now: int) -> tuple[str, int]:

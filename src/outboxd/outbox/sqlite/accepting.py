@@ -9,23 +9,63 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 
-from outboxd.outbox.checksums import body_crc, fresh_state_crc, head_crc, state_crc, text_crc
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark, State
-from outboxd.outbox.rows import Tally, insert_rows, read_changeable, write_changeable
+from outboxd.outbox.sqlite.checksums import body_crc, fresh_state_crc, head_crc, state_crc, text_crc
+from outboxd.outbox.sqlite.rows import DedupRow, Tally, insert_rows, read_states, write_states
 
 NO_ATTEMPTS = "[]"
 
-# An entry that comes in: what is the same in all of them stands in the statement.
+
+class _FreshRow(NamedTuple):
+    """An entry that comes in, but for what is the same in all of them."""
+
+    seq: int
+    id: str
+    received_at: int
+    occurred_at: int | None
+    expires_at: int | None
+    event_type: str
+    severity: str
+    scope: str
+    source: str
+    dedup_key: str | None
+    repeats: int
+    last_occurred_at: int | None
+    head_crc: int
+    state_crc: int
+
+
+class _BodyRow(NamedTuple):
+    seq: int
+    body: str
+    crc: int
+
+
+class _Rows(NamedTuple):
+    """What becomes of some events: receipts for all, rows for those not known."""
+
+    receipts: list[Receipt]
+    entries: list[_FreshRow]
+    bodies: list[_BodyRow]
+    dedup: list[DedupRow]
+
+
+class _Known(NamedTuple):
+    """The first event of an identity."""
+
+    seq: int
+    id: str
+
+
 _INSERT_ENTRIES = (
-    "INSERT INTO entries (seq, id, received_at, occurred_at, expires_at, event_type, severity,"
-    " scope, source, dedup_key, repeats, last_occurred_at, head_crc, state_crc, state, held,"
+    f"INSERT INTO entries ({', '.join(_FreshRow._fields)}, state, held,"
     " due_at, attempt_count, spent, possible_duplicate, attempts)"
 )
-_ENTRY_PATTERN = "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,'pending',0,0,0,0,0,'[]')"
+_ENTRY_PATTERN = f"({'?,' * len(_FreshRow._fields)}'pending',0,0,0,0,0,'[]')"
 
 
 def fingerprint(item: Incoming) -> str:
@@ -55,31 +95,28 @@ def accept(
     """Keep the events that are not known yet; a receipt each, in order."""
     wanted = _keys(items, windows)
     if not wanted:
-        receipts, entries, bodies = _rows(items, ids, next_seq)
-        dedup: list[tuple[Any, ...]] = []
+        rows = _rows(items, ids, next_seq)
     else:
-        receipts, entries, bodies, dedup = _unknown_rows(
-            connection, items, wanted, ids, next_seq, windows, now
-        )
-    tally.pending += len(entries)
-    insert_rows(connection, _INSERT_ENTRIES, entries, pattern=_ENTRY_PATTERN)
-    insert_rows(connection, "INSERT INTO bodies (seq, body, crc)", bodies)
-    insert_rows(connection, "INSERT OR REPLACE INTO dedup (key, seq, id, expires_at, crc)", dedup)
-    return receipts
+        rows = _unknown_rows(connection, items, wanted, ids, next_seq, windows, now)
+    tally.pending += len(rows.entries)
+    insert_rows(connection, _INSERT_ENTRIES, rows.entries, pattern=_ENTRY_PATTERN)
+    insert_rows(connection, "INSERT INTO bodies (seq, body, crc)", rows.bodies)
+    insert_rows(
+        connection, "INSERT OR REPLACE INTO dedup (key, seq, id, expires_at, crc)", rows.dedup
+    )
+    return rows.receipts
 
 
-def _rows(
-    items: Sequence[Incoming], ids: Callable[[], object], next_seq: int
-) -> tuple[list[Receipt], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+def _rows(items: Sequence[Incoming], ids: Callable[[], object], next_seq: int) -> _Rows:
     """The rows of events that carry no identity: the hot path."""
     receipts, entries, bodies = [], [], []
     for seq, item in enumerate(items, next_seq):
         id = str(ids())
         body = item.body
-        entries.append(_entry_row(seq, id, item))
-        bodies.append((seq, body.decode(), body_crc(seq, body)))
+        entries.append(_fresh_row(seq, id, item))
+        bodies.append(_BodyRow(seq, body.decode(), body_crc(seq, body)))
         receipts.append(Receipt(id, "accepted", "pending"))
-    return receipts, entries, bodies
+    return _Rows(receipts, entries, bodies, [])
 
 
 def _unknown_rows(
@@ -90,47 +127,44 @@ def _unknown_rows(
     next_seq: int,
     windows: Windows,
     now: int,
-) -> tuple[list[Receipt], list[tuple[Any, ...]], list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+) -> _Rows:
     """The rows of those events whose identities are not known."""
     known = _known(connection, {key for keys in wanted for key in keys}, now)
-    receipts: list[Receipt] = []
-    entries: list[tuple[Any, ...]] = []
-    bodies: list[tuple[Any, ...]] = []
-    dedup: list[tuple[Any, ...]] = []
+    rows = _Rows([], [], [], [])
     repeats: dict[int, tuple[int, int]] = {}
     for item, keys in zip(items, wanted, strict=True):
         found = next((key for key in keys if key in known), None)
         if found is not None:
-            seq, id = known[found]
-            if found[0] == "r":
-                count, _ = repeats.get(seq, (0, 0))
-                repeats[seq] = (count + 1, item.occurred_at or item.received_at)
-            receipts.append(Receipt(id, "duplicate", "", found[0] == "r"))
+            first, is_repeat = known[found], found.startswith("r:")
+            if is_repeat:
+                count, _ = repeats.get(first.seq, (0, 0))
+                repeats[first.seq] = (count + 1, item.occurred_at or item.received_at)
+            rows.receipts.append(Receipt(first.id, "duplicate", "", is_repeat))
             continue
-        seq = next_seq + len(entries)
+        seq = next_seq + len(rows.entries)
         id = str(ids())
-        entries.append(_entry_row(seq, id, item))
-        bodies.append((seq, item.body.decode(), body_crc(seq, item.body)))
+        rows.entries.append(_fresh_row(seq, id, item))
+        rows.bodies.append(_BodyRow(seq, item.body.decode(), body_crc(seq, item.body)))
         for key in keys:
-            window = windows.key_ms if key[0] == "k" else windows.repeat_ms
-            known[key] = (seq, id)
-            dedup.append((key, seq, id, now + window, text_crc(key, seq, id, now + window)))
-        receipts.append(Receipt(id, "accepted", "pending"))
-    fresh = {row[1] for row in entries}
+            window_ms = windows.key_ms if key.startswith("k:") else windows.repeat_ms
+            known[key] = _Known(seq, id)
+            rows.dedup.append(DedupRow.made(key, seq, id, now + window_ms))
+        rows.receipts.append(Receipt(id, "accepted", "pending"))
+    fresh = {row.id for row in rows.entries}
     first_ones = {id: seq for seq, id in known.values() if id not in fresh}
-    states = _count_repeats(connection, first_ones, repeats, entries, next_seq)
+    states = _count_repeats(connection, first_ones, repeats, rows.entries, next_seq)
     receipts = [
         r if r.status == "accepted" else r._replace(state=states.get(r.id, "pending"))
-        for r in receipts
+        for r in rows.receipts
     ]
-    return receipts, entries, bodies, dedup
+    return rows._replace(receipts=receipts)
 
 
 def _count_repeats(
     connection: sqlite3.Connection,
     first_ones: dict[str, int],
     repeats: dict[int, tuple[int, int]],
-    entries: list[tuple[Any, ...]],
+    entries: list[_FreshRow],
     next_seq: int,
 ) -> dict[str, str]:
     """Count the repeats at the first ones; the state of those that were there before."""
@@ -139,18 +173,17 @@ def _count_repeats(
             entries[seq - next_seq] = _repeated_row(entries[seq - next_seq], count, last_at)
     # What is gone for good was delivered, and pruned.
     states: dict[str, str] = dict.fromkeys(first_ones, State.DELIVERED.value)
-    found = {entry.seq: entry for entry in read_changeable(connection, first_ones.values())}
+    found = {row.seq: row for row in read_states(connection, first_ones.values())}
     changed = []
     for id, seq in first_ones.items():
-        entry = found.get(seq)
-        if entry is None:
+        row = found.get(seq)
+        if row is None:
             continue
-        states[id] = entry.state
+        states[id] = row.state
         if seq in repeats:
-            count, entry.last_occurred_at = repeats[seq]
-            entry.repeats += count
-            changed.append(entry)
-    write_changeable(connection, changed)
+            count, last_at = repeats[seq]
+            changed.append(row._replace(repeats=row.repeats + count, last_occurred_at=last_at))
+    write_states(connection, changed)
     return states
 
 
@@ -169,18 +202,16 @@ def _keys(items: Sequence[Incoming], windows: Windows) -> list[tuple[str, ...]]:
     return [() if item.dedup_key is None else (f"k:{item.dedup_key}",) for item in items]
 
 
-def _known(
-    connection: sqlite3.Connection, keys: Collection[str], now: int
-) -> dict[str, tuple[int, str]]:
+def _known(connection: sqlite3.Connection, keys: Collection[str], now: int) -> dict[str, _Known]:
     (text,) = connection.execute(
         "SELECT json_group_array(json_array(key, seq, id)) FROM dedup"
         " WHERE key IN (SELECT value FROM json_each(?)) AND expires_at > ?",
         (msgspec.json.encode(list(keys)).decode(), now),
     ).fetchone()
-    return {key: (seq, id) for key, seq, id in msgspec.json.decode(text)}
+    return {key: _Known(seq, id) for key, seq, id in msgspec.json.decode(text)}
 
 
-def _entry_row(seq: int, id: str, item: Incoming) -> tuple[Any, ...]:
+def _fresh_row(seq: int, id: str, item: Incoming) -> _FreshRow:
     (
         _,
         event_type,
@@ -192,30 +223,19 @@ def _entry_row(seq: int, id: str, item: Incoming) -> tuple[Any, ...]:
         expires_at,
         dedup_key,
     ) = item
-    return (
-        seq,
-        id,
-        received_at,
-        occurred_at,
-        expires_at,
-        event_type,
-        severity,
-        scope,
-        source,
+    crc = head_crc(
+        seq, id, received_at, occurred_at, expires_at, event_type, severity, scope, source,
         dedup_key,
-        0,
-        None,
-        head_crc(
-            seq, id, received_at, occurred_at, expires_at, event_type, severity, scope, source,
-            dedup_key,
-        ),
-        fresh_state_crc(seq),
+    )  # fmt: skip
+    return _FreshRow(
+        seq, id, received_at, occurred_at, expires_at, event_type, severity, scope, source,
+        dedup_key, 0, None, crc, fresh_state_crc(seq),
     )  # fmt: skip
 
 
-def _repeated_row(row: tuple[Any, ...], count: int, last_at: int) -> tuple[Any, ...]:
-    crc = state_crc(row[0], "pending", 0, 0, None, count, last_at, 0, 0, 0, None, NO_ATTEMPTS)
-    return (*row[:10], count, last_at, row[12], crc)
+def _repeated_row(row: _FreshRow, count: int, last_at: int) -> _FreshRow:
+    crc = state_crc(row.seq, "pending", 0, 0, None, count, last_at, 0, 0, 0, None, NO_ATTEMPTS)
+    return row._replace(repeats=count, last_occurred_at=last_at, state_crc=crc)
 
 
 def mark_spool(connection: sqlite3.Connection, mark: SpoolMark) -> None:

@@ -13,13 +13,14 @@ import pytest
 from outboxd.errors import (
     EX_CONFIG,
     EX_NOPERM,
+    OutboxDamaged,
     OutboxdError,
     OutboxUnusable,
     Unavailable,
 )
-from outboxd.outbox.connection import OutboxDamaged, suspect
 from outboxd.outbox.model import Incoming
-from outboxd.outbox.opening import open_offline, open_outbox
+from outboxd.outbox.sqlite.connection import suspect
+from outboxd.outbox.sqlite.opening import open_offline, open_outbox
 
 ITEM = Incoming(b'{"eventType":"a","summary":"b"}', "a", "warning", "", "socket", 1)
 
@@ -171,7 +172,7 @@ def test_a_flipped_bit_in_a_tables_definition_is_damage(path: str):
 
 AS_NOBODY = """
 import os, sys
-from outboxd.outbox.opening import open_outbox
+from outboxd.outbox.sqlite.opening import open_outbox
 from outboxd.errors import OutboxdError
 os.setuid(65534)
 try:

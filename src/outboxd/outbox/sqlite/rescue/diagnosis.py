@@ -17,11 +17,11 @@ from typing import NamedTuple
 from sqlite_utils import Database
 
 from outboxd.errors import OutboxUnusable
-from outboxd.outbox import schema
-from outboxd.outbox.connection import Trouble, classify
-from outboxd.outbox.rescue import scrub, wal
-from outboxd.outbox.rescue.pages import MAGIC, PAGE_BYTES, TABLE_INTERIOR, Images
-from outboxd.outbox.rescue.wal import Log, Verdict
+from outboxd.outbox.sqlite import schema
+from outboxd.outbox.sqlite.connection import Trouble, classify
+from outboxd.outbox.sqlite.rescue import scrub, wal
+from outboxd.outbox.sqlite.rescue.pages import MAGIC, PAGE_BYTES, TABLE_INTERIOR, Images
+from outboxd.outbox.sqlite.rescue.wal import Log, Verdict
 
 # Up to here every page and row is checked at the start: about a second on a
 # slow machine. Of larger ones the ends, and the rest by the scrubber.

@@ -8,64 +8,102 @@ to go on. Reads nothing that it could change.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from outboxd.errors import UnknownId
-from outboxd.outbox.model import Claimed, Counts, Entry, EntryFilter
+from outboxd.outbox.mentions import mentions
+from outboxd.outbox.model import (
+    Claimed,
+    Counts,
+    Entry,
+    EntryFilter,
+    Expired,
+    Fetched,
+    IndexRow,
+    ListStep,
+    Place,
+    Unsettled,
+)
+from outboxd.outbox.sqlite.checksums import body_crc
+from outboxd.outbox.sqlite.rows import EntryRow
 
 # Rows that one step of a listing looks at: about 2 ms on a slow machine.
 SCAN_ROWS = 1000
 
-_ENTRY = (
-    "e.seq, e.id, e.state, e.held, e.event_type, e.severity, e.scope, e.source, e.received_at,"
-    " e.occurred_at, e.expires_at, e.due_at, e.ended_at, e.dedup_key, e.repeats,"
-    " e.last_occurred_at, e.attempt_count, e.spent, e.possible_duplicate, e.dead_reason,"
-    " e.attempts, b.body"
-)
-
-
+_ENTRY = ", ".join(f"e.{name}" for name in EntryRow._fields) + ", b.body"
 _DUE = "state = 'pending' AND held = 0"
 
 
-class Step(NamedTuple):
-    """One step of a listing: what was found, and before which seq to go on."""
+class _DueRow(NamedTuple):
+    """What is read of an entry that may be sent; a body may be missing."""
 
-    entries: list[Entry]
-    before_seq: int | None  # None: the end was reached
+    seq: int
+    id: str
+    body: str | None
+    received_at: int
+    occurred_at: int | None
+    expires_at: int | None
+    attempt_count: int
+    spent: int
+    possible_duplicate: int
+    repeats: int
+    last_occurred_at: int | None
+    source: str
+    crc: int | None  # of the body
 
 
-def _entry(row: Sequence[Any]) -> Entry:
-    attempts = msgspec.json.decode(row[20])
-    last = attempts[-1] if attempts else [None] * 5
+class _LastAttempt(NamedTuple):
+    """The newest of an entry's attempts."""
+
+    at: int = 0
+    duration_ms: int = 0
+    outcome: str | None = None
+    status: int | None = None
+    error: str | None = None
+
+
+_DUE_COLUMNS = ", ".join(
+    f"{'b' if name in ('body', 'crc') else 'e'}.{name}" for name in _DueRow._fields
+)
+_decode_due = msgspec.json.Decoder(list[_DueRow]).decode
+_decode_attempts = msgspec.json.Decoder(list[_LastAttempt]).decode
+_decode_index_rows = msgspec.json.Decoder(list[IndexRow]).decode
+_decode_places = msgspec.json.Decoder(list[Place]).decode
+_decode_seqs = msgspec.json.Decoder(list[int]).decode
+
+
+def _entry(row: EntryRow, body: str) -> Entry:
+    attempts = _decode_attempts(row.attempts)
+    last = attempts[-1] if attempts else _LastAttempt()
     return Entry(
-        seq=row[0],
-        id=row[1],
-        state=row[2],
-        held=bool(row[3]),
-        event_type=row[4],
-        severity=row[5],
-        scope=row[6],
-        source=row[7],
-        received_at=row[8],
-        occurred_at=row[9],
-        expires_at=row[10],
-        due_at=row[11],
-        ended_at=row[12],
-        dedup_key=row[13],
-        repeats=row[14],
-        last_occurred_at=row[15],
-        attempt_count=row[16],
-        spent=row[17],
-        possible_duplicate=bool(row[18]),
-        last_outcome=last[2],
-        last_status=last[3],
-        last_error=last[4],
-        dead_reason=row[19],
-        attempts=row[20],
-        body=row[21].encode(),
+        seq=row.seq,
+        id=row.id,
+        state=row.state,
+        held=bool(row.held),
+        event_type=row.event_type,
+        severity=row.severity,
+        scope=row.scope,
+        source=row.source,
+        received_at=row.received_at,
+        occurred_at=row.occurred_at,
+        expires_at=row.expires_at,
+        due_at=row.due_at,
+        ended_at=row.ended_at,
+        dedup_key=row.dedup_key,
+        repeats=row.repeats,
+        last_occurred_at=row.last_occurred_at,
+        attempt_count=row.attempt_count,
+        spent=row.spent,
+        possible_duplicate=bool(row.possible_duplicate),
+        last_outcome=last.outcome,
+        last_status=last.status,
+        last_error=last.error,
+        dead_reason=row.dead_reason,
+        attempts=row.attempts,
+        body=body.encode(),
     )
 
 
@@ -84,7 +122,8 @@ def get(connection: sqlite3.Connection, id: str) -> Entry:
             "`outboxd events` lists those there are; what was delivered is pruned after"
             " [outbox] retain_delivered",
         )
-    return _entry(row)
+    *columns, body = row
+    return _entry(EntryRow._make(columns), body)
 
 
 def counts(connection: sqlite3.Connection) -> Counts:
@@ -107,7 +146,7 @@ def last_seq(connection: sqlite3.Connection) -> int:
     """
     (there,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
     kept = connection.execute("SELECT value FROM meta WHERE key = 'last_seq'").fetchone()
-    return max(there or 0, int(kept[0]) if kept else 0)
+    return max(there or 0, *map(int, kept or ()), 0)
 
 
 # --- listing -------------------------------------------------------------------
@@ -119,17 +158,17 @@ def list_step(
     before_seq: int | None,
     limit: int,
     scan_rows: int = SCAN_ROWS,
-) -> Step:
+) -> ListStep:
     """Look at the next `scan_rows` entries, newest first, for at most `limit` matches."""
     before = before_seq if before_seq is not None else (1 << 62)
     index, driver = _driver(where)
-    floor = connection.execute(
+    (floor,) = connection.execute(
         f"SELECT min(seq) FROM (SELECT seq FROM entries{index} WHERE {driver} AND seq < ?"
         " ORDER BY seq DESC LIMIT ?)",
         (before, scan_rows),
-    ).fetchone()[0]
+    ).fetchone()
     if floor is None:
-        return Step([], None)
+        return ListStep([], None)
     conditions, values = _conditions(where)
     needle = where.q.casefold()
     rows = connection.execute(
@@ -139,13 +178,13 @@ def list_step(
         (before, floor, *values, *(() if needle else (limit,))),
     )
     found = []
-    for row in rows:
-        if needle and not mentions(row[21], needle):
+    for *columns, body in rows:
+        if needle and not mentions(body, needle):
             continue
-        found.append(_entry(row))
+        found.append(_entry(EntryRow._make(columns), body))
         if len(found) == limit:
-            return Step(found, row[0])
-    return Step(found, floor)
+            return ListStep(found, found[-1].seq)
+    return ListStep(found, floor)
 
 
 def _driver(where: EntryFilter) -> tuple[str, str]:
@@ -192,17 +231,6 @@ def _conditions(where: EntryFilter) -> tuple[str, list[object]]:
     return "".join(f" AND {clause}" for clause in clauses), values
 
 
-def mentions(body: str, needle: str) -> bool:
-    """Whether a body holds the (case-folded) text, however JSON has escaped it."""
-    if needle in body.casefold():
-        return True
-    if "\\" not in body:
-        return False
-    plain = msgspec.json.encode(msgspec.json.decode(body)).decode()
-    unescaped = plain.replace('\\"', '"').replace("\\\\", "\\").replace("\\n", "\n")
-    return needle in unescaped.casefold()
-
-
 # --- claiming ------------------------------------------------------------------
 
 _NOT_TAKEN = "seq NOT IN (SELECT value FROM json_each(:taken))"
@@ -216,14 +244,10 @@ def fetch(
     fresh_share: float,
     now: int,
     horizon: int,
-) -> list[Claimed]:
-    """Entries that may be sent now, except those in `taken`.
+) -> Fetched:
+    """Entries that may be sent now, except those in `taken`; see `Engine.fetch`.
 
     A due time beyond the horizon was written before the clock was set back.
-
-    Mixed: first a share of the newest, then those whose own backoff ended, then
-    the oldest. In strict order (fifo): the oldest ones, and nothing while the
-    very oldest waits.
     """
     values = {
         "taken": msgspec.json.encode(list(taken)).decode(),
@@ -232,41 +256,50 @@ def fetch(
         "count": count,
     }
     seqs = _fifo(connection, values) if fifo else _mixed(connection, values, count, fresh_share)
+    entries: list[Claimed] = []
+    damaged: list[int] = []
+    for row in _due_rows(connection, seqs):
+        body = (row.body or "").encode()
+        if row.body is None or row.crc != body_crc(row.seq, body):
+            damaged.append(row.seq)
+        else:
+            entries.append(_claimed(row, body))
+    return Fetched(entries, damaged, next_due_at(connection, now))
+
+
+def _due_rows(connection: sqlite3.Connection, seqs: list[int]) -> list[_DueRow]:
+    """In the order of `seqs`."""
     if not seqs:
         return []
     (text,) = connection.execute(
-        "SELECT json_group_array(json_array(e.seq, e.id, b.body, e.received_at, e.occurred_at,"
-        " e.expires_at, e.attempt_count, e.spent, e.possible_duplicate, e.repeats,"
-        " e.last_occurred_at, e.source, b.crc)) FROM entries e LEFT JOIN bodies b ON b.seq = e.seq"
-        " WHERE e.seq IN (SELECT value FROM json_each(?))",
+        f"SELECT json_group_array(json_array({_DUE_COLUMNS})) FROM entries e"
+        " LEFT JOIN bodies b ON b.seq = e.seq WHERE e.seq IN (SELECT value FROM json_each(?))",
         (msgspec.json.encode(seqs).decode(),),
     ).fetchone()
-    by_seq = {row[0]: row for row in msgspec.json.decode(text)}
-    return [_claimed(by_seq[seq]) for seq in seqs if seq in by_seq]
+    by_seq = {row.seq: row for row in _decode_due(text)}
+    return [by_seq[seq] for seq in seqs if seq in by_seq]
 
 
-def _claimed(row: Sequence[Any]) -> Claimed:
+def _claimed(row: _DueRow, body: bytes) -> Claimed:
     return Claimed(
-        seq=row[0],
-        id=row[1],
-        body=(row[2] or "").encode(),  # a missing body fails its checksum
-        received_at=row[3],
-        occurred_at=row[4],
-        expires_at=row[5],
-        attempt_count=row[6],
-        spent=row[7],
-        possible_duplicate=bool(row[8]),
-        repeats=row[9],
-        last_occurred_at=row[10],
-        source=row[11],
-        crc=-1 if row[12] is None else row[12],
+        seq=row.seq,
+        id=row.id,
+        body=body,
+        received_at=row.received_at,
+        occurred_at=row.occurred_at,
+        expires_at=row.expires_at,
+        attempt_count=row.attempt_count,
+        spent=row.spent,
+        possible_duplicate=bool(row.possible_duplicate),
+        repeats=row.repeats,
+        last_occurred_at=row.last_occurred_at,
+        source=row.source,
     )
 
 
 def _seqs(connection: sqlite3.Connection, sql: str, values: dict[str, object]) -> list[int]:
     (text,) = connection.execute(f"SELECT json_group_array(seq) FROM ({sql})", values).fetchone()
-    found: list[int] = msgspec.json.decode(text)
-    return found
+    return _decode_seqs(text)
 
 
 def _mixed(
@@ -321,23 +354,27 @@ def next_due_at(connection: sqlite3.Connection, after: int) -> int | None:
     return None if at is None else int(at)
 
 
-def expired(connection: sqlite3.Connection, now: int, limit: int) -> list[tuple[int, str]]:
-    """Seq and id of pending entries whose ttl ran out."""
-    return connection.execute(
+def expired(connection: sqlite3.Connection, now: int, limit: int) -> Expired:
+    """Pending entries whose ttl ran out, and when the next one's does."""
+    found = connection.execute(
         "SELECT seq, id FROM entries INDEXED BY entries_expiring WHERE state = 'pending'"
-        " AND expires_at IS NOT NULL AND expires_at <= :now LIMIT :limit",
-        {"now": now, "limit": limit},
+        " AND expires_at IS NOT NULL AND expires_at <= ? LIMIT ?",
+        (now, limit),
     ).fetchall()
-
-
-def next_expiry_at(connection: sqlite3.Connection, after: int) -> int | None:
-    """When the ttl of a pending entry runs out next."""
-    (at,) = connection.execute(
+    (next_at,) = connection.execute(
         "SELECT min(expires_at) FROM entries INDEXED BY entries_expiring"
         " WHERE state = 'pending' AND expires_at IS NOT NULL AND expires_at > ?",
-        (after,),
+        (now,),
     ).fetchone()
-    return None if at is None else int(at)
+    return Expired(found, next_at)
+
+
+def own_reports_pending(connection: sqlite3.Connection) -> int:
+    """How many of the entries that are due are the agent's own."""
+    (count,) = connection.execute(
+        f"SELECT count(*) FROM entries INDEXED BY entries_due WHERE {_DUE} AND source = 'agent'"
+    ).fetchone()
+    return int(count)
 
 
 def oldest_pending_at(connection: sqlite3.Connection) -> int | None:
@@ -352,3 +389,73 @@ def oldest_pending_at(connection: sqlite3.Connection) -> int | None:
         " WHERE held = 1 ORDER BY seq LIMIT 1))"
     ).fetchone()
     return None if at is None else int(at)
+
+
+# --- for an index kept in memory -------------------------------------------------
+
+# What a small index holds, in its own order, from behind a place in it on.
+_UNSETTLED = {
+    Unsettled.DUE: (
+        f"SELECT due_at AS place, seq FROM entries INDEXED BY entries_due WHERE {_DUE}"
+        " AND (due_at, seq) > (?1, ?2) ORDER BY due_at, seq LIMIT ?3"
+    ),
+    Unsettled.HELD: (
+        "SELECT ?1 AS place, seq FROM entries INDEXED BY entries_held"
+        " WHERE held = 1 AND seq > ?2 ORDER BY seq LIMIT ?3"
+    ),
+    Unsettled.DEAD: (
+        "SELECT ?1 AS place, seq FROM entries INDEXED BY entries_dead"
+        " WHERE state = 'dead' AND seq > ?2 ORDER BY seq LIMIT ?3"
+    ),
+}
+
+
+def seq_range(connection: sqlite3.Connection) -> range:
+    """The seqs of all entries."""
+    # Two queries: together in one, SQLite would look at every row.
+    (low,) = connection.execute("SELECT min(seq) FROM entries").fetchone()
+    (high,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
+    return range(0) if high is None else range(low, high + 1)
+
+
+def index_rows(connection: sqlite3.Connection, seqs: range) -> list[IndexRow]:
+    """The entries with these seqs."""
+    (text,) = connection.execute(
+        f"SELECT json_group_array(json_array({', '.join(IndexRow._fields)})) FROM entries"
+        " WHERE seq >= ? AND seq < ?",
+        (seqs.start, seqs.stop),
+    ).fetchone()
+    return _decode_index_rows(text)
+
+
+def unsettled(
+    connection: sqlite3.Connection, kind: Unsettled, after: Place, limit: int
+) -> list[Place]:
+    """At most `limit` entries of an index, from behind a place on."""
+    (text,) = connection.execute(
+        f"SELECT json_group_array(json_array(place, seq)) FROM ({_UNSETTLED[kind]})",
+        (*after, limit),
+    ).fetchone()
+    return _decode_places(text)
+
+
+def rows_by_block(connection: sqlite3.Connection, block_rows: int, seqs: range) -> dict[int, int]:
+    """How many entries there are, by `seq // block_rows`."""
+    return dict(
+        connection.execute(
+            "SELECT seq / ?, count(*) FROM entries WHERE seq >= ? AND seq < ? GROUP BY 1",
+            (block_rows, seqs.start, seqs.stop),
+        ).fetchall()
+    )
+
+
+def bodies(connection: sqlite3.Connection, seqs: range) -> Iterator[tuple[int, str]]:
+    """Seq and body of each entry with these seqs, in the range's order."""
+    if not seqs:
+        return
+    first, last = sorted((seqs[0], seqs[-1]))
+    yield from connection.execute(
+        "SELECT seq, body FROM bodies WHERE seq BETWEEN ? AND ?"
+        f" ORDER BY seq {'ASC' if seqs.step > 0 else 'DESC'}",
+        (first, last),
+    )

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from outboxd.outbox.rescue.wal import Frame, Log
+from outboxd.outbox.sqlite.rescue.wal import Frame, Log
 
 MAGIC = b"SQLite format 3\0"
 PAGE_BYTES = 4096

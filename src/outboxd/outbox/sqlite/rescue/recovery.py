@@ -27,17 +27,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from outboxd.errors import DiskShort, OutboxUnusable
-from outboxd.outbox import store
-from outboxd.outbox.ballast import Ballast
-from outboxd.outbox.checksums import body_crc, text_crc
-from outboxd.outbox.connection import unusable
-from outboxd.outbox.rescue.diagnosis import read_files
-from outboxd.outbox.rescue.salvage import Row, Salvage, doubted
-from outboxd.outbox.rows import insert_rows
+from outboxd.outbox.sqlite import changes
+from outboxd.outbox.sqlite.ballast import Ballast
+from outboxd.outbox.sqlite.checksums import body_crc, text_crc
+from outboxd.outbox.sqlite.connection import unusable
+from outboxd.outbox.sqlite.rescue.diagnosis import read_files
+from outboxd.outbox.sqlite.rescue.salvage import Row, Salvage, doubted
+from outboxd.outbox.sqlite.rows import DedupRow, insert_rows
 
 if TYPE_CHECKING:
-    from outboxd.outbox.engine import Engine
     from outboxd.outbox.outbox import Outbox
+    from outboxd.outbox.sqlite.engine import SqliteEngine
 
 # The agent takes events within 5 s of its start: what is not salvaged by then
 # follows in the background.
@@ -176,7 +176,7 @@ def aside_files(path: str, asides: Sequence[Aside]) -> tuple[str, ...]:
 # --- salvaging ---------------------------------------------------------------------
 
 
-Portion = Callable[["Engine"], None]
+Portion = Callable[["SqliteEngine"], None]
 
 
 class Rescue:
@@ -187,7 +187,7 @@ class Rescue:
     does no harm: what is there already is passed over.
     """
 
-    def __init__(self, engine: Engine, aside: Aside) -> None:
+    def __init__(self, engine: SqliteEngine, aside: Aside) -> None:
         self.aside = aside
         self.salvaged = self.lost = 0
         self._now = engine.clock.wall_ms()
@@ -205,15 +205,15 @@ class Rescue:
         yield lambda engine: self.prepare(engine, True)
         yield from self._portions()
 
-    def prepare(self, engine: Engine, is_surveyed: bool) -> None:
+    def prepare(self, engine: SqliteEngine, is_surveyed: bool) -> None:
         """What must be in the new outbox before the first event is taken or sent."""
         self.is_prepared = True
         connection = engine.connection
         small = self._salvage.small()
         engine.reserve_seqs(self._salvage.next_seq() + (0 if is_surveyed else _SEQS_RESERVED))
         for key in _META_KEPT:
-            if key in small.meta and store.get_meta(connection, key) is None:
-                store.set_meta(connection, key, small.meta[key])
+            if key in small.meta and changes.get_meta(connection, key) is None:
+                changes.set_meta(connection, key, small.meta[key])
         insert_rows(
             connection,
             "INSERT OR IGNORE INTO spool_progress (file_key, lines_done, crc)",
@@ -241,26 +241,28 @@ class Rescue:
             return doubted(row)
         return row
 
-    def _insert(self, rows: list[Row], engine: Engine) -> None:
-        known = _known(engine, [row.entry[1] for row in rows], [row.seq for row in rows])
-        fresh = [row for row in rows if row.entry[1] not in known and row.seq not in known]
+    def _insert(self, rows: list[Row], engine: SqliteEngine) -> None:
+        known = _known(engine, [row.entry.id for row in rows], [row.seq for row in rows])
+        fresh = [row for row in rows if row.entry.id not in known and row.seq not in known]
         bodies = [(row.seq, row.body, body_crc(row.seq, row.body.encode())) for row in fresh]
         insert_rows(engine.connection, "INSERT INTO entries", [row.entry for row in fresh])
         insert_rows(engine.connection, "INSERT INTO bodies (seq, body, crc)", bodies)
         for row in fresh:
-            engine.count_in(row.entry[2], row.entry[3])
-        keyed = [self._identity(row) for row in fresh if row.entry[13] is not None]
-        self._remember(keyed, engine)
+            engine.count_in(row.entry.state, bool(row.entry.held))
+        self._remember([found for row in fresh if (found := self._identity(row))], engine)
         self.salvaged += len(fresh)
         engine.add_damage(len(fresh), 0)
 
-    def _identity(self, row: Row) -> tuple[Any, ...]:
+    def _identity(self, row: Row) -> DedupRow | None:
         """An entry's own key, in case its row of the dedup window is gone."""
-        values = (f"k:{row.entry[13]}", row.seq, row.entry[1], row.entry[5] + self._key_window_ms)
-        return (*values, text_crc(*values))
+        entry = row.entry
+        if entry.dedup_key is None:
+            return None
+        expires_at = entry.received_at + self._key_window_ms
+        return DedupRow.made(f"k:{entry.dedup_key}", entry.seq, entry.id, expires_at)
 
     def _identities(self) -> Iterator[Portion]:
-        found: list[tuple[Any, ...]] = []
+        found: list[DedupRow] = []
         for identity in self._salvage.dedup():
             found.append(identity)
             if len(found) == PORTION_ROWS:
@@ -268,14 +270,14 @@ class Rescue:
                 found = []
         yield partial(self._remember, found)
 
-    def _remember(self, identities: list[tuple[Any, ...]], engine: Engine) -> None:
+    def _remember(self, identities: list[DedupRow], engine: SqliteEngine) -> None:
         insert_rows(
             engine.connection,
             "INSERT OR IGNORE INTO dedup (key, seq, id, expires_at, crc)",
-            [identity for identity in identities if identity[3] > self._now],
+            [identity for identity in identities if identity.expires_at > self._now],
         )
 
-    def _finish(self, engine: Engine, seqs: list[int], salvaged: int, lost: int) -> None:
+    def _finish(self, engine: SqliteEngine, seqs: list[int], salvaged: int, lost: int) -> None:
         missing = self._salvage.lost
         known = _known(engine, [id for _, id in missing], [])
         self.lost = sum(id not in known for _, id in missing) + self._salvage.lost_in_gaps(seqs)
@@ -284,10 +286,12 @@ class Rescue:
             self.lost += int(self._salvage.shows_nothing())
         engine.add_damage(salvaged, lost + self.lost)
         names = msgspec.json.encode([*_finished(engine), self.aside.name]).decode()
-        store.set_meta(engine.connection, "salvaged_from", names)
+        changes.set_meta(engine.connection, "salvaged_from", names)
 
 
-def start(engine: Engine, asides: Sequence[Aside], began_s: float) -> tuple[Recovery, list[Rescue]]:
+def start(
+    engine: SqliteEngine, asides: Sequence[Aside], began_s: float
+) -> tuple[Recovery, list[Rescue]]:
     """Salvage as much as time allows; what is left is for `in_background`."""
     until_s = perf_counter() + FOREGROUND_S
     finished = _finished(engine)
@@ -309,13 +313,13 @@ def start(engine: Engine, asides: Sequence[Aside], began_s: float) -> tuple[Reco
     )
 
 
-def _finished(engine: Engine) -> list[str]:
+def _finished(engine: SqliteEngine) -> list[str]:
     """What this outbox has been given whole, though the note may still name it."""
-    names = store.get_meta(engine.connection, "salvaged_from")
+    names = changes.get_meta(engine.connection, "salvaged_from")
     return [] if names is None else msgspec.json.decode(names, type=list[str])
 
 
-def _work(rescue: Rescue, engine: Engine, until_s: float) -> bool:
+def _work(rescue: Rescue, engine: SqliteEngine, until_s: float) -> bool:
     """Whether it came to its end in time."""
     for portion in rescue.work:
         if portion is not None:
@@ -336,7 +340,7 @@ def finish(path: str) -> None:
     _sync_directory(path)
 
 
-def _known(engine: Engine, ids: Sequence[str], seqs: Sequence[int]) -> set[str | int]:
+def _known(engine: SqliteEngine, ids: Sequence[str], seqs: Sequence[int]) -> set[str | int]:
     """Which of these ids and seqs are in the outbox."""
     found: set[str | int] = set()
     for column, values in (("id", ids), ("seq", seqs)):
@@ -348,7 +352,9 @@ def _known(engine: Engine, ids: Sequence[str], seqs: Sequence[int]) -> set[str |
     return found
 
 
-async def in_background(outbox: Outbox, rescues: Sequence[Rescue]) -> tuple[int, int]:
+async def in_background(
+    outbox: Outbox, engine: SqliteEngine, rescues: Sequence[Rescue]
+) -> tuple[int, int]:
     """Salvage the rest while the agent works; how many were salvaged and lost.
 
     A full disk is waited out. Ended in the middle, the next start goes on.
@@ -356,17 +362,18 @@ async def in_background(outbox: Outbox, rescues: Sequence[Rescue]) -> tuple[int,
     for rescue in rescues:
         while (portion := await asyncio.to_thread(next, rescue.work, _END)) is not _END:
             if portion is not None:
-                await _apply(outbox, portion)
+                await _apply(outbox, partial(portion, engine))
             await asyncio.sleep(_REST_S)
     await asyncio.to_thread(finish, outbox.path)
+    await outbox.refresh()
     outbox.on_arrival()
     return sum(rescue.salvaged for rescue in rescues), sum(rescue.lost for rescue in rescues)
 
 
-async def _apply(outbox: Outbox, portion: Any) -> None:
+async def _apply(outbox: Outbox, portion: Callable[[], None]) -> None:
     while True:
         try:
-            await outbox.change(portion)
+            await outbox.change(lambda _: portion())
             return
         except DiskShort:
             await asyncio.sleep(_FULL_DISK_S)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from outboxd.outbox.rescue import pages as carve
-from outboxd.outbox.rescue.pages import Cell, Images, Malformed
+from outboxd.outbox.sqlite.rescue import pages as carve
+from outboxd.outbox.sqlite.rescue.pages import Cell, Images, Malformed
 
 VALUES = [
     None, 0, 1, -1, 127, 128, -129, 32768, -8_388_609, 2**31, -(2**47) - 1, 2**63 - 1, -(2**63),

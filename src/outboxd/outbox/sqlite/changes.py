@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
-from outboxd.outbox import query
-from outboxd.outbox.accepting import NO_ATTEMPTS
-from outboxd.outbox.checksums import head_crc, text_crc
-from outboxd.outbox.model import Entry, Settlement, State
-from outboxd.outbox.rows import Changeable, Tally, read_changeable, write_changeable
+from outboxd.outbox.model import Attempt, Entry, EntryChange, PruneStep, Settlement, State
+from outboxd.outbox.sqlite import query
+from outboxd.outbox.sqlite.accepting import NO_ATTEMPTS
+from outboxd.outbox.sqlite.checksums import head_crc, text_crc
+from outboxd.outbox.sqlite.rows import StateRow, Tally, read_states, write_states
 
 # The newest attempts that an entry keeps; `attempt_count` counts them all.
 ATTEMPTS_KEPT = 50
@@ -35,33 +34,35 @@ def settle(
     """
     by_seq = {settlement.seq: settlement for settlement in settlements}
     changed = []
-    for entry in read_changeable(connection, by_seq):
-        if entry.state != State.PENDING:
+    for row in read_states(connection, by_seq):
+        if row.state != State.PENDING:
             continue
-        settlement = by_seq[entry.seq]
-        tally.add(entry.state, entry.held, -1)
-        _apply(entry, settlement, now)
-        tally.add(entry.state, entry.held, +1)
-        changed.append(entry)
+        settled = _settled(row, by_seq[row.seq], now)
+        tally.move(row, settled)
+        changed.append(settled)
     if changed:
-        write_changeable(connection, changed)
+        write_states(connection, changed)
 
 
-def _apply(entry: Changeable, settlement: Settlement, now: int) -> None:
-    if settlement.attempt is not None:
-        entry.attempt_count += 1
-        entry.attempts = _with_attempt(entry.attempts, settlement.attempt)
-    entry.spent += settlement.spent
-    entry.possible_duplicate |= int(settlement.possible_duplicate)
-    entry.state = settlement.state
-    entry.due_at = settlement.due_at if settlement.state == State.PENDING else 0
-    entry.dead_reason = settlement.dead_reason
-    if settlement.state != State.PENDING:
-        entry.ended_at = now
-        entry.held = 0
+def _settled(row: StateRow, settlement: Settlement, now: int) -> StateRow:
+    attempt, ends = settlement.attempt, settlement.state != State.PENDING
+    return StateRow(
+        seq=row.seq,
+        state=settlement.state,
+        held=0 if ends else row.held,
+        due_at=0 if ends else settlement.due_at,
+        ended_at=now if ends else None,
+        repeats=row.repeats,
+        last_occurred_at=row.last_occurred_at,
+        attempt_count=row.attempt_count + (attempt is not None),
+        spent=row.spent + settlement.spent,
+        possible_duplicate=row.possible_duplicate | settlement.possible_duplicate,
+        dead_reason=settlement.dead_reason,
+        attempts=row.attempts if attempt is None else _with_attempt(row.attempts, attempt),
+    )
 
 
-def _with_attempt(attempts: str, attempt: tuple[Any, ...]) -> str:
+def _with_attempt(attempts: str, attempt: Attempt) -> str:
     added = msgspec.json.encode(attempt).decode()
     if attempts == NO_ATTEMPTS:
         return f"[{added}]"
@@ -72,23 +73,41 @@ def _with_attempt(attempts: str, attempt: tuple[Any, ...]) -> str:
 # --- the operator --------------------------------------------------------------
 
 
-def retry(connection: sqlite3.Connection, id: str, tally: Tally) -> Entry:
-    """A dead letter becomes pending again, with its attempts spent forgotten.
+def change(connection: sqlite3.Connection, change: EntryChange, id: str, tally: Tally) -> Entry:
+    """Do it; the entry as it is now, or as it was before a drop. Raises UnknownId."""
+    entry = query.get(connection, id)
+    if change is EntryChange.DROP:
+        drop(connection, entry, tally)
+        return entry
+    if change is EntryChange.RETRY:
+        if entry.state == State.DELIVERED:
+            return entry
+        retry(connection, [entry], tally)
+    elif entry.state == State.PENDING:  # only what is pending can be held
+        (row,) = read_states(connection, [entry.seq])
+        changed = row._replace(held=int(change is EntryChange.HOLD))
+        tally.move(row, changed)
+        write_states(connection, [changed])
+    return query.get(connection, id)
 
-    Its dedup key stands in no way. A ttl that ran out no longer counts. On a
+
+def retry(connection: sqlite3.Connection, entries: Sequence[Entry], tally: Tally) -> None:
+    """Dead letters become pending again, with their attempts spent forgotten.
+
+    Their dedup keys stand in no way. A ttl that ran out no longer counts. On a
     pending entry: due at once.
     """
-
-    def change(entry: Changeable) -> None:
-        entry.state, entry.dead_reason, entry.ended_at = State.PENDING, None, None
-        entry.due_at, entry.spent = 0, 0
-
-    entry = query.get(connection, id)
-    if entry.state == State.DELIVERED:
-        return entry
-    if entry.state == State.DEAD and entry.expires_at is not None:
-        _clear_expiry(connection, entry)
-    return _change(connection, id, change, tally)
+    for entry in entries:
+        if entry.state == State.DEAD and entry.expires_at is not None:
+            _clear_expiry(connection, entry)
+    rows = read_states(connection, [entry.seq for entry in entries])
+    retried = [
+        row._replace(state=State.PENDING, dead_reason=None, ended_at=None, due_at=0, spent=0)
+        for row in rows
+    ]
+    for before, after in zip(rows, retried, strict=True):
+        tally.move(before, after)
+    write_states(connection, retried)
 
 
 def _clear_expiry(connection: sqlite3.Connection, entry: Entry) -> None:
@@ -101,43 +120,20 @@ def _clear_expiry(connection: sqlite3.Connection, entry: Entry) -> None:
     )
 
 
-def set_held(connection: sqlite3.Connection, id: str, held: bool, tally: Tally) -> Entry:
-    """Hold or release one entry; only what is pending can be held."""
-    entry = query.get(connection, id)
-    if entry.state != State.PENDING:
-        return entry
-
-    def change(entry: Changeable) -> None:
-        entry.held = int(held)
-
-    return _change(connection, id, change, tally)
-
-
-def _change(connection: sqlite3.Connection, id: str, change: Any, tally: Tally) -> Entry:
-    (entry,) = read_changeable(connection, [query.get(connection, id).seq])
-    tally.add(entry.state, entry.held, -1)
-    change(entry)
-    tally.add(entry.state, entry.held, +1)
-    write_changeable(connection, [entry])
-    return query.get(connection, id)
-
-
-def drop(connection: sqlite3.Connection, id: str, tally: Tally) -> Entry:
+def drop(connection: sqlite3.Connection, entry: Entry, tally: Tally) -> None:
     """Remove an entry for good, pending or dead (a delivered one too).
 
     Its identities go with it: an exported dead letter can be handed in again.
     """
-    entry = query.get(connection, id)
     connection.execute("DELETE FROM entries WHERE seq = ?", (entry.seq,))
     connection.execute("DELETE FROM bodies WHERE seq = ?", (entry.seq,))
     if entry.dedup_key is not None:
         connection.execute(
-            "DELETE FROM dedup WHERE key = ? AND id = ?", (f"k:{entry.dedup_key}", id)
+            "DELETE FROM dedup WHERE key = ? AND id = ?", (f"k:{entry.dedup_key}", entry.id)
         )
     repeat = "r:" + hashlib.sha256(entry.body).hexdigest()
-    connection.execute("DELETE FROM dedup WHERE key = ? AND id = ?", (repeat, id))
+    connection.execute("DELETE FROM dedup WHERE key = ? AND id = ?", (repeat, entry.id))
     tally.add(entry.state, int(entry.held), -1)
-    return entry
 
 
 # --- upkeep --------------------------------------------------------------------
@@ -145,20 +141,15 @@ def drop(connection: sqlite3.Connection, id: str, tally: Tally) -> Entry:
 
 def prune(
     connection: sqlite3.Connection, after_seq: int, window: int, ended_before: int, tally: Tally
-) -> tuple[int | None, int]:
-    """Delete what was delivered long ago, among the `window` entries after `after_seq`.
-
-    Returns where the next step goes on (None: the end was reached) and how many
-    were deleted.
-    """
-    row = connection.execute(
+) -> PruneStep:
+    """Delete what was delivered long ago, among the `window` entries after `after_seq`."""
+    last, seen = connection.execute(
         "SELECT max(seq), count(*) FROM"
         " (SELECT seq FROM entries WHERE seq > ? ORDER BY seq LIMIT ?)",
         (after_seq, window),
     ).fetchone()
-    last, seen = row
     if last is None:
-        return None, 0
+        return PruneStep(None, 0)
     where = "seq > ? AND seq <= ? AND state = 'delivered' AND ended_at < ?"
     bounds = (after_seq, last, ended_before)
     connection.execute(
@@ -166,7 +157,7 @@ def prune(
     )
     deleted = connection.execute(f"DELETE FROM entries WHERE {where}", bounds).rowcount
     tally.delivered -= deleted
-    return (last if seen == window else None), deleted
+    return PruneStep(last if seen == window else None, deleted)
 
 
 def prune_dedup(connection: sqlite3.Connection, now: int, limit: int) -> int:
@@ -182,17 +173,16 @@ def set_aside_damaged(
     connection: sqlite3.Connection, seq: int, detail: str, now: int, tally: Tally
 ) -> None:
     """A row failed its checksum: keep what there is where a person can see it."""
-    row = connection.execute("SELECT state, held FROM entries WHERE seq = ?", (seq,)).fetchone()
-    body = connection.execute(
-        "SELECT CAST(body AS BLOB) FROM bodies WHERE seq = ?", (seq,)
-    ).fetchone()
+    rows = connection.execute("SELECT state, held FROM entries WHERE seq = ?", (seq,)).fetchall()
     connection.execute(
-        "INSERT INTO damaged VALUES (?, ?, ?, ?)", (seq, now, detail, body[0] if body else None)
+        "INSERT INTO damaged VALUES"
+        " (?, ?, ?, (SELECT CAST(body AS BLOB) FROM bodies WHERE seq = ?))",
+        (seq, now, detail, seq),
     )
     connection.execute("DELETE FROM entries WHERE seq = ?", (seq,))
     connection.execute("DELETE FROM bodies WHERE seq = ?", (seq,))
-    if row is not None:
-        tally.add(row[0], row[1], -1)
+    for state, held in rows:
+        tally.add(state, held, -1)
 
 
 # --- meta ----------------------------------------------------------------------
@@ -215,4 +205,7 @@ def set_meta(connection: sqlite3.Connection, key: str, value: str | None) -> Non
 def get_meta(connection: sqlite3.Connection, key: str) -> str | None:
     """A value, None where there is none."""
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    return None if row is None else str(row[0])
+    if row is None:
+        return None
+    (value,) = row
+    return str(value)

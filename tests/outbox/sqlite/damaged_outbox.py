@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from outboxd.outbox.opening import Opened, open_outbox
+from outboxd.outbox.sqlite.opening import Opened, open_outbox
 
 WRITER = """
 import json, sys, os
 from outboxd.outbox.model import Attempt, Incoming, Settlement, SpoolMark
-from outboxd.outbox.opening import open_outbox
+from outboxd.outbox.sqlite.opening import open_outbox
 
 path, count, checkpoint_at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 engine = open_outbox(path).engine

@@ -14,13 +14,21 @@ from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
+
 from outboxd.clock import Clock
-from outboxd.errors import OutboxdError, Unavailable
-from outboxd.outbox.connection import OutboxDamaged, Trouble, classify, translate, unusable
-from outboxd.outbox.engine import Engine
-from outboxd.outbox.lock import OutboxLock
-from outboxd.outbox.rescue import diagnosis, recovery
-from outboxd.outbox.rescue.recovery import Recovery, Rescue
+from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, OutboxLocked, Unavailable
+from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.sqlite.connection import translate, unusable
+from outboxd.outbox.sqlite.engine import SqliteEngine
+from outboxd.outbox.sqlite.lock import OutboxLock
+from outboxd.outbox.sqlite.rescue import diagnosis, recovery
+from outboxd.outbox.sqlite.rescue.recovery import Recovery, Rescue
+from outboxd.outbox.sqlite.upkeep import FileUpkeep
+from outboxd.outbox.upkeep import Job
+
+# How long another's lock is waited for: a command is done by then, an agent is not.
+BUSY_WAIT_S = 1.0
 
 
 class Opened(NamedTuple):
@@ -30,10 +38,18 @@ class Opened(NamedTuple):
     still to be salvaged while the agent works (`recovery.in_background`).
     """
 
-    engine: Engine
+    engine: SqliteEngine
     lock: OutboxLock
     recovery: Recovery | None = None
     rescues: Sequence[Rescue] = ()
+
+    def jobs(self, outbox: Outbox) -> list[Job]:
+        """The upkeep of the file while an agent runs."""
+        return FileUpkeep(outbox, self.engine).jobs()
+
+    async def salvage(self, outbox: Outbox) -> tuple[int, int]:
+        """Bring the rest of `rescues` into the outbox; how many were salvaged and lost."""
+        return await recovery.in_background(outbox, self.engine, self.rescues)
 
     def close(self) -> None:
         """Close the file, then let the lock go."""
@@ -57,10 +73,10 @@ def open_outbox(
     # SQLite keeps its log beside the file itself, not beside a link to it.
     path = os.path.realpath(path)
     make_directory(os.path.dirname(path))
-    lock = OutboxLock(path)
+    lock = _lock(path)
     try:
         clock = clock or Clock()
-        engine = partial(Engine, path, clock, key_window_s, repeat_window_s)
+        engine = partial(SqliteEngine, path, clock, key_window_s, repeat_window_s)
         return _open(path, lock, engine, clock)
     except OSError as error:
         lock.release()
@@ -70,7 +86,9 @@ def open_outbox(
         raise
 
 
-def _open(path: str, lock: OutboxLock, make_engine: Callable[[], Engine], clock: Clock) -> Opened:
+def _open(
+    path: str, lock: OutboxLock, make_engine: Callable[[], SqliteEngine], clock: Clock
+) -> Opened:
     began_s = perf_counter()
     asides = recovery.resume_moving(path)
     fault = recovery.suspicion(path)
@@ -105,18 +123,19 @@ def _begin_again(path: str) -> None:
         os.truncate(path, 0)
 
 
-def _empty_log(engine: Engine) -> None:
+def _empty_log(engine: SqliteEngine) -> None:
     """What a crash left behind the last commit must not stand between what is
     written from now on: it would look like damage at the next start."""
     try:
         engine.checkpoint()
-    except sqlite3.Error as error:
-        if classify(error) is not Trouble.FULL:
-            engine.connection.close()
-            raise translate(error, engine.path) from error
+    except DiskShort:
+        pass
+    except OutboxdError:
+        engine.connection.close()
+        raise
 
 
-def _checked(path: str, make_engine: Callable[[], Engine]) -> tuple[Engine | None, str]:
+def _checked(path: str, make_engine: Callable[[], SqliteEngine]) -> tuple[SqliteEngine | None, str]:
     """Open, and look whether what came up is whole."""
     try:
         engine = make_engine()
@@ -132,14 +151,29 @@ def _checked(path: str, make_engine: Callable[[], Engine]) -> tuple[Engine | Non
             raise
         return None, fault
     try:
-        return engine, diagnosis.after_opening(engine.connection, engine.bytes_on_disk())
+        return engine, diagnosis.after_opening(engine.connection, engine.sizes().stored)
     except sqlite3.Error as error:
         engine.connection.close()
         raise translate(error, path) from error
 
 
+def _lock(path: str) -> OutboxLock:
+    """The lock. A command has it for a moment only, so that is waited for.
+
+    Raises:
+        OutboxLocked, OutboxUnusable, DiskShort
+    """
+    retrying = Retrying(
+        retry=retry_if_exception_type(OutboxLocked),
+        stop=stop_after_delay(BUSY_WAIT_S),
+        wait=wait_random(0.01, 0.05),
+        reraise=True,
+    )
+    return retrying(OutboxLock, path)
+
+
 @contextmanager
-def open_offline(path: str) -> Iterator[Engine]:
+def open_offline(path: str) -> Iterator[SqliteEngine]:
     """Open an existing outbox for one command, while no agent runs.
 
     What is damaged is left as it is: to set aside and salvage is the agent's.
@@ -156,7 +190,7 @@ def open_offline(path: str) -> Iterator[Engine]:
             f"there is no outbox at {path}, and no agent answers",
             "start the agent, or name its configuration with -c FILE",
         )
-    lock = OutboxLock(path)
+    lock = _lock(path)
     try:
         fault = "a recovery is not finished" if recovery.read_note(path) else ""
         fault = fault or recovery.suspicion(path)
@@ -166,7 +200,7 @@ def open_offline(path: str) -> Iterator[Engine]:
                 f"{path} is damaged: {fault}",
                 "start the agent: it sets the file aside and salvages what can be read",
             )
-        engine = Engine(path)
+        engine = SqliteEngine(path)
         try:
             yield engine
         finally:

@@ -20,12 +20,13 @@ from outboxd.errors import (
     EX_IOERR,
     EX_NOPERM,
     DiskShort,
+    OutboxDamaged,
     OutboxdError,
     OutboxLocked,
     OutboxUnusable,
     SyncFailed,
 )
-from outboxd.outbox import schema
+from outboxd.outbox.sqlite import schema
 
 # The page cache bounds the agent's memory whatever the size of the backlog.
 CACHE_KIB = 8192
@@ -42,12 +43,6 @@ class Trouble(Enum):
     DAMAGED = auto()  # the file is not what was written: stop, recover at start
     LOCKED = auto()  # another process has it
     BUG = auto()  # ours
-
-
-class OutboxDamaged(OutboxdError):
-    """SQLite found its file malformed; the next start sets it aside and salvages."""
-
-    exit_code = SyncFailed.exit_code
 
 
 def classify(error: sqlite3.Error) -> Trouble:
@@ -88,6 +83,7 @@ def translate(error: sqlite3.Error | UnicodeDecodeError, path: str) -> OutboxdEr
         return OutboxDamaged(
             f"{path} is damaged: {error} ({name})",
             "start the agent: it sets the file aside and salvages what can be read",
+            str(error),
         )
     if trouble is Trouble.LOCKED:
         return OutboxLocked(f"{path} is open in another process", "stop the other agent first")

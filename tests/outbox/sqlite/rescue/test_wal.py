@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from outboxd.outbox.rescue import wal
-from outboxd.outbox.rescue.wal import Verdict
+from outboxd.outbox.sqlite.rescue import wal
+from outboxd.outbox.sqlite.rescue.wal import Verdict
 
 FRAME = 4096 + 24
 

@@ -16,11 +16,10 @@ from types import ModuleType
 
 import pytest
 
-from outboxd.outbox.engine import DestinationHold
-from outboxd.outbox.model import Incoming
-from outboxd.outbox.opening import Opened, open_outbox
+from outboxd.outbox.model import DestinationHold, Incoming
 from outboxd.outbox.outbox import Outbox
-from outboxd.outbox.rescue import diagnosis, recovery
+from outboxd.outbox.sqlite.opening import Opened, open_outbox
+from outboxd.outbox.sqlite.rescue import diagnosis, recovery
 
 
 def _load() -> ModuleType:
@@ -255,8 +254,8 @@ def test_the_damaged_files_are_set_aside_with_their_date_and_never_overwritten(
 
 KILLED = """
 import os, signal, sys
-from outboxd.outbox.rescue import recovery
-from outboxd.outbox.opening import open_outbox
+from outboxd.outbox.sqlite.rescue import recovery
+from outboxd.outbox.sqlite.opening import open_outbox
 path, step = sys.argv[1], int(sys.argv[2])
 seen = 0
 def tracer(frame, event, arg):
@@ -326,7 +325,7 @@ def test_what_takes_long_is_salvaged_while_the_agent_takes_events(
 
     async def main() -> None:
         outbox = await Outbox.start(opened.engine)
-        assert await recovery.in_background(outbox, opened.rescues) == (199, 1)
+        assert await opened.salvage(outbox) == (199, 1)
         assert outbox.damage == (199, 1)
         assert sum(outbox.counts[:3]) == 200
         assert outbox.counts.pending > 1

@@ -12,7 +12,7 @@ import os
 from contextlib import suppress
 
 from outboxd.errors import OutboxLocked
-from outboxd.outbox.connection import unusable
+from outboxd.outbox.sqlite.connection import unusable
 
 
 class OutboxLock:

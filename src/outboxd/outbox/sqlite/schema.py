@@ -14,12 +14,8 @@ a temporary b-tree at every row, which took a third of the time of an insert.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
-
-if TYPE_CHECKING:
-    from sqlite_utils.db import Database
 
 # Stands in the file's header, so that somebody else's database is not taken
 # for an outbox: "outb" in ASCII.
@@ -100,7 +96,7 @@ CREATE TABLE spool_progress (
 
 META = """
 CREATE TABLE meta (
-    key TEXT PRIMARY KEY,               -- see store.py for the keys there are
+    key TEXT PRIMARY KEY,               -- see changes.py for the keys there are
     value TEXT NOT NULL,
     crc INTEGER NOT NULL
 ) WITHOUT ROWID
@@ -133,4 +129,4 @@ def _create(db: Database) -> None:
 
 def known_migrations() -> set[str]:
     """The names of all migrations that this version knows."""
-    return {migration.name for migration in migrations._migrations}
+    return {migration.name for migration in migrations.pending(Database(memory=True))}

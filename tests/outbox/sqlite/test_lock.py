@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from outboxd.errors import EX_TEMPFAIL, OutboxLocked
-from outboxd.outbox.opening import open_offline, open_outbox
+from outboxd.outbox.sqlite import opening
+from outboxd.outbox.sqlite.lock import OutboxLock
+from outboxd.outbox.sqlite.opening import open_offline, open_outbox
 
 HOLD = """
 import sys, time
-from outboxd.outbox.opening import open_outbox
+from outboxd.outbox.sqlite.opening import open_outbox
 opened = open_outbox(sys.argv[1])
 print("open", flush=True)
 sys.stdin.read()
@@ -39,11 +41,28 @@ def holder(path: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_second_process_is_told_who_has_it(path: str, holder: subprocess.Popen[str]):
-    for opening in (open_outbox, lambda path: open_offline(path).__enter__()):
+    for opens in (open_outbox, lambda path: open_offline(path).__enter__()):
         with pytest.raises(OutboxLocked, match=f"process {holder.pid}") as caught:
-            opening(path)
+            opens(path)
         assert caught.value.pid == holder.pid
         assert caught.value.exit_code == EX_TEMPFAIL
+
+
+def test_who_has_it_for_a_moment_is_waited_for(path: str, monkeypatch: pytest.MonkeyPatch):
+    open_outbox(path).close()
+    held = [OutboxLock(path)]
+
+    def attempt(path: str) -> OutboxLock:
+        try:
+            return OutboxLock(path)
+        except OutboxLocked:
+            held.pop().release()
+            raise
+
+    monkeypatch.setattr(opening, "OutboxLock", attempt)
+    with open_offline(path) as engine:
+        assert engine.counts().pending == 0
+    assert held == []
 
 
 def test_a_second_process_changes_nothing(path: str, holder: subprocess.Popen[str]):

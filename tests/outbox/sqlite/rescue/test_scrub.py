@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from outboxd.outbox.connection import OutboxDamaged
-from outboxd.outbox.engine import Engine
-from outboxd.outbox.model import SpoolMark
+from outboxd.errors import OutboxDamaged
+from outboxd.outbox.listing import read_page
+from outboxd.outbox.model import EntryChange, SpoolMark
 from outboxd.outbox.outbox import Outbox
-from outboxd.outbox.rescue import recovery, scrub
-from outboxd.outbox.rescue.scrub import Position, Scrubber
+from outboxd.outbox.sqlite.engine import SqliteEngine
+from outboxd.outbox.sqlite.rescue import recovery, scrub
+from outboxd.outbox.sqlite.rescue.scrub import Position, Scrubber
 
 
-def look(engine: Engine, rows: int = 3) -> tuple[list[str], list[int]]:
+def look(engine: SqliteEngine, rows: int = 3) -> tuple[list[str], list[int]]:
     """A whole pass: faults, and entries with damaged bodies."""
     position: Position | None = Position()
     faults, bodies = [], []
@@ -29,12 +30,12 @@ def look(engine: Engine, rows: int = 3) -> tuple[list[str], list[int]]:
 
 
 @pytest.fixture
-def filled(engine: Engine, event) -> Engine:
+def filled(engine: SqliteEngine, event) -> SqliteEngine:
     with engine.transaction():
         engine.accept([event(f"number {n}", key=f"key {n}") for n in range(10)])
         engine.mark_spool(SpoolMark("file", 4))
         engine.set_sending([1])
-        engine.hold_entry(engine.page(_all(), None, 1).entries[0].id)
+        engine.change(EntryChange.HOLD, read_page(engine, _all(), None, 1).entries[0].id)
     return engine
 
 
@@ -44,13 +45,13 @@ def _all():
     return EntryFilter()
 
 
-def test_a_sound_outbox_has_nothing_to_show(filled: Engine):
+def test_a_sound_outbox_has_nothing_to_show(filled: SqliteEngine):
     assert look(filled) == ([], [])
 
 
-def test_entries_that_wait_for_their_backoff_are_in_the_index_too(filled: Engine):
+def test_entries_that_wait_for_their_backoff_are_in_the_index_too(filled: SqliteEngine):
     filled.connection.execute("BEGIN")
-    filled.retry(filled.page(_all(), None, 10).entries[3].id)
+    filled.change(EntryChange.RETRY, read_page(filled, _all(), None, 10).entries[3].id)
     filled.connection.execute("COMMIT")
     assert look(filled) == ([], [])
 
@@ -68,7 +69,7 @@ def test_entries_that_wait_for_their_backoff_are_in_the_index_too(filled: Engine
         ("UPDATE spool_progress SET lines_done = 5", "spool file's progress"),
     ],
 )
-def test_a_changed_value_is_found(filled: Engine, change: str, found: str):
+def test_a_changed_value_is_found(filled: SqliteEngine, change: str, found: str):
     filled.connection.execute(change)
     faults, bodies = look(filled)
     assert bodies == []
@@ -85,13 +86,13 @@ def test_a_changed_value_is_found(filled: Engine, change: str, found: str):
         "DELETE FROM bodies WHERE seq = 4",
     ],
 )
-def test_a_damaged_or_missing_body_is_found(filled: Engine, change: str):
+def test_a_damaged_or_missing_body_is_found(filled: SqliteEngine, change: str):
     filled.connection.execute(change)
     assert look(filled) == ([], [4])
 
 
 @pytest.mark.parametrize("index", ["entries_due", "entries_id"])
-def test_an_entry_that_its_index_does_not_know_is_found(filled: Engine, index: str):
+def test_an_entry_that_its_index_does_not_know_is_found(filled: SqliteEngine, index: str):
     db = filled.connection
     (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (index,)).fetchone()
     # As if a page of the index had gone: the index is made while the entry is away.
@@ -106,21 +107,21 @@ def test_an_entry_that_its_index_does_not_know_is_found(filled: Engine, index: s
     db.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql, index))
     path = filled.path
     filled.close()
-    again = Engine(path)
+    again = SqliteEngine(path)
     faults, _ = look(again, 100)
     again.close()
     assert len(faults) == 1
     assert "index" in faults[0]
 
 
-def test_a_damaged_body_is_set_aside_and_counted_while_the_agent_goes_on(filled: Engine):
+def test_a_damaged_body_is_set_aside_and_counted_while_the_agent_goes_on(filled: SqliteEngine):
     filled.connection.execute("UPDATE bodies SET crc = 0 WHERE seq = 4")
 
     async def main() -> None:
         outbox = await Outbox.start(filled)
         told: list[int] = []
         outbox.on_damage = lambda seq, detail: told.append(seq)
-        scrubber = Scrubber(outbox)
+        scrubber = Scrubber(outbox, filled)
         while not scrubber.passes:
             await scrubber.step()
         assert told == [4]
@@ -131,7 +132,7 @@ def test_a_damaged_body_is_set_aside_and_counted_while_the_agent_goes_on(filled:
     asyncio.run(main())
 
 
-def test_what_only_a_salvage_can_mend_ends_the_agent_and_is_remembered(filled: Engine):
+def test_what_only_a_salvage_can_mend_ends_the_agent_and_is_remembered(filled: SqliteEngine):
     filled.connection.execute("UPDATE entries SET attempt_count = 2 WHERE seq = 4")
 
     async def main() -> None:
@@ -139,7 +140,7 @@ def test_what_only_a_salvage_can_mend_ends_the_agent_and_is_remembered(filled: E
         told: list[object] = []
         outbox.on_fatal = told.append
         with pytest.raises(OutboxDamaged, match="its state failed"):
-            await Scrubber(outbox).step()
+            await Scrubber(outbox, filled).step()
         assert told == [outbox.fatal]
         await outbox.stop()
 
