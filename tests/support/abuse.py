@@ -1,0 +1,241 @@
+"""Attacks on a real agent, while a good producer measures what it still gets.
+
+An attack is a function `attack(target, seconds)` in a file of its own (standard
+library alone), run in processes of its own, as another user where that is asked
+for. Beside it a producer of another uid hands in events one after the other,
+each on a new connection, as `emit` does. What is expected whatever the attack:
+see `Report.faults`. Each attack has a control that takes the limit away
+(`patch`, Python that runs before the agent) and must be caught by the same
+expectations.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from support.agent import GONE, AgentProcess
+
+NOBODY = 65534
+P99_MAX_MS = 250.0
+RSS_MAX_MIB = 256.0
+OVER_MAX_S = 5.0
+
+_ATTACKER = """
+import json, os, runpy, sys
+path, name, target, seconds, user = json.loads(sys.argv[1])
+attack = runpy.run_path(path)[name]
+if user is not None:
+    os.setgroups([]); os.setgid(user); os.setuid(user)
+print("ready", flush=True)
+sys.stdin.readline()
+attack(target, seconds)
+"""
+
+_PRODUCER = """
+import json, http.client, socket, sys, time
+
+def post(path, body):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(5)
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = sock
+    try:
+        sock.connect(path)
+        connection.request("POST", "/mgmt/v1/events", body)
+        answer = connection.getresponse()
+        told = json.loads(answer.read())
+        return told["id"] if answer.status in (200, 201) else str(told)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return repr(error)
+    finally:
+        connection.close()
+
+path, seconds = sys.argv[1], float(sys.argv[2])
+took_ms, ids, failures = [], [], []
+print("ready", flush=True)
+sys.stdin.readline()
+ends_s = time.monotonic() + seconds
+number = 0
+while time.monotonic() < ends_s:
+    number += 1
+    body = json.dumps({"eventType": "good", "summary": f"event {number}"})
+    began_s = time.perf_counter()
+    told = post(path, body)
+    took_ms.append((time.perf_counter() - began_s) * 1000)
+    (ids if len(told) == 36 else failures).append(told)
+    time.sleep(0.005)
+print(json.dumps([took_ms, ids, failures]), flush=True)
+"""
+
+
+class Measured(NamedTuple):
+    """What the good producer saw."""
+
+    took_ms: list[float]
+    ids: list[str]
+    failures: list[str]
+
+    @property
+    def p99_ms(self) -> float:
+        return sorted(self.took_ms)[int(len(self.took_ms) * 0.99)] if self.took_ms else 1e9
+
+
+class Report(NamedTuple):
+    """How one attack went."""
+
+    calm: Measured
+    attacked: Measured
+    lost: list[str]  # receipts whose events are not in the outbox
+    rss_mib: float  # the highest
+    over_s: float  # from the attack's end until the agent is as before
+
+    def faults(self) -> list[str]:
+        """Every expectation that does not hold; [] is a pass."""
+        attacked = self.attacked
+        # A loaded machine slows the calm figure down as well.
+        allowed_ms = P99_MAX_MS + 3 * self.calm.p99_ms
+        found = []
+        if attacked.failures:
+            found.append(f"{len(attacked.failures)} events refused: {attacked.failures[0][:200]}")
+        if attacked.p99_ms >= allowed_ms:
+            found.append(f"p99 of a receipt {attacked.p99_ms:.0f} ms, allowed {allowed_ms:.0f}")
+        if self.rss_mib >= RSS_MAX_MIB:
+            found.append(f"{self.rss_mib:.0f} MiB resident, allowed {RSS_MAX_MIB:.0f}")
+        if self.lost:
+            found.append(f"{len(self.lost)} accepted events lost")
+        if self.over_s >= OVER_MAX_S:
+            found.append(f"not over {self.over_s:.1f} s after the attack")
+        return found
+
+    def __str__(self) -> str:
+        return (
+            f"calm p99 {self.calm.p99_ms:.1f} ms; attacked p99 {self.attacked.p99_ms:.1f} ms of "
+            f"{len(self.attacked.took_ms)}, failed {len(self.attacked.failures)}, "
+            f"lost {len(self.lost)}, rss {self.rss_mib:.0f} MiB, over in {self.over_s:.1f} s"
+        )
+
+
+class Abuse:
+    """An agent whose destination is held, so that all it accepted can be looked for."""
+
+    def __init__(self, agent: AgentProcess) -> None:
+        self.agent = agent
+
+    def attack(
+        self,
+        attack: Callable[[str, float], None],
+        *,
+        target: str | None = None,
+        seconds: float = 3.0,
+        processes: int = 1,
+        users: Sequence[int | None] = (NOBODY,),
+    ) -> Report:
+        """Run it, as each of `users` in turn (None: as this process), and report.
+
+        `target` is what the function is given; the socket's path without it.
+        """
+        agent = self.agent
+        target = target or str(agent.socket)
+        calm = self._measure(1.0)
+        Path(f"/proc/{agent.pid}/clear_refs").write_text("5")  # the highest RSS begins anew
+        before = len(os.listdir(f"/proc/{agent.pid}/fd"))
+        where = inspect.getsourcefile(attack)
+        attackers = [
+            _ready([_ATTACKER, json.dumps([where, attack.__name__, target, seconds, user])])
+            for user in users
+            for _ in range(processes)
+        ]
+        try:
+            for attacker in attackers:
+                _go(attacker)
+            attacked = self._measure(seconds)
+            for attacker in attackers:
+                attacker.wait(seconds + 30)
+        finally:
+            for attacker in attackers:
+                attacker.kill()
+                attacker.communicate()
+        over_s = self._until_over(before)
+        lost = [id for id in (*calm.ids, *attacked.ids) if not self._has(id)]
+        return Report(calm, attacked, lost, self._rss_mib(), over_s)
+
+    def _measure(self, seconds: float) -> Measured:
+        producer = _ready([_PRODUCER, str(self.agent.socket), str(seconds)])
+        _go(producer)
+        output, errors = producer.communicate(timeout=seconds + 60)
+        assert producer.returncode == 0, errors
+        return Measured(*json.loads(output))
+
+    def _until_over(self, descriptors_before: int) -> float:
+        """Seconds until it answers at once and holds no more than before; at most 10."""
+        began_s = time.monotonic()
+        while (passed_s := time.monotonic() - began_s) < 10:
+            asked_s = time.monotonic()
+            try:
+                quick = self.agent.request("GET", "/readyz", timeout_s=5)[0] == 200
+            except GONE:
+                quick = False
+            quick = quick and time.monotonic() - asked_s < 0.5
+            if quick and len(os.listdir(f"/proc/{self.agent.pid}/fd")) <= descriptors_before + 3:
+                break
+            time.sleep(0.1)
+        return passed_s
+
+    def _has(self, id: str) -> bool:
+        return self.agent.request("GET", f"/v1/events/{id}")[0] == 200
+
+    def _rss_mib(self) -> float:
+        status = Path(f"/proc/{self.agent.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+
+
+@contextmanager
+def abused(directory: Path, patch: str = "", **settings: dict[str, object]) -> Iterator[Abuse]:
+    """A running agent, changed by `patch` before it starts (a control)."""
+    directory.mkdir(exist_ok=True)
+    directory.chmod(0o755)
+    environ = {}
+    if patch:
+        (directory / "patch").mkdir()
+        (directory / "patch" / "sitecustomize.py").write_text(patch)
+        environ["PYTHONPATH"] = str(directory / "patch")
+    intake = {"socket_mode": "0666", **settings.pop("intake", {})}
+    agent = AgentProcess(
+        directory, "http://127.0.0.1:9/", extra={"intake": intake, **settings}, environ=environ
+    )
+    agent.start()
+    try:
+        assert agent.request("POST", "/v1/hold", b"{}")[0] == 200
+        yield Abuse(agent)
+    finally:
+        agent.kill()
+
+
+def _ready(arguments: list[str]) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line == "ready\n", process.communicate()
+    return process
+
+
+def _go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
