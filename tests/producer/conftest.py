@@ -30,6 +30,11 @@ class Place:
             f'[intake]\nsocket = "{self.socket}"\nspool = "{self.spool}"\n'
         )
 
+    def agent_was_here(self) -> None:
+        """Make the spool as an agent leaves it, which alone makes `rejected/`."""
+        for part in ("tmp", "new", "rejected"):
+            (self.spool / part).mkdir(parents=True, exist_ok=True)
+
     def spooled(self) -> list[dict[str, Any]]:
         """The events in the spool, oldest first."""
         files = sorted((self.spool / "new").glob("*")) if self.spool.exists() else []

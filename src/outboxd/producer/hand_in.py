@@ -109,26 +109,38 @@ def hand_in(
     """Check the event that `data` is, and store it."""
     now_at = time_ns() // 1_000_000
     event = _checked(data, config)
+    answer = ask(
+        event,
+        socket_path or config.intake.socket,
+        connect_timeout_s=connect_timeout_s,
+        answer_timeout_s=answer_timeout_s,
+    )
+    return answer if isinstance(answer, Stored) else _put_aside(event, now_at, config, answer)
+
+
+def ask(
+    event: Event,
+    socket_path: str,
+    *,
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    answer_timeout_s: float = ANSWER_TIMEOUT_S,
+) -> Stored | str:
+    """The agent's receipt, or in a sentence why there is none and only a later try can tell.
+
+    Raises EventError where the agent refuses it for good.
+    """
     try:
         status, answer = post(
-            socket_path or config.intake.socket,
+            socket_path,
             TARGET,
             compose(event),
             connect_timeout_s=connect_timeout_s,
             answer_timeout_s=answer_timeout_s,
         )
-        receipt = _receipt(status, answer, event.warnings)
-        if receipt is not None:
-            return receipt
-        reason = f"the agent answered {status}{_said(answer)}"
     except Unavailable as unavailable:
-        reason = unavailable.message
-    return _put_aside(event, now_at, config, reason)
-
-
-def hand_to_spool(data: bytes, config: Config, reason: str) -> Stored:
-    """Check the event, and store it without asking the agent, where there is no time to."""
-    return _put_aside(_checked(data, config), time_ns() // 1_000_000, config, reason)
+        return unavailable.message
+    receipt = _receipt(status, answer, event.warnings)
+    return receipt or f"the agent answered {status}{_said(answer)}"
 
 
 def compose(event: Event) -> bytes:

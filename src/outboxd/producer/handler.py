@@ -2,38 +2,55 @@
 
     logging.getLogger().addHandler(OutboxdHandler(level=logging.ERROR, services=["billing"]))
 
-It must never block or fail the program that logs: a record goes into a bounded
-queue, one daemon thread hands it in, and where the queue is full the record is
-dropped and counted, and the next event tells how many. At the program's end it
-waits a bounded time for what is still queued; the rest goes into the spool.
+A record is in the spool when the call that logged it returns. So there is
+nothing to flush, no thread to start and no lock to wait for, and whatever ends
+the process next (`os._exit`, a signal, the interpreter's own end) loses none:
+it works alike in a child of any kind, in a signal handler, in a destructor and
+while the interpreter is finalizing. It costs a few system calls and waits for
+no disk and no agent; what a power cut can take is what the kernel has not
+written yet.
+
+It must never raise into the program that logs, and never lose a record without
+a word: what cannot be kept is counted, told on stderr, and the next event that
+can be stored tells how many there were.
+
+Where no agent reads the spool (a container that got the socket alone), a
+record goes over the socket, with a short end to every wait.
 """
 
 from __future__ import annotations
 
-import atexit
+import itertools
 import logging
+import operator
 import os
-import queue
 import sys
 import threading
-import time
-import weakref
 from collections.abc import Mapping, Sequence
+from time import monotonic, time_ns
 
-from outboxd.config.load import Config, load_client
+from outboxd.config.load import load_client
 from outboxd.errors import OutboxdError
-from outboxd.event.komodor import EVENT_TYPE_MAX, build
-from outboxd.producer.hand_in import hand_in, hand_to_spool
-from outboxd.times import rfc3339
+from outboxd.event import strictjson
+from outboxd.event.komodor import EVENT_TYPE_MAX, Event, parse
+from outboxd.producer.hand_in import Stored, ask, compose
+from outboxd.producer.spool import NotStored, put
 
-QUEUE_MAX = 1000
-FLUSH_TIMEOUT_S = 5.0
+RECORDS_PER_MINUTE_MAX = 60_000
 SUMMARY_CHARACTERS_MAX = 1000
 EXCEPTION_CHARACTERS_MAX = 8000
-# Where an agent that hangs would keep a crashing program waiting, the spool is near.
-CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 1.0, 3.0
-
-_this_thread = threading.local()
+# How deep records may be logged from within the handler's own work: by a signal
+# handler (which the next signal interrupts) or a destructor that runs in its midst, or
+# by the `__str__` of an argument. What goes deeper logs itself for ever; the
+# interpreter's own limit, a thousand calls, would come at three times that.
+NESTED_MAX = 32
+# An agent that takes longer has trouble, and the spool is near.
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 0.25, 1.0
+SOCKET_REST_S = 30.0  # for so long after a failure the socket is not tried again
+# Log records are the first to leave a short disk to the others. The agent itself
+# refuses events below `[outbox] disk_free_min`, which is 64 MiB by default.
+FREE_BYTES_MIN, FREE_SHARE_MIN = 256 << 20, 0.05
+FREE_INODES_MIN = 20_000
 
 
 class OutboxdHandler(logging.Handler):
@@ -42,6 +59,11 @@ class OutboxdHandler(logging.Handler):
     `event_type` is a %-format over the record's attributes, as a logging
     format is; the summary is the record's message. `details` are added to each
     event's own: logger, level, place, process, and the exception if there is one.
+
+    `config` is the path of a configuration file, for the socket and the spool.
+    With `socket`, the path of an agent's socket, records go there first.
+
+    Raises EventError where scope or details are none that an event may have.
     """
 
     def __init__(
@@ -53,175 +75,271 @@ class OutboxdHandler(logging.Handler):
         namespaces: Sequence[str] = (),
         services: Sequence[str] = (),
         details: Mapping[str, object] | None = None,
-        config: str | None = None,
-        socket: str | None = None,
-        queue_max: int = QUEUE_MAX,
+        config: str | os.PathLike[str] | None = None,
+        socket: str | os.PathLike[str] | None = None,
+        records_per_minute_max: int = RECORDS_PER_MINUTE_MAX,
     ) -> None:
         super().__init__(level)
-        self.dropped = 0  # records that found the queue full, or no place to be stored
         self._event_type = event_type
-        self._scope = (list(clusters), list(namespaces), list(services))
-        self._details = dict(details or {})
-        self._config_path = config
-        self._config: Config | None = None
-        self._socket = socket
-        self._untold = 0  # of `dropped`, those that no event has told of yet
-        self._queue_max = queue_max
-        self._start_afresh()
-        _handlers.add(self)
+        lists = {"clusters": clusters, "servicesNames": services, "namespaces": namespaces}
+        self._scope = {name: list(values) for name, values in lists.items() if values}
+        self._detail_names = frozenset(details or ())
+        # As text: while the interpreter finalizes nothing can be imported, and
+        # the encoding of nested values needs `json`.
+        self._details = strictjson.encode(dict(details or {}))[1:-1]
+        self._records_per_minute_max = records_per_minute_max
+        settings = load_client(None if config is None else os.fspath(config))
+        self._spool = settings.intake.spool
+        self._socket = settings.intake.socket if socket is None else os.fspath(socket)
+        self._asks_first = socket is not None
+        self._counts = _Counts()
+        self._nesting = threading.local()
+        parse(compose(self._event_of("log", "a first look at scope and details", "error", {})))
+
+    @property
+    def dropped(self) -> int:
+        """Records of this process that could not be kept."""
+        return self._counts_here().dropped.value()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As `Handler.handle`, but without its lock: nothing here is shared that needs one,
+        and a lock may be held by whatever a signal or a fork interrupted."""
+        allowed = self.filter(record)
+        if allowed:
+            self.emit(allowed if isinstance(allowed, logging.LogRecord) else record)
+        return bool(allowed)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue it; what comes from handing in itself is left alone."""
-        if getattr(_this_thread, "handing_in", False):
-            return
+        """Store it, now."""
+        counts = self._counts_here()
+        depth = getattr(self._nesting, "depth", 0)
+        self._nesting.depth = depth + 1
         try:
-            data = self._event(record)
-            self._ensure_thread()
-            self._idle.clear()
-            self._queue.put_nowait(data)
-        except queue.Full:
-            self._count_dropped()
-        except Exception:
-            self.handleError(record)
+            if depth >= NESTED_MAX:
+                raise NotStored("logging them logs again, without end")
+            counts.admit(self._records_per_minute_max)
+            self._store(self._event(record), counts)
+            self._tell_of_dropped(counts)
+        except BaseException as error:
+            self._count_dropped(counts, error)
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C, or what a signal handler raised: it is the program's
+        finally:
+            self._nesting.depth = depth
 
-    def flush(self) -> None:
-        """Wait until what is queued is handed in, or for `FLUSH_TIMEOUT_S`."""
-        self.wait(FLUSH_TIMEOUT_S if not _Ending.has_waited else 0.0)
+    def _counts_here(self) -> _Counts:
+        """This process's own: a child starts with its parent's."""
+        if self._counts.process != os.getpid():
+            self._counts = _Counts()
+        return self._counts
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until all that is queued is handed in; False if it was not in time."""
-        deadline_s = time.monotonic() + timeout_s
-        while self._thread is not None and self._thread.is_alive() and not self._is_done():
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                return False
-            self._idle.wait(min(left_s, 0.5))
-        return self._is_done()
-
-    def close(self) -> None:
-        self.flush()
-        _handlers.discard(self)
-        super().close()
-
-    def _start_afresh(self) -> None:
-        """No thread yet, nothing queued: at the start, and in a child after a fork."""
-        self._queue: queue.Queue[bytes] = queue.Queue(self._queue_max)
-        self._in_hand: bytes | None = None
-        self._idle = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._thread_lock = threading.Lock()
-        self._count_lock = threading.Lock()
-
-    def _ensure_thread(self) -> None:
-        with self._thread_lock:
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._work, name="outboxd-handler", daemon=True
-                )
-                self._thread.start()
-
-    def _work(self) -> None:
-        _this_thread.handing_in = True
-        while True:
-            data = self._in_hand = self._queue.get()
+    def _store(self, event: Event, counts: _Counts) -> None:
+        into_spool = not self._asks_first and self._is_spool_read()
+        if into_spool:
+            self._check_disk()
             try:
-                self._hand_in(data)
-                self._tell_of_dropped()
-            except Exception:
-                self._count_dropped()
-            finally:
-                self._in_hand = None
-                self._queue.task_done()
-                if self._is_done():
-                    self._idle.set()
+                self._put(event)
+            except NotStored as error:
+                not_stored = error  # this user may have no right to; over the socket it may
+            else:
+                return
+        if monotonic() >= counts.socket_rests_until_s:
+            if isinstance(self._ask(event), Stored):
+                return
+            counts.socket_rests_until_s = monotonic() + SOCKET_REST_S
+        if into_spool:
+            raise not_stored
+        self._put(event)
 
-    def _hand_in(self, data: bytes) -> None:
-        if self._config is None:
-            self._config = load_client(self._config_path)
-        hand_in(
-            data,
-            self._config,
+    def _put(self, event: Event) -> None:
+        put(self._spool, compose(event) + b"\n", synced=False)
+
+    def _ask(self, event: Event) -> Stored | str:
+        return ask(
+            event,
             self._socket,
             connect_timeout_s=CONNECT_TIMEOUT_S,
             answer_timeout_s=ANSWER_TIMEOUT_S,
         )
 
-    def _spool_rest(self) -> None:
-        """What the agent did not take in time goes straight into the spool."""
+    def _is_spool_read(self) -> bool:
+        """Whether an agent has ever opened this spool: it alone makes `rejected/`, and who
+        hands in with no agent there makes the rest."""
         try:
-            config = self._config or load_client(self._config_path)
-            in_hand = self._in_hand
-            if in_hand is not None:
-                # The agent may yet take it: it has a dedup key, so it will be one event.
-                hand_to_spool(in_hand, config, "the program ended")
-            while True:
-                hand_to_spool(self._queue.get_nowait(), config, "the program ended")
-        except (queue.Empty, OutboxdError):
-            return
+            os.stat(f"{self._spool}/rejected")
+        except OSError:
+            return False
+        return True
 
-    def _tell_of_dropped(self) -> None:
-        with self._count_lock:
-            untold, self._untold = self._untold, 0
-        if not untold:
+    def _check_disk(self) -> None:
+        disk = os.statvfs(self._spool)
+        free_bytes = disk.f_bavail * disk.f_frsize
+        if free_bytes < min(FREE_BYTES_MIN, disk.f_blocks * disk.f_frsize * FREE_SHARE_MIN):
+            message = f"the disk of {self._spool} has {free_bytes >> 20} MiB left"
+            raise NotStored(message, "make room on it (see `df -h`), or start the agent")
+        # Some file systems have no fixed number of inodes, and report none.
+        if disk.f_files and disk.f_favail < min(FREE_INODES_MIN, disk.f_files * FREE_SHARE_MIN):
+            message = f"the disk of {self._spool} has {disk.f_favail} inodes left"
+            raise NotStored(message, "remove files from it (see `df -i`), or start the agent")
+
+    def _tell_of_dropped(self, counts: _Counts) -> None:
+        """In an event of its own, once it can be stored; by one at a time."""
+        dropped = counts.dropped.value()
+        if dropped == counts.told:
             return
         try:
-            self._hand_in(
-                build(
-                    "log records dropped",
-                    f"{untold} log records came faster than they could be stored",
-                    "warning",
-                    *self._scope,
-                    {**self._details, "dropped": untold},
-                )
+            baton = counts.baton.pop()
+        except IndexError:
+            return  # another thread is at it
+        try:
+            untold = dropped - counts.told
+            event = self._event_of(
+                "log records dropped",
+                f"{untold} log records could not be kept",
+                "warning",
+                {"dropped": untold, "process": os.getpid()},
             )
-        except OutboxdError:
-            with self._count_lock:
-                self._untold += untold
+            self._store(event, counts)
+            counts.told = dropped
+        except (OutboxdError, OSError):
+            return  # with the next one, then
+        finally:
+            counts.baton.append(baton)
 
-    def _count_dropped(self) -> None:
-        with self._count_lock:
-            self.dropped += 1
-            self._untold += 1
-            first = self.dropped == 1
-        if first and logging.raiseExceptions and sys.stderr is not None:
-            # Once, and not by logging: that would come back here.
-            sys.stderr.write(
-                "outboxd: log records are dropped: they cannot be stored fast enough,"
-                " or not at all; `outboxd status` may tell why\n"
-            )
+    def _count_dropped(self, counts: _Counts, error: BaseException) -> None:
+        """Count it, and tell at the first, and each time that their number has doubled."""
+        counts.dropped.add()
+        dropped = counts.dropped.value()
+        stderr = sys.stderr
+        if dropped < counts.tell_at or stderr is None or not logging.raiseExceptions:
+            return
+        counts.tell_at = dropped * 2
+        why = str(error) if isinstance(error, OutboxdError) else f"{type(error).__name__}: {error}"
+        noun = "record" if dropped == 1 else "records"
+        try:
+            # Not by logging: that would come back here.
+            stderr.write(f"outboxd: {dropped} log {noun} could not be kept: {why}\n")
+            stderr.flush()
+        except Exception:
+            return  # it is closed, or full, or of the program's own making: there is no other
 
-    def _is_done(self) -> bool:
-        return self._queue.unfinished_tasks == 0
-
-    def _event(self, record: logging.LogRecord) -> bytes:
+    def _event(self, record: logging.LogRecord) -> Event:
         """The record as an event, in the thread that logs: what it refers to may change."""
-        message = _clean(record.getMessage())
+        message = _clean(_message(record))
         summary, _, rest = message.partition("\n")
-        details: dict[str, object] = {
-            "logger": record.name,
-            "level": record.levelname,
-            "place": f"{record.pathname}:{record.lineno}",
-            "process": record.process,
+        details: dict[str, str | int] = {
+            "logger": _clean(record.name),
+            "level": _clean(record.levelname),
+            "place": _clean(f"{record.pathname}:{record.lineno}"),
+            "process": record.process or os.getpid(),
         }
         if rest or len(summary) > SUMMARY_CHARACTERS_MAX:
             details["message"] = _cut(message, EXCEPTION_CHARACTERS_MAX)
         if record.exc_info and record.exc_info[0] is not None:
-            formatter = self.formatter or _FORMATTER
-            text = _clean(formatter.formatException(record.exc_info))
             details["exception"] = record.exc_info[0].__name__
+        traceback = _traceback(record, self.formatter or _FORMATTER)
+        if traceback:
             # Its end says what happened, its beginning only how it came there.
-            details["traceback"] = text[-EXCEPTION_CHARACTERS_MAX:]
-        elif record.exc_text:
-            details["traceback"] = _clean(record.exc_text)[-EXCEPTION_CHARACTERS_MAX:]
-        return build(
-            _cut(_clean(self._event_type % record.__dict__), EVENT_TYPE_MAX),
+            details["traceback"] = _clean(traceback)[-EXCEPTION_CHARACTERS_MAX:]
+        return self._event_of(
+            _cut(_clean(_type(self._event_type, record)), EVENT_TYPE_MAX) or "log",
             _cut(summary, SUMMARY_CHARACTERS_MAX) or "(empty message)",
             _severity(record.levelno),
-            *self._scope,
-            {**details, **self._details},
-            f"outboxd-{os.urandom(16).hex()}",
-            rfc3339(int(record.created * 1000)),
+            details,
+            int(record.created * 1000),
         )
+
+    def _event_of(
+        self,
+        event_type: str,
+        summary: str,
+        severity: str,
+        details: Mapping[str, str | int],
+        occurred_at: int | None = None,
+    ) -> Event:
+        own = {name: each for name, each in details.items() if name not in self._detail_names}
+        texts = [text for text in (strictjson.encode(own)[1:-1], self._details) if text]
+        return Event(
+            event_type,
+            summary,
+            severity,
+            self._scope,
+            "{" + ",".join(texts) + "}",
+            f"outboxd-{os.urandom(16).hex()}",
+            time_ns() // 1_000_000 if occurred_at is None else occurred_at,
+        )
+
+
+class _Counts:
+    """What one process counts. Threads, signal handlers and destructors come at once, and
+    no lock would be safe from all of them: each step is one call that nothing interrupts,
+    or may be done twice without harm."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.dropped = _Counter()
+        self.told = 0  # of `dropped`, those that an event has told of
+        self.tell_at = 1  # so many dropped are told on stderr next
+        self.baton: list[None] = [None]  # who has it tells of what was dropped
+        self.socket_rests_until_s = 0.0
+        self._minute = (monotonic(), itertools.count(1))
+
+    def admit(self, records_per_minute_max: int) -> None:
+        """Raises NotStored where records come faster than that: a program that logs in a
+        tight loop must neither fill the disk nor keep the others' events waiting."""
+        started_s, records = self._minute
+        if monotonic() - started_s >= 60:
+            records = itertools.count(1)
+            self._minute = (monotonic(), records)
+        if next(records) > records_per_minute_max:
+            raise NotStored(
+                f"more than {records_per_minute_max} came within a minute",
+                "log less, or give the handler another records_per_minute_max",
+            )
+
+
+class _Counter:
+    """A number that anybody may raise at any moment: each step is one call in C."""
+
+    def __init__(self) -> None:
+        self._left = itertools.repeat(None, sys.maxsize)
+
+    def add(self) -> None:
+        next(self._left)
+
+    def value(self) -> int:
+        return sys.maxsize - operator.length_hint(self._left)
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception as error:
+        # A slip in the call must not cost the record.
+        return f"{record.msg!s} (its arguments do not fit: {type(error).__name__}: {error})"
+
+
+def _type(event_type: str, record: logging.LogRecord) -> str:
+    try:
+        return event_type % record.__dict__
+    except Exception:
+        return f"log {record.levelname}"
+
+
+def _traceback(record: logging.LogRecord, formatter: logging.Formatter) -> str | None:
+    if not record.exc_info or record.exc_info[0] is None:
+        return record.exc_text
+    try:
+        return formatter.formatException(record.exc_info)
+    except Exception:
+        # While the interpreter finalizes, the lines of the source cannot be had.
+        _, error, traceback = record.exc_info
+        places = []
+        while traceback is not None:
+            code = traceback.tb_frame.f_code
+            places.append(f"{code.co_filename}:{traceback.tb_lineno} in {code.co_name}")
+            traceback = traceback.tb_next
+        return "\n".join([*places, f"{type(error).__name__}: {error}"])
 
 
 def _severity(level: int) -> str:
@@ -239,30 +357,4 @@ def _cut(text: str, characters_max: int) -> str:
     return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
 
 
-class _Ending:
-    """Whether the program's end has waited already: `logging` flushes once more, and
-    then once more to close, and the sum must stay bounded."""
-
-    has_waited = False
-
-
-def _flush_all() -> None:
-    """At the program's end: all handlers within one bound."""
-    deadline_s = time.monotonic() + FLUSH_TIMEOUT_S
-    for handler in list(_handlers):
-        handler.wait(max(0.0, deadline_s - time.monotonic()))
-        handler._spool_rest()
-    _Ending.has_waited = True
-
-
-def _after_fork() -> None:
-    """A forked child has no such thread, and what is queued is its parent's to hand in."""
-    _this_thread.handing_in = False
-    for handler in list(_handlers):
-        handler._start_afresh()
-
-
 _FORMATTER = logging.Formatter()
-_handlers: weakref.WeakSet[OutboxdHandler] = weakref.WeakSet()
-atexit.register(_flush_all)
-os.register_at_fork(after_in_child=_after_fork)

@@ -31,37 +31,56 @@ class NotStored(OutboxdError):
     exit_code = EX_TEMPFAIL
 
 
-def put(spool: str, data: bytes) -> str:
-    """Store it durably; gives the file's name in `new/`. Raises NotStored."""
+def put(spool: str, data: bytes, *, synced: bool = True) -> str:
+    """Store it durably; gives the file's name in `new/`. Raises NotStored.
+
+    Without `synced` it waits for no disk: the file outlives this process, but
+    not a power cut within the half minute that the kernel takes to write it.
+    """
     # The time first, so that the agent takes them in order; random bits behind
     # it, so that names neither meet nor can be guessed.
     name = f"{time_ns() // 1000:017d}-{os.urandom(8).hex()}.json"
     temporary = f"{spool}/tmp/{name}"
     try:
-        _make_directories(spool)
-        mode = _mode_for(f"{spool}/new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.open(temporary, flags, mode)
+        try:
+            file, mode = _open(spool, temporary)
+        except FileNotFoundError:
+            _make_directories(spool)
+            file, mode = _open(spool, temporary)
     except OSError as error:
         _fail(spool, error)
     try:
         os.fchmod(file, mode)  # whatever the umask: the agent must be able to read it
         _write_all(file, data)
-        os.fsync(file)
+        if synced:
+            os.fsync(file)
         os.rename(temporary, f"{spool}/new/{name}")
-        _sync_rename(f"{spool}/new", file)
+        if synced:
+            _sync_rename(f"{spool}/new", file)
     except OSError as error:
         # In `new/` too: what we say is not stored must not go out all the same.
         _remove(temporary)
         _remove(f"{spool}/new/{name}")
         _fail(spool, error)
+    except BaseException:
+        # Ctrl-C, say: its caller is told nothing, so nothing may go out.
+        _remove(temporary)
+        _remove(f"{spool}/new/{name}")
+        raise
     finally:
         os.close(file)
     return name
 
 
+def _open(spool: str, temporary: str) -> tuple[int, int]:
+    """The new file, and the mode it is to have."""
+    mode = _mode_for(f"{spool}/new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(temporary, flags, mode), mode
+
+
 def _make_directories(spool: str) -> None:
-    """Make what is missing of the spool; usually nothing is."""
+    """Make what is missing of the spool."""
     for part in ("tmp", "new"):
         try:
             _make_directory(f"{spool}/{part}")
