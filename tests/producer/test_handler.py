@@ -59,7 +59,7 @@ def test_details_of_any_kind_are_kept_and_go_before_the_records_own(place, logge
     assert (details["nested"], details["logger"]) == ({"share": 0.5, "none": None}, "mine")
 
 
-@pytest.mark.parametrize("options", [{"clusters": [""]}, {"details": {"a": "\0"}}])
+@pytest.mark.parametrize("options", [{"clusters": [1]}, {"details": {"a": "\0"}}])
 def test_what_no_event_may_have_is_said_when_the_handler_is_made(place, options):
     with pytest.raises(EventError):
         OutboxdHandler(config=place.config, **options)

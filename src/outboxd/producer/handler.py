@@ -32,7 +32,7 @@ from time import monotonic, time_ns
 from outboxd.config.load import load_client
 from outboxd.errors import OutboxdError
 from outboxd.event import strictjson
-from outboxd.event.komodor import EVENT_TYPE_MAX, Event, parse
+from outboxd.event.komodor import EVENT_TYPE_MAX, Event, build, parse
 from outboxd.producer.hand_in import Stored, ask, compose
 from outboxd.producer.spool import NotStored, put
 
@@ -81,12 +81,14 @@ class OutboxdHandler(logging.Handler):
     ) -> None:
         super().__init__(level)
         self._event_type = event_type
-        lists = {"clusters": clusters, "servicesNames": services, "namespaces": namespaces}
-        self._scope = {name: list(values) for name, values in lists.items() if values}
-        self._detail_names = frozenset(details or ())
+        checked = parse(
+            build("log", "a first look", "error", clusters, namespaces, services, details)
+        )
+        self._scope = checked.scope
         # As text: while the interpreter finalizes nothing can be imported, and
         # the encoding of nested values needs `json`.
-        self._details = strictjson.encode(dict(details or {}))[1:-1]
+        self._details = (checked.details or "{}")[1:-1]
+        self._detail_names = frozenset(details or ())
         self._records_per_minute_max = records_per_minute_max
         settings = load_client(None if config is None else os.fspath(config))
         self._spool = settings.intake.spool
@@ -94,7 +96,6 @@ class OutboxdHandler(logging.Handler):
         self._asks_first = socket is not None
         self._counts = _Counts()
         self._nesting = threading.local()
-        parse(compose(self._event_of("log", "a first look at scope and details", "error", {})))
 
     @property
     def dropped(self) -> int:
