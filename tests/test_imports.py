@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -83,9 +84,15 @@ def test_an_engine_of_the_outbox_is_known_to_itself_and_to_who_opens_it():
             assert not any(engine in text for engine in engines), path
 
 
-def test_only_the_transport_imports_httpx():
+def test_one_module_imports_httpx_and_an_agent_without_a_proxy_does_not_load_it():
     users = {path.name for path in FILES if "import httpx" in path.read_text()}
-    assert users == {"transport.py"}
+    assert users == {"proxied.py"}
+    for module in ("outboxd.delivery.transport", "outboxd.agent.run"):
+        loaded = f"import sys, {module}; print([n for n in ('httpx', 'anyio') if n in sys.modules])"
+        done = subprocess.run(
+            [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == "[]", module
 
 
 @pytest.mark.parametrize("name", LIGHT)

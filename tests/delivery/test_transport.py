@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import datetime
 import socket
 import ssl
@@ -17,6 +16,8 @@ from outboxd.delivery.outcome import Fault, decide
 from outboxd.delivery.transport import Transport, validate_url
 from outboxd.errors import ConfigError
 from outboxd.outbox.model import Outcome
+
+pytestmark = pytest.mark.usefixtures("each_loop")
 
 
 def answer_of(loopback, script, **settings):
@@ -346,14 +347,6 @@ async def silent(writer, _number, _request):
     await asyncio.Event().wait()
 
 
-async def drips_a_head(writer, _number, _request):
-    writer.write(b"HTTP/1.1 201 Created\r\n")
-    while True:
-        writer.write(b"X-More: a\r\n")
-        await writer.drain()
-        await asyncio.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ("script", "fault"),
     [
@@ -362,7 +355,6 @@ async def drips_a_head(writer, _number, _request):
         (resets, Fault.LOST),
         (garbage, Fault.GARBAGE),
         (silent, Fault.TIMEOUT),
-        (drips_a_head, Fault.TIMEOUT),
     ],
 )
 def test_what_ends_after_the_request_left_may_have_arrived(loopback, script, fault):
@@ -372,12 +364,18 @@ def test_what_ends_after_the_request_left_may_have_arrived(loopback, script, fau
     assert decide(answer, 0, 60).may_have_arrived
 
 
-def test_a_server_that_closes_before_reading_may_have_read_after_all(loopback):
-    async def main():
-        async with loopback.Server(closes, reads_first=False) as server:
-            return await loopback.send_once(loopback.Komodor(server.url()), b"x" * 300_000)
+def test_a_server_that_closes_without_reading_may_have_read_after_all(loopback):
+    def serve(listener):
+        connection, _ = listener.accept()
+        connection.recv(10)  # some of it has left for certain
+        connection.close()
 
-    answer = asyncio.run(main())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/mgmt/v1/events"
+        answer = asyncio.run(loopback.send_once(loopback.Komodor(url), b"x" * 300_000))
+        thread.join(10)
     assert (answer.fault, answer.sent) == (Fault.LOST, True)
 
 
@@ -403,6 +401,14 @@ def test_a_kept_connection_that_the_server_drops_is_not_silently_sent_again(loop
 # -- the status is known -------------------------------------------------------------------
 
 
+async def drips_a_head(writer, _number, _request):
+    writer.write(b"HTTP/1.1 201 Created\r\n")
+    while True:
+        writer.write(b"X-More: a\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
 async def drips_a_body(writer, _number, _request):
     writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 10000\r\n\r\n")
     while True:
@@ -416,8 +422,8 @@ def half_a_body(writer, _number, _request):
     return True
 
 
-@pytest.mark.parametrize("script", [drips_a_body, half_a_body])
-def test_a_body_that_does_not_end_cannot_take_the_status_back(loopback, script):
+@pytest.mark.parametrize("script", [drips_a_head, drips_a_body, half_a_body])
+def test_what_does_not_end_cannot_take_the_status_back(loopback, script):
     answer, _ = answer_of(loopback, script, request_timeout_s=0.3)
     assert (answer.status, answer.fault, answer.complete) == (201, None, False)
     assert len(answer.body_start) <= 2048
@@ -517,96 +523,3 @@ def test_ipv6_works(loopback):
         return answer
 
     assert asyncio.run(main()).status == 201
-
-
-# -- proxies ------------------------------------------------------------------------------------
-
-
-def through_proxy(loopback, authority, proxy, proxy_url, **settings):
-    async def main():
-        async with loopback.Server(loopback.good, authority.server_context()) as server, proxy:
-            komodor = loopback.Komodor(
-                server.url("https"),
-                proxy=proxy_url.format(port=proxy.port) if proxy_url else "",
-                ca_file=str(authority.folder / "ca.pem"),
-                **settings,
-            )
-            return await loopback.send_once(komodor)
-
-    return asyncio.run(main())
-
-
-def test_the_proxy_of_the_settings_is_used(loopback, authority):
-    proxy = loopback.ConnectProxy()
-    answer = through_proxy(loopback, authority, proxy, "http://127.0.0.1:{port}")
-    assert answer.status == 201
-    assert proxy.connects[0].startswith(b"CONNECT 127.0.0.1:")
-    assert b"secret" not in proxy.connects[0]
-
-
-def test_the_proxys_credentials_are_sent_to_it(loopback, authority):
-    proxy = loopback.ConnectProxy(base64.b64encode(b"me:p@ss").decode())
-    answer = through_proxy(loopback, authority, proxy, "http://me:p%40ss@127.0.0.1:{port}")
-    assert answer.status == 201
-
-
-def test_a_proxy_for_plain_http_gets_the_credentials_and_keeps_its_connection(loopback):
-    async def main():
-        async with loopback.Server(loopback.good) as proxy:
-            komodor = loopback.Komodor(
-                "http://127.0.0.1:9/mgmt/v1/events", proxy=f"http://me:pass@127.0.0.1:{proxy.port}"
-            )
-            transport = Transport(komodor, "secret")
-            for number in range(3):
-                assert (await transport.send(str(number), b"{}")).status == 201
-            await transport.close()
-            assert proxy.connections == 1
-            head = proxy.requests[0].lower()
-            assert head.startswith(b"post http://127.0.0.1:9/mgmt/v1/events ")
-            assert b"proxy-authorization: basic " in head
-            assert b"\r\nauthorization:" not in head
-
-    asyncio.run(main())
-
-
-def test_a_proxy_that_wants_credentials_is_a_hold_and_nothing_was_sent(loopback, authority):
-    proxy = loopback.ConnectProxy("bm90OnVz")
-    answer = through_proxy(loopback, authority, proxy, "http://me:wrong@127.0.0.1:{port}")
-    assert (answer.fault, answer.sent) == (Fault.PROXY_AUTH, False)
-    assert "wrong" not in answer.fault_text
-    assert decide(answer, 0, 60).outcome is Outcome.HOLD
-
-
-def test_a_proxy_that_will_not_or_cannot_connect_is_unavailable(loopback, authority):
-    refuses = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
-    proxy = loopback.ConnectProxy(refuses=refuses)
-    answer = through_proxy(loopback, authority, proxy, "http://127.0.0.1:{port}")
-    assert (answer.fault, answer.sent) == (Fault.PROXY, False)
-    closed = f"http://127.0.0.1:{loopback.closed_port()}"
-    answer = through_proxy(loopback, authority, loopback.ConnectProxy(), closed)
-    assert (answer.fault, answer.sent) == (Fault.PROXY, False)
-
-
-def test_the_environments_proxy_is_used_unless_it_excepts_the_host(
-    loopback, authority, monkeypatch
-):
-    async def main(no_proxy):
-        async with (
-            loopback.Server(loopback.good, authority.server_context()) as server,
-            loopback.ConnectProxy() as proxy,
-        ):
-            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
-            monkeypatch.setenv("no_proxy", no_proxy)
-            settings = loopback.Komodor(
-                server.url("https"), ca_file=str(authority.folder / "ca.pem")
-            )
-            assert (await loopback.send_once(settings)).status == 201
-            return len(proxy.connects)
-
-    assert asyncio.run(main("")) == 1
-    assert asyncio.run(main("127.0.0.1")) == 0
-
-
-def test_a_proxy_url_that_is_none_stops_the_start(loopback):
-    with pytest.raises(ConfigError, match="proxy"):
-        Transport(loopback.Komodor("https://127.0.0.1/events", proxy="ftp://x"), None)

@@ -256,7 +256,7 @@ def test_the_journal_is_told_the_priority(written, monkeypatch, tmp_path):
 def test_what_libraries_say_goes_the_same_way(written):
     lines = written()
     logging.getLogger("asyncio").warning("slow callback")
-    logging.getLogger("aiohttp").info("not worth a line")
+    logging.getLogger("httpx").info("not worth a line")
     assert [json.loads(line)["library"] for line in lines()] == ["asyncio"]
 
 

@@ -39,7 +39,7 @@ from outboxd.observe.textfile import write_textfile
 from outboxd.outbox.model import Claimed, Entry, Source
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.opening import Opened
-from outboxd.outbox.upkeep import Job, OutboxUpkeep
+from outboxd.outbox.upkeep import TICK_S, Job, OutboxUpkeep
 from outboxd.serve import sockets
 from outboxd.serve.guards import browser_guard
 from outboxd.serve.server import HttpServer
@@ -92,7 +92,7 @@ class AgentParts:
         self._opened = opened
         self.clock = clock
         self.metrics = Metrics(__version__, clock)
-        self.transport = Transport(config.komodor, key, clock)
+        self.transport = Transport(config.komodor, key)
         self._observer = DeliveryObserver(self.metrics)
         self._key = key
         self._log = get_logger("agent")
@@ -284,6 +284,7 @@ class AgentParts:
         """What runs beside the sender until it is cancelled."""
         jobs = [*self._keeper.jobs(), *self._opened.jobs(self.outbox)]
         path = self.config.metrics.textfile
+        jobs.append(Job("certificates", TICK_S, self._follow_certificates))
         if path:
             jobs.append(Job("textfile", TEXTFILE_S, self._write_textfile))
         running = [("upkeep", Upkeep(self.clock, jobs).run())]
@@ -298,6 +299,12 @@ class AgentParts:
         salvaged, lost = await self._opened.salvage(self.outbox)
         self._log.warning("salvage.finished", salvaged=salvaged, lost=lost)
         self.sender.wake()
+
+    async def _follow_certificates(self) -> None:
+        """Authorities or a certificate that were replaced on disk may end a hold."""
+        if self.transport.reread_files():
+            self._log.info("certificates.changed")
+            self.sender.key_changed()
 
     async def _write_textfile(self) -> None:
         await asyncio.to_thread(write_textfile, self.config.metrics.textfile, self.metrics)
@@ -315,12 +322,13 @@ class AgentParts:
     def reconfigure(self, config: Config, key: str | None) -> list[str]:
         """Take over what can change while running; the names of what cannot."""
         left = _needs_restart(self.config, config)
-        before, self.config = self.config, config
         old = None
-        if _way(before) != _way(config):
-            old, self.transport = self.transport, Transport(config.komodor, key, self.clock)
-        elif key != self._key:
+        if _way(self.config) != _way(config):  # it may refuse them: nothing has changed yet
+            old, self.transport = self.transport, Transport(config.komodor, key)
+        else:
+            self.transport.reread_files(whether_changed_or_not=True)
             self.transport.set_key(key)
+        before, self.config = self.config, config
         self._key = key
         self.sender.reconfigure(sender_settings(config), self.transport)
         self.admission.set_limits(config.outbox.events_max, config.outbox.disk_free_min)

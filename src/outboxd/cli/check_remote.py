@@ -6,63 +6,53 @@ its header and nowhere else.
 
 from __future__ import annotations
 
-import base64
 import email.utils
-import http.client
 import json
 import socket
 import ssl
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from outboxd import __version__
 from outboxd.cli.findings import Finding, bad, good, note
 from outboxd.config.load import Config
-from outboxd.delivery.connections import Tls, proxy_for
+from outboxd.delivery.outcome import Answer, Fault, is_html_page
+from outboxd.delivery.proxied import Asked, ask
+from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for
+from outboxd.delivery.tls import Tls
+from outboxd.delivery.transport import validate_url
 from outboxd.errors import EX_CONFIG, EX_NOPERM, EX_UNAVAILABLE, ConfigError
 from outboxd.units import format_duration
 
 EVENTS_END = "/events"
-VALIDATE_END = "/apikey/validate"
 SKEW_MAX_S = 30.0
 CERTIFICATE_SOON_S = 14 * 86400
-ANSWER_BYTES_MAX = 64 * 1024
-PORTS = {"https": 443, "http": 80}
-
-
-class Reached(NamedTuple):
-    """The server's answer to the validate call."""
-
-    status: int
-    date: str | None
-    content_type: str
-    body: bytes
 
 
 def endpoint(config: Config, key: str | None) -> Iterator[Finding]:
     """From the name to the key, as far as it goes."""
-    parts = urlsplit(config.komodor.endpoint)
-    proxy = proxy_for(config.komodor.endpoint, config.komodor.proxy)
-    first = urlsplit(proxy) if proxy else parts
-    named = _names(first, "proxy" if proxy else "DNS")
+    komodor = config.komodor
+    parts = urlsplit(komodor.endpoint)
+    try:
+        proxy = proxy_for(komodor.endpoint, komodor.proxy)
+    except ConfigError as error:
+        yield bad("proxy", error.message, error.hint or "name another", EX_CONFIG)
+        return
+    named = _names(urlsplit(proxy) if proxy else parts, "proxy" if proxy else "DNS")
     yield named
     if named.hint:
         return
     try:
-        connection = _connection(config, parts, first if proxy else None)
+        asked = _ask(config, key, proxy)
     except ConfigError as error:
         yield bad("TLS", error.message, error.hint or "look at the files", EX_CONFIG)
         return
-    try:
-        connected = _connect(connection, parts)
-        yield connected
-        if connected.hint and connected.exit_code:
-            return
-        yield from _call(connection, parts, key, bool(proxy))
-    finally:
-        connection.close()
+    where = f"{parts.hostname}:{parts.port or DEFAULT_PORTS[parts.scheme]}"
+    yield _connection(asked, where)
+    if asked.connected_s is None or asked.answer.fault is Fault.CLIENT_CERTIFICATE:
+        return
+    yield from _said(asked.answer, parts, key)
 
 
 def _names(parts: SplitResult, word: str) -> Finding:
@@ -76,56 +66,51 @@ def _names(parts: SplitResult, word: str) -> Finding:
     return good(word, f"{host} is {', '.join(addresses[:4])}")
 
 
-def _connection(
-    config: Config, parts: SplitResult, proxy: SplitResult | None
-) -> http.client.HTTPConnection:
-    """The connection, not yet made; through the proxy where there is one."""
+def _ask(config: Config, key: str | None, proxy: str | None) -> Asked:
+    """The validate call; where there can be none, one that asks for nothing."""
     komodor = config.komodor
-    first = proxy or parts
-    host = first.hostname or ""
-    port = first.port or PORTS.get(first.scheme, 80)
-    timeout_s = komodor.connect_timeout_s
-    if parts.scheme == "http":
-        return http.client.HTTPConnection(host, port, timeout=timeout_s)
-    context = Tls(komodor.ca_file, komodor.client_cert, komodor.client_key).context()
-    connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
-    if proxy:
-        connection.set_tunnel(parts.hostname or "", parts.port or 443, _proxy_headers(proxy))
-    return connection
+    headers = {"User-Agent": f"outboxd/{__version__}", "Accept-Encoding": "identity"}
+    if _has_validate(komodor.endpoint):
+        method, url = "GET", validate_url(komodor.endpoint)
+        if key is not None:
+            headers["x-api-key"] = key
+    else:
+        method, url = "OPTIONS", komodor.endpoint
+    over_tls = "https" in (urlsplit(komodor.endpoint).scheme, urlsplit(proxy or "").scheme)
+    files = Tls(komodor.ca_file, komodor.client_cert, komodor.client_key)
+    context = files.context() if over_tls or any(files) else None
+    return ask(method, url, headers, proxy, context, komodor.connect_timeout_s)
 
 
-def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
-    if proxy.username is None:
-        return {}
-    credentials = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()}
+def _has_validate(endpoint: str) -> bool:
+    return urlsplit(endpoint).path.endswith(EVENTS_END)
 
 
-def _connect(connection: http.client.HTTPConnection, parts: SplitResult) -> Finding:
-    where = f"{parts.hostname}:{parts.port or PORTS[parts.scheme]}"
-    started_s = time.monotonic()
-    try:
-        connection.connect()
-    except ssl.SSLCertVerificationError as error:
-        told = f"the certificate of {where} does not verify: {error.verify_message}"
+def _connection(asked: Asked, where: str) -> Finding:
+    fault, text = asked.answer.fault, asked.answer.fault_text
+    if fault is Fault.CERTIFICATE:
+        told = f"the certificate of {where} does not verify: {text}"
         hint = "set [komodor] ca_file if a proxy or a private authority signs it; check the clock"
         return bad("TLS", told, hint, EX_UNAVAILABLE)
-    except ssl.SSLError as error:
-        told = f"TLS with {where} failed: {error.reason or error}"
+    if fault in (Fault.TLS, Fault.CLIENT_CERTIFICATE):
+        told = f"TLS with {where} failed: {text}"
         return bad("TLS", told, "is it an https port, and is client_cert right?", EX_UNAVAILABLE)
-    except OSError as error:
-        told = f"no connection to {where}: {error.strerror or error}"
+    if fault in (Fault.PROXY, Fault.PROXY_AUTH):
+        told = f"the proxy does not connect to {where}: {text}"
+        hint = "look at [komodor] proxy, or http_proxy and https_proxy, and its credentials"
+        return bad("proxy", told, hint, EX_UNAVAILABLE)
+    if asked.connected_s is None:
+        told = f"no connection to {where}: {text or 'it took longer than connect_timeout'}"
         return bad("connection", told, "look at firewall, proxy and the endpoint", EX_UNAVAILABLE)
-    took_ms = (time.monotonic() - started_s) * 1000
-    if not isinstance(connection.sock, ssl.SSLSocket):
-        return good("connection", f"{where} in {took_ms:.0f} ms, without TLS")
-    return _certificate(connection.sock, f"{where} in {took_ms:.0f} ms")
+    took = f"{where} in {asked.connected_s * 1000:.0f} ms"
+    if asked.tls is None:
+        return good("connection", f"{took}, without TLS" if fault is None else took)
+    return _certificate(asked, took)
 
 
-def _certificate(connection: ssl.SSLSocket, where: str) -> Finding:
-    told = f"{where}, {connection.version()}"
-    certificate = connection.getpeercert() or {}
-    ends = certificate.get("notAfter")
+def _certificate(asked: Asked, where: str) -> Finding:
+    told = f"{where}, {asked.tls}"
+    ends = asked.certificate.get("notAfter")
     if not isinstance(ends, str):
         return good("TLS", told)
     left_s = ssl.cert_time_to_seconds(ends) - time.time()
@@ -135,41 +120,21 @@ def _certificate(connection: ssl.SSLSocket, where: str) -> Finding:
     return good("TLS", told)
 
 
-def _call(
-    connection: http.client.HTTPConnection, parts: SplitResult, key: str | None, proxied: bool
-) -> Iterator[Finding]:
-    """The validate call, and what its answer tells of clock and key."""
-    if not parts.path.endswith(EVENTS_END):
-        told = f"not checked: the endpoint's path does not end in {EVENTS_END}"
-        yield note("API key", told, "Komodor's is https://api.komodor.com/mgmt/v1/events")
-        return
-    path = parts.path.removesuffix(EVENTS_END) + VALIDATE_END
-    if proxied and parts.scheme == "http":
-        path = f"{parts.scheme}://{parts.netloc}{path}"
-    try:
-        reached = _ask(connection, path, parts, key)
-    except (OSError, http.client.HTTPException) as error:
-        told = f"no answer from {parts.netloc}: {error or type(error).__name__}"
+def _said(answer: Answer, parts: SplitResult, key: str | None) -> Iterator[Finding]:
+    """What the answer tells of clock and key."""
+    if answer.status is None:
+        told = f"no answer from {parts.netloc}: {answer.fault_text or answer.fault}"
         hint = "it accepts connections and does not answer: try again, and ask its owner"
         yield bad("endpoint", told, hint, EX_UNAVAILABLE)
         return
-    clock = _clock(reached.date)
+    clock = _clock(answer.headers.get("date"))
     if clock is not None:
         yield clock
-    yield _key(reached, key)
-
-
-def _ask(
-    connection: http.client.HTTPConnection, path: str, parts: SplitResult, key: str | None
-) -> Reached:
-    headers = {"Host": parts.netloc, "User-Agent": f"outboxd/{__version__}"}
-    if key is not None:
-        headers["x-api-key"] = key
-    connection.request("GET", path, headers=headers)
-    answer = connection.getresponse()
-    body = answer.read(ANSWER_BYTES_MAX)
-    content_type = answer.headers.get("Content-Type", "")
-    return Reached(answer.status, answer.headers.get("Date"), content_type, body)
+    if not _has_validate(parts.path):
+        told = f"not checked: the endpoint's path does not end in {EVENTS_END}"
+        yield note("API key", told, "Komodor's is https://api.komodor.com/mgmt/v1/events")
+        return
+    yield _key(answer, answer.status, key)
 
 
 def _clock(date: str | None) -> Finding | None:
@@ -188,15 +153,14 @@ def _clock(date: str | None) -> Finding | None:
     return note("clock", told, "events tell wrong times: `timedatectl set-ntp true`")
 
 
-def _key(reached: Reached, key: str | None) -> Finding:
-    status = reached.status
-    if status in (401, 402, 403) or _says_invalid(reached):
+def _key(answer: Answer, status: int, key: str | None) -> Finding:
+    if status in (401, 402, 403) or _says_invalid(answer):
         if key is None:
             hint = "give this command the key to have it checked"
             return note("endpoint", "reached; it wants a key, as it should", hint)
         told = f"the key was refused ({status})"
         return bad("API key", told, "make a new one in Komodor, and put it in place", EX_NOPERM)
-    if 200 <= status < 300 and "html" not in reached.content_type.lower():
+    if 200 <= status < 300 and not is_html_page(answer):
         return good("API key", "valid")
     if 200 <= status < 400:
         told = f"answered {status} with a page: a captive portal, or not Komodor"
@@ -208,9 +172,9 @@ def _key(reached: Reached, key: str | None) -> Finding:
     return bad("endpoint", told, "it is reached and not well: try again later", EX_UNAVAILABLE)
 
 
-def _says_invalid(reached: Reached) -> bool:
+def _says_invalid(answer: Answer) -> bool:
     try:
-        content = json.loads(reached.body)
+        content = json.loads(answer.body_start)
     except ValueError:
         return False
     return isinstance(content, dict) and content.get("valid") is False

@@ -16,6 +16,7 @@ from outboxd.config.load import Config, split_listen, wrong
 from outboxd.errors import ConfigError
 
 SOCKET_PATH_MAX = 107
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 def check(config: Config) -> None:
@@ -69,9 +70,9 @@ def _check_proxy(config: Config) -> None:
     if not config.komodor.proxy:
         return
     parts = _split(config.komodor.proxy)
-    if parts is None or parts.scheme not in ("http", "https"):
+    if parts is None or parts.scheme not in PROXY_SCHEMES:
         shown = config.komodor.proxy.rpartition("@")[2]
-        raise _wrong(config, "komodor", "proxy", "it is no http URL", shown)
+        raise _wrong(config, "komodor", "proxy", "it is the URL of no proxy", shown)
 
 
 def _check_files(config: Config) -> None:

@@ -1,105 +1,137 @@
-"""How connections are made: names, TLS, proxies, and a pool that can be renewed.
+"""How connections are made, and the pool that keeps them: names, addresses, TLS.
 
-aiohttp's side of the transport. It never sends a request and decides nothing.
+It sends no request and decides nothing of one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import ipaddress
 import socket
 import ssl
 import threading
-import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
-from contextvars import ContextVar
+from itertools import chain, zip_longest
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from outboxd.delivery.exchange import Connection
 
-from outboxd.errors import ConfigError
-
-_KEEPALIVE_S = 15.0  # below every server's own limit, so that seldom a stale one is used
-_DNS_CACHE_S = 60
+_ADDRESSES_KEPT_S = 60.0
 _LOOKUPS_MAX = 4  # of lookups that hang; each holds a thread until the system gives up
+_NEXT_ADDRESS_S = 0.25  # RFC 8305's Connection Attempt Delay
 
 
-class Exchange:
-    """What the connector tells the transport about one request."""
+class Address(NamedTuple):
+    """Where a name leads."""
 
-    __slots__ = ("connected",)
-
-    def __init__(self) -> None:
-        self.connected = False
+    family: int
+    at: tuple[object, ...]  # as socket.connect takes it
 
 
-current_exchange: ContextVar[Exchange] = ContextVar("current_exchange")
+class Pool:
+    """Connections to one host.
 
+    Args:
+        context: for TLS; None: plain
+        connect_timeout_s: for name, connection and TLS together
+    """
 
-class Tls(NamedTuple):
-    """The files that TLS depends on; empty for the system's own."""
+    def __init__(
+        self, host: str, port: int, context: ssl.SSLContext | None, connect_timeout_s: float
+    ) -> None:
+        self._host, self._port = host, port
+        self._context = context
+        self._connect_timeout_s = connect_timeout_s
+        self._resolver = Resolver()
+        self._addresses: asyncio.Future[list[Address]] | None = None
+        self._resolved_at_s = 0.0
+        self._generation = 0
+        self._idle: list[Connection] = []  # the one used last at the end
+        self._open: set[Connection] = set()
+        self._all_closed = asyncio.Event()
 
-    ca_file: str = ""
-    client_cert: str = ""
-    client_key: str = ""
-
-    def stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """Changes whenever one of the files does."""
-        return tuple(_file_stamp(path) for path in self)
-
-    def context(self) -> ssl.SSLContext:
-        """A fresh context from the files as they are now; ConfigError if they are no use."""
-        try:
-            if self.ca_file:
-                context = ssl.create_default_context(cafile=self.ca_file)
-            else:
-                context = _system_context()
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"[komodor] ca_file = {self.ca_file!r} cannot be used: {error}",
-                "it must be a readable PEM file with the authorities to trust",
-            ) from error
-        if self.client_cert:
-            try:
-                context.load_cert_chain(self.client_cert, self.client_key or None, _no_password)
-            except (OSError, ssl.SSLError) as error:
-                raise ConfigError(
-                    f"[komodor] client_cert = {self.client_cert!r} with client_key = "
-                    f"{self.client_key!r} cannot be used: {error}",
-                    "they must be a readable PEM certificate and its key, without a password",
-                ) from error
-        return context
-
-
-def proxy_for(endpoint: str, configured: str) -> str | None:
-    """The proxy's URL: the setting, else what the usual environment variables say."""
-    if configured:
-        return configured
-    parts = urlsplit(endpoint)
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+    def take(self) -> Connection | None:
+        """An idle connection that is as it was left, if there is one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable():
+                return connection
+            connection.abort()
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+
+    async def dial(self, ends_s: float) -> Connection:
+        """A new connection, by `ends_s` of the loop's clock at the latest.
+
+        Raises:
+            OSError: there is none to be had (ssl.SSLError and socket.gaierror are such).
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout_at(min(ends_s, loop.time() + self._connect_timeout_s)):
+            generation, context = self._generation, self._context
+            sock = await connected(await self._resolved())
+            _, connection = await loop.create_connection(
+                lambda: Connection(sock, self._released, self._closed),
+                sock=sock,
+                ssl=context,
+                server_hostname=self._host if context else None,
+            )
+        connection.generation = generation
+        self._open.add(connection)
+        if not connection.open:  # meanwhile
+            self._closed(connection)
+        return connection
+
+    def drop_idle(self) -> None:
+        """Let the next requests have new connections; those in use may come back."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def renew(self, context: ssl.SSLContext | None) -> None:
+        """Forget all connections, once they are idle, and addresses."""
+        self._context = context
+        self._generation += 1
+        self._addresses = None
+        self.drop_idle()
+
+    async def close(self) -> None:
+        """End all connections, those in use too."""
+        self.renew(self._context)
+        self._all_closed.clear()
+        for connection in tuple(self._open):
+            connection.abort()
+        if self._open:
+            await self._all_closed.wait()
+
+    def _released(self, connection: Connection) -> None:
+        if connection.generation == self._generation:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _closed(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if not self._open:
+            self._all_closed.set()
+
+    async def _resolved(self) -> list[Address]:
+        """The host's addresses; one lookup serves all who ask meanwhile."""
+        loop = asyncio.get_running_loop()
+        known = self._addresses
+        if known is not None and known.done():
+            old = loop.time() - self._resolved_at_s > _ADDRESSES_KEPT_S
+            if old or known.exception() is not None:
+                known = None
+        if known is None:
+            known = self._addresses = self._resolver.resolve(self._host, self._port)
+            self._resolved_at_s = loop.time()
+        return await asyncio.shield(known)
 
 
-def new_session(context: ssl.SSLContext, resolver: AbstractResolver) -> aiohttp.ClientSession:
-    """A session with a pool of its own and nothing that remembers or retries."""
-    connector = _Connector(
-        ssl=context,
-        resolver=resolver,
-        limit=0,  # the permits are the limit
-        keepalive_timeout=_KEEPALIVE_S,
-        ttl_dns_cache=_DNS_CACHE_S,
-    )
-    return aiohttp.ClientSession(
-        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
-    )
-
-
-class Resolver(AbstractResolver):
+class Resolver:
     """getaddrinfo in threads of its own.
 
     A lookup that hangs holds its thread for as long as the system pleases. In
@@ -110,15 +142,21 @@ class Resolver(AbstractResolver):
     def __init__(self) -> None:
         self._running = 0
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        if self._running >= _LOOKUPS_MAX:
-            raise OSError(None, f"{self._running} lookups before this one still hang")
+    def resolve(self, host: str, port: int) -> asyncio.Future[list[Address]]:
+        """The addresses in the system's order; the future may get an OSError."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[ResolveResult]] = loop.create_future()
+        future: asyncio.Future[list[Address]] = loop.create_future()
+        # Whether somebody still waits or not: an error is no defect of ours.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if (literal := _literal(host, port)) is not None:
+            future.set_result([literal])
+            return future
+        if self._running >= _LOOKUPS_MAX:
+            hang = OSError(None, f"{self._running} lookups before this one still hang")
+            future.set_exception(hang)
+            return future
 
-        def settle(found: list[ResolveResult], error: OSError | None) -> None:
+        def settle(found: list[Address], error: OSError | None) -> None:
             self._running -= 1
             if future.done():
                 return
@@ -128,75 +166,87 @@ class Resolver(AbstractResolver):
                 future.set_exception(error)
 
         def work() -> None:
-            found, error = _look_up(host, port, family)
+            found, error = _look_up(host, port)
             with suppress(RuntimeError):  # the loop has been closed meanwhile
                 loop.call_soon_threadsafe(settle, found, error)
 
         self._running += 1
         threading.Thread(target=work, name="outboxd-lookup", daemon=True).start()
-        return await future
-
-    async def close(self) -> None:
-        """Nothing to close: the threads end by themselves."""
+        return future
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Tells the exchange when it got a connection: from then on bytes may leave."""
+async def connected(addresses: Sequence[Address]) -> socket.socket:
+    """A socket to the first address that takes a connection (RFC 8305).
 
-    async def connect(
-        self,
-        req: aiohttp.ClientRequest,
-        traces: list[aiohttp.tracing.Trace],
-        timeout: aiohttp.ClientTimeout,
-    ) -> aiohttp.connector.Connection:
-        connection = await super().connect(req, traces, timeout)
-        current_exchange.get().connected = True
-        return connection
+    Each is tried as soon as the one before failed or took longer than a moment.
 
-
-def _look_up(
-    host: str, port: int, family: socket.AddressFamily
-) -> tuple[list[ResolveResult], OSError | None]:
+    Raises:
+        OSError: what the first one said, when none does.
+    """
+    waiting = _interleaved(addresses)
+    attempts: set[asyncio.Task[socket.socket]] = set()
+    errors: list[BaseException] = []
     try:
-        infos = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+        while waiting or attempts:
+            if waiting:
+                attempts.add(asyncio.create_task(_connect(waiting.pop(0))))
+            done, attempts = await asyncio.wait(
+                attempts,
+                timeout=_NEXT_ADDRESS_S if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                if (error := task.exception()) is None:
+                    attempts |= done - {task}
+                    return task.result()
+                errors.append(error)
+    finally:
+        for task in attempts:
+            task.cancel()
+            task.add_done_callback(_discard)
+    raise errors[0]
+
+
+async def _connect(address: Address) -> socket.socket:
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address.at)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _discard(attempt: asyncio.Task[socket.socket]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()
+
+
+def _interleaved(addresses: Sequence[Address]) -> list[Address]:
+    """One family after the other, the system's first choice first."""
+    first = [each for each in addresses if each.family == addresses[0].family]
+    others = [each for each in addresses if each.family != addresses[0].family]
+    return [each for each in chain(*zip_longest(first, others)) if each is not None]
+
+
+def _literal(host: str, port: int) -> Address | None:
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return None
+    if "%" in host:
+        return None  # the system knows the zone's number
+    return Address(socket.AF_INET6 if version == 6 else socket.AF_INET, (host, port))
+
+
+def _look_up(host: str, port: int) -> tuple[list[Address], OSError | None]:
+    try:
+        infos = socket.getaddrinfo(
+            host, port, socket.AF_UNSPEC, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG
+        )
     except OSError as error:
         return [], error
     except UnicodeError as error:  # a label that is empty or too long
         return [], socket.gaierror(socket.EAI_NONAME, str(error))
-    found = [
-        ResolveResult(
-            hostname=host,
-            host=str(address[0]),
-            port=int(address[1]),
-            family=kind,
-            proto=proto,
-            flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-        )
-        for kind, _, proto, _, address in infos
-    ]
-    return found, None
-
-
-def _system_context() -> ssl.SSLContext:
-    """The system's authorities; a host without any gets those that come with httpx."""
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile or (paths.capath and os.listdir(paths.capath)):
-        return ssl.create_default_context()
-    import certifi
-
-    return ssl.create_default_context(cafile=certifi.where())
-
-
-def _no_password() -> str:
-    # Without it OpenSSL would ask on the terminal, and wait for ever.
-    return ""
-
-
-def _file_stamp(path: str) -> tuple[int, int, int] | None:
-    if not path:
-        return None
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return [Address(family, at) for family, _, _, _, at in infos], None

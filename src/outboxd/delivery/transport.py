@@ -1,4 +1,4 @@
-"""One request, one answer: the only module that imports httpx.
+"""One request, one answer: the way to the endpoint, straight or through a proxy.
 
 It sends, and says what came of it in our own words (`Answer`). It never
 retries, never follows a redirect, never waits longer than it was told, and
@@ -9,34 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from base64 import b64encode
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Protocol, cast
-from urllib.parse import urlsplit, urlunsplit
-
-import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
-from multidict import CIMultiDict
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 from outboxd import __version__
-from outboxd.clock import Clock
-from outboxd.delivery.connections import (
-    Exchange,
-    Resolver,
-    Tls,
-    current_exchange,
-    new_session,
-    proxy_for,
-)
-from outboxd.delivery.faults import fault_of
-from outboxd.delivery.outcome import BODY_START_BYTES, Answer, Fault
+from outboxd.delivery import faults
+from outboxd.delivery.connections import Pool
+from outboxd.delivery.outcome import Answer, Fault
+from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for
+from outboxd.delivery.tls import Tls, WatchedTls
 from outboxd.errors import ConfigError
 
+if TYPE_CHECKING:
+    from outboxd.delivery.proxied import Proxied
+
 USER_AGENT = f"outboxd/{__version__}"
-_BODY_READ_BYTES = 64 * 1024  # more of an answer than this closes its connection
-_BODY_READ_S = 5.0  # once the status is known the rest is worth no longer wait
-_REDACTED = b"[api key]"
+_REDACTED = "[api key]"
+# Also where another server, or another connection of a proxy, may answer otherwise.
+_OF_THE_WAY = frozenset({408, 421, 425})
+_URL_SAFE = "/%:@!$&'()*+,;=~?"
 
 
 class Settings(Protocol):
@@ -52,21 +45,35 @@ class Settings(Protocol):
 
 
 class Transport:
-    """The way to one endpoint. Make it in the running loop, close it there."""
+    """The way to one endpoint. Make it in the running loop, close it there.
 
-    def __init__(self, settings: Settings, key: str | None, clock: Clock | None = None) -> None:
+    Raises:
+        ConfigError: a proxy or a file that cannot be used.
+    """
+
+    def __init__(self, settings: Settings, key: str | None) -> None:
         self._endpoint = settings.endpoint
+        parts = urlsplit(settings.endpoint)
+        proxy = proxy_for(settings.endpoint, settings.proxy)
+        proxy_parts = urlsplit(proxy or "")
+        files = Tls(settings.ca_file, settings.client_cert, settings.client_key)
+        # Nobody reads a hundred authorities for an endpoint without TLS.
+        over_tls = "https" in (parts.scheme, proxy_parts.scheme)
+        self._tls = WatchedTls(files) if over_tls or any(files) else None
+        self._proxy_host = proxy_parts.hostname
         self._request_timeout_s = settings.request_timeout_s
-        # The pool's wait, names, connection, proxy and TLS: all of it within one limit.
-        self._extensions = {"timeout": {"pool": settings.connect_timeout_s}}
-        self._clock = clock or Clock()
-        self._proxy = _proxy(proxy_for(settings.endpoint, settings.proxy))
-        self._tls = Tls(settings.ca_file, settings.client_cert, settings.client_key)
-        self._tls_stamp = self._tls.stamp()
-        self._context = self._tls.context()
-        self._resolver = Resolver()
-        self._pool = self._new_pool()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._way: Pool | Proxied
+        if proxy is None:
+            port = parts.port or DEFAULT_PORTS[parts.scheme]
+            context = self._context() if parts.scheme == "https" else None
+            self._way = Pool(host_of(parts), port, context, settings.connect_timeout_s)
+        else:
+            from outboxd.delivery.proxied import Proxied
+
+            self._way = Proxied(
+                proxy, self._context(), settings.connect_timeout_s, settings.request_timeout_s
+            )
+        self._renewals = 0
         self.set_key(key)
 
     def set_key(self, key: str | None) -> None:
@@ -80,19 +87,28 @@ class Transport:
         if key:
             headers["x-api-key"] = key
         self._headers = headers
-        self._key = key.encode() if key else None
+        self._post_head = head_of("POST", self._endpoint, headers)
+        self._key = key
+        self._key_bytes = key.encode() if key else None
 
     async def send(self, id: str, body: bytes) -> Answer:
         """One POST of an event; always an Answer, within `request_timeout`."""
-        headers = CIMultiDict(self._headers)
-        headers["Idempotency-Key"] = id
-        return await self._exchange("POST", self._endpoint, headers, body)
+        way = self._way
+        if not isinstance(way, Pool):
+            headers = {**self._headers, "Idempotency-Key": id}
+            return await self._proxied(way, "POST", self._endpoint, headers, body)
+        return await self._straight(
+            way,
+            b"%bIdempotency-Key: %b\r\nContent-Length: %d\r\n\r\n%b"
+            % (self._post_head, id.encode("ascii"), len(body), body),
+        )
 
     async def validate(self) -> Answer:
         """Asks whether the key is good."""
-        return await self._exchange(
-            "GET", validate_url(self._endpoint), CIMultiDict(self._headers), b""
-        )
+        way, url = self._way, validate_url(self._endpoint)
+        if not isinstance(way, Pool):
+            return await self._proxied(way, "GET", url, self._headers, b"")
+        return await self._straight(way, head_of("GET", url, self._headers) + b"\r\n")
 
     def refresh(self) -> None:
         """Forget connections and addresses: the next request looks afresh.
@@ -100,93 +116,96 @@ class Transport:
         Requests under way go on. Called by itself after every fault: a laptop
         that changed networks must not wait for dead connections to time out.
         """
-        self._retire(self._pool)
-        if self._tls.stamp() != self._tls_stamp:
-            self._reload_tls()
-        self._pool = self._new_pool()
+        with suppress(ConfigError):  # half-written files do not take away what works
+            if self.reread_files():
+                return
+        self._renew()
+
+    def reread_files(self, whether_changed_or_not: bool = False) -> bool:
+        """Take over authorities, certificate and key file where they changed on disk;
+        whether they did. New connections use them.
+
+        Raises:
+            ConfigError: they cannot be used; what was read before stays in force.
+                Told once for each change.
+        """
+        if self._tls is None or not self._tls.reread(whether_changed_or_not):
+            return False
+        self._renew()
+        return True
 
     async def close(self) -> None:
         """Ends all connections, those under way too."""
-        self._pool.retired = True
-        await self._pool.session.close()
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._way.close()
 
-    async def _exchange(
-        self, method: str, url: str, headers: CIMultiDict[str], body: bytes
+    def _context(self) -> ssl.SSLContext | None:
+        return self._tls.context if self._tls else None
+
+    def _renew(self) -> None:
+        self._renewals += 1
+        self._way.renew(self._context())
+
+    async def _straight(self, pool: Pool, request: bytes) -> Answer:
+        renewals = self._renewals
+        ends_s = asyncio.get_running_loop().time() + self._request_timeout_s
+        connection = pool.take()
+        if connection is None:
+            try:
+                connection = await pool.dial(ends_s)
+            except Exception as error:  # OSError, or a defect: nothing has left
+                fault, text = faults.connecting(error)
+                return self._judged(Answer(fault=fault, fault_text=text, sent=False), renewals)
+        try:
+            answer = await connection.exchange(request, ends_s)
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        return self._judged(answer, renewals)
+
+    async def _proxied(
+        self, way: Proxied, method: str, url: str, headers: Mapping[str, str], body: bytes
     ) -> Answer:
-        began_s = self._clock.monotonic_s()
-        pool = self._pool
-        pool.in_flight += 1
-        exchange = Exchange()
-        current_exchange.set(exchange)
-        try:
-            request = _Prepared(method, url, headers, body, self._extensions)
-            answer = await self._answer_to(request, pool)
-        except Exception as error:  # whatever it is: had the request left?
-            fault, text, sent = fault_of(error, exchange.connected)
-            answer = Answer(fault=fault, fault_text=self._described(fault, text), sent=sent)
-            if pool is self._pool:
+        renewals = self._renewals
+        return self._judged(await way.request(method, url, headers, body), renewals)
+
+    def _judged(self, answer: Answer, renewals: int) -> Answer:
+        """The answer without the key, once what it says of the connections is seen to.
+
+        `renewals`: how many there had been when its request began.
+        """
+        status = answer.status
+        if answer.fault is not None:
+            if renewals == self._renewals:  # else another fault has seen to it
                 self.refresh()
-        finally:
-            pool.in_flight -= 1
-            if pool.retired:
-                self._retire(pool)
-        return answer._replace(duration_ms=round((self._clock.monotonic_s() - began_s) * 1000))
+            text = self._described(answer.fault, answer.fault_text)
+            return answer._replace(fault_text=text)
+        if status is not None and (status >= 500 or status in _OF_THE_WAY):
+            # A proxy may answer so on some of its connections alone.
+            self._way.drop_idle()
+        return self._without_key(answer)
 
-    async def _answer_to(self, request: _Prepared, pool: _Pool) -> Answer:
-        response: httpx.Response | None = None
-        start = bytearray()
-        complete = False
-        try:
-            async with asyncio.timeout(self._request_timeout_s) as limit:
-                response = await pool.transport.handle_async_request(request)
-                # The status is known; what happens to the body cannot change it.
-                body_until_s = asyncio.get_running_loop().time() + _BODY_READ_S
-                limit.reschedule(min(limit.when() or body_until_s, body_until_s))
-                complete = await _read_start(response, start)
-        except (TimeoutError, aiohttp.ClientError, httpx.HTTPError, OSError):
-            if response is None:
-                raise
-        if not complete:
-            await _end(response)
-        return Answer(
-            response.status_code, response.headers, self._redacted(bytes(start)), complete=complete
-        )
-
-    def _redacted(self, body_start: bytes) -> bytes:
+    def _without_key(self, answer: Answer) -> Answer:
         """An answer may echo the request; the key must not reach a log by that way."""
-        if self._key and self._key in body_start:
-            return body_start.replace(self._key, _REDACTED)
-        return body_start
+        key, key_bytes = self._key, self._key_bytes
+        if key is None or key_bytes is None:
+            return answer
+        if key_bytes in answer.body_start:
+            body = answer.body_start.replace(key_bytes, _REDACTED.encode())
+            answer = answer._replace(body_start=body)
+        if any(key in value for value in answer.headers.values()):
+            headers = {n: v.replace(key, _REDACTED) for n, v in answer.headers.items()}
+            answer = answer._replace(headers=headers)
+        return answer
 
     def _described(self, fault: Fault, text: str) -> str:
         if self._key:
-            text = text.replace(self._key.decode(), _REDACTED.decode())
-        proxy_host = self._proxy.url.host if self._proxy else None
+            text = text.replace(self._key, _REDACTED)
+        where = None
         if fault in (Fault.PROXY, Fault.PROXY_AUTH):
-            where = proxy_host
+            where = self._proxy_host
         elif fault in (Fault.DNS, Fault.CONNECT, Fault.CONNECT_TIMEOUT):
-            where = proxy_host or urlsplit(self._endpoint).hostname
-        else:
-            where = None
+            where = self._proxy_host or urlsplit(self._endpoint).hostname
         return ": ".join(part for part in (where, text) if part)
-
-    def _new_pool(self) -> _Pool:
-        return _Pool(new_session(self._context, self._resolver), self._context, self._proxy)
-
-    def _retire(self, pool: _Pool) -> None:
-        """Closes the pool once nothing is in flight on it."""
-        pool.retired = True
-        if pool.in_flight == 0 and not pool.session.closed:
-            task = asyncio.get_running_loop().create_task(pool.session.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-
-    def _reload_tls(self) -> None:
-        """The files changed. Half-written ones do not take away what works."""
-        with suppress(ConfigError):
-            self._context = self._tls.context()
-            self._tls_stamp = self._tls.stamp()
 
 
 def validate_url(endpoint: str) -> str:
@@ -196,76 +215,23 @@ def validate_url(endpoint: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, f"{base}/apikey/validate", "", ""))
 
 
-class _Pool:
-    """Connections that are renewed together."""
-
-    __slots__ = ("in_flight", "retired", "session", "transport")
-
-    def __init__(
-        self, session: aiohttp.ClientSession, context: ssl.SSLContext, proxy: httpx.Proxy | None
-    ) -> None:
-        self.session = session
-        self.transport = AiohttpTransport(verify=context, client=session, proxy=proxy)
-        self.in_flight = 0
-        self.retired = False
+def host_of(parts: SplitResult) -> str:
+    """The URL's host as names are looked up and certificates name it."""
+    host = parts.hostname or ""
+    return host if host.isascii() else host.encode("idna").decode()
 
 
-class _Prepared(httpx.Request):
-    """A request whose parts are ready as the transport reads them.
-
-    httpx.Request parses its URL, encodes its content and normalises its headers
-    anew each time: a third of the cost of a whole exchange.
-    """
-
-    def __init__(
-        self,
-        method: str,
-        url: str,
-        headers: CIMultiDict[str],
-        body: bytes,
-        extensions: dict[str, Any],
-    ) -> None:
-        self.method = method
-        self.url = cast(httpx.URL, url)
-        self.headers = cast(httpx.Headers, headers)
-        self.extensions = extensions
-        self._content = body
-
-
-async def _read_start(response: httpx.Response, start: bytearray) -> bool:
-    """Reads the body and keeps its start; whether it came to its end."""
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    read_bytes = 0
-    async for chunk in response.stream:
-        if len(start) < BODY_START_BYTES:
-            start += chunk[: BODY_START_BYTES - len(start)]
-        read_bytes += len(chunk)
-        if read_bytes > _BODY_READ_BYTES:
-            return False
-    return True
-
-
-async def _end(response: httpx.Response) -> None:
-    """Gives the connection back, which closes it where the body was not read."""
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    with suppress(aiohttp.ClientError, httpx.HTTPError, OSError):
-        await response.stream.aclose()
-
-
-def _proxy(url: str | None) -> httpx.Proxy | None:
-    if url is None:
-        return None
-    try:
-        proxy = httpx.Proxy(url)
-        if proxy.auth is None:
-            return proxy
-        # aiohttp takes credentials in no other form without a warning; it turns
-        # this into Proxy-Authorization, for the proxy alone.
-        credentials = b64encode(":".join(proxy.auth).encode()).decode()
-        return httpx.Proxy(proxy.url, headers={"Authorization": f"Basic {credentials}"})
-    except (ValueError, httpx.InvalidURL) as error:
-        raise ConfigError(
-            f"the proxy's URL cannot be used: {error}",
-            "[komodor] proxy, or http_proxy and https_proxy in the environment, "
-            'must be like "http://user:password@proxy.example:3128"',
-        ) from error
+def head_of(method: str, url: str, headers: Mapping[str, str]) -> bytes:
+    """The head of a request but for its last, empty line."""
+    parts = urlsplit(url)
+    target = quote(parts.path or "/", safe=_URL_SAFE)
+    if parts.query:
+        target += "?" + quote(parts.query, safe=_URL_SAFE)
+    host = host_of(parts)
+    host = f"[{host}]" if ":" in host else host
+    if parts.port not in (None, DEFAULT_PORTS[parts.scheme]):
+        host += f":{parts.port}"
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    assert not any("\r" in line or "\n" in line for line in lines)
+    return "".join(f"{line}\r\n" for line in lines).encode()

@@ -196,7 +196,7 @@ def _set_level(level: str) -> None:
 
 
 class _FromLibraries(logging.Handler):
-    """Brings what libraries log (asyncio, aiohttp) into the same stream."""
+    """Brings what libraries log (asyncio, httpx) into the same stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
         method = "error" if record.levelno >= logging.ERROR else "warning"
