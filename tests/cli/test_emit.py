@@ -136,7 +136,6 @@ def test_a_refusal_for_good_is_65_and_nothing_is_kept(place, agent):
         (["t", "s", "--severity", "loud"], b"", "$.severity"),
         (["t" * 61, "s"], b"", "$.eventType"),
         (["t", ""], b"", "summary is empty"),
-        (["t", "s", "--cluster", ""], b"", "$.scope.clusters[0]"),
         (["t", "s", "--occurred-at", "yesterday"], b"", "$.occurredAt"),
         (["t", "s", "--ttl", "0s"], b"", "$.ttlSeconds"),
         (["t", "s", "--dedup-key", ""], b"", "$.dedupKey"),

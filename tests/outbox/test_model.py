@@ -95,15 +95,17 @@ class Program:
             self.hold, self.release, self.retry, self.drop, self.prune, self.advance,
             self.jump, self.crash, self.crash_in_flight, self.rolled_back, self.unknown_id,
         ]  # fmt: skip
-        for number in range(STEPS):
-            self.random.choice(steps)()
-            assert self.engine.counts() == self.model.counts()
-            if number % 5 == 0:
-                self.compare()
-        self.engine.close()
-        self.engine = self._open()
-        self.compare()
-        self.engine.close()
+        try:
+            for number in range(STEPS):
+                self.random.choice(steps)()
+                assert self.engine.counts() == self.model.counts()
+                if number % 5 == 0:
+                    self.compare()
+            self.engine.close()
+            self.engine = self._open()
+            self.compare()
+        finally:
+            self.engine.connection.close()
 
     # --- steps ---
 

@@ -53,6 +53,7 @@ def run(path, clock, scenario, ballast_bytes=4096):
         finally:
             engine.failures = []
             await outbox.stop()
+            engine.connection.close()  # after a failed sync the agent would end without it
 
     asyncio.run(main())
 

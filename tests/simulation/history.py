@@ -11,6 +11,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from simulation.checks import Checks, must
@@ -96,9 +97,12 @@ class World:
         self.dies_after_commit = False
 
     def run(self, main) -> None:
-        """Run a scenario to its end."""
-        run(self.loop, main)
-        must(not self.checks.problems, "; ".join(self.checks.problems[:3]))
+        """Run a scenario to its end; what is in the outbox then is kept in `entries`."""
+        with closing(self.engine.connection) as connection:
+            run(self.loop, main)
+            must(not self.checks.problems, "; ".join(self.checks.problems[:3]))
+            rows = connection.execute("SELECT state, dead_reason FROM entries ORDER BY seq")
+            self.entries = rows.fetchall()
 
     # --- the agent ---
 
@@ -300,9 +304,6 @@ def play(seed: int) -> World:
     )
     world.network.latency_s = rng.choice((0.01, 0.05, 0.2, 2.0))
     world.run(_History(world, rng).run())
-    rows = world.engine.connection.execute("SELECT state, dead_reason FROM entries ORDER BY seq")
-    world.entries = rows.fetchall()
-    world.engine.connection.close()
     return world
 
 

@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any
 
 from outboxd.clock import Clock
@@ -22,9 +23,9 @@ from outboxd.outbox.writer import Change, Exchange, Operation, Read, Writer
 
 
 def _made() -> bytes:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    migrate(connection, ":memory:")
-    return connection.serialize()
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection, ":memory:")
+        return connection.serialize()
 
 
 class MemoryEngine(SqliteEngine):

@@ -28,9 +28,7 @@ def explain(text: str) -> EventError:
     try:
         tree = decoder.decode(text)
     except json.JSONDecodeError as error:
-        message = error.msg[:1].lower() + error.msg[1:]
-        where = f"line {error.lineno} column {error.colno}"
-        return EventError(f"not JSON: {message} at {where}", None, _syntax_hint(text, error.pos))
+        return _syntax_fault(text, error)
     except RecursionError:
         return _too_deep()
     except EventError as error:
@@ -55,10 +53,23 @@ def _too_deep() -> EventError:
     return EventError(f"nested deeper than {DEPTH_MAX} levels", None, "send it flatter")
 
 
-def _syntax_hint(text: str, position: int) -> str:
+def _syntax_fault(text: str, error: json.JSONDecodeError) -> EventError:
+    """What the parser says, with a trailing comma told the same on every Python: up to
+    3.12 the parser complains of the bracket behind it, from 3.13 on of the comma."""
+    message, position = error.msg[:1].lower() + error.msg[1:], error.pos
+    hint = _syntax_hint(text, position)
     before = text[:position].rstrip(SPACE)
     if text[position : position + 1] in ("}", "]") and before.endswith(","):
-        return "remove the comma before the closing bracket"
+        position = len(before) - 1
+    if text[position : position + 1] == "," and text[position + 1 :].lstrip(SPACE)[:1] in ("}", "]"):
+        message = "illegal trailing comma"
+        hint = "remove the comma before the closing bracket"
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
+    return EventError(f"not JSON: {message} at line {line} column {column}", None, hint)
+
+
+def _syntax_hint(text: str, position: int) -> str:
     if text[position : position + 1] == "'":
         return "JSON wants double quotes"
     if position >= len(text):
