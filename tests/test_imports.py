@@ -14,7 +14,7 @@ import outboxd
 SOURCE = Path(outboxd.__file__).parent
 
 # Each room, from the bottom to the top, and the rooms that it may import.
-BOTTOM = {"budgets", "errors", "clock", "units", "times", "status", "event", "config"}
+BOTTOM = {"budgets", "errors", "clock", "units", "times", "locations", "status", "event", "config"}
 MAY_IMPORT = {
     "outbox": BOTTOM,
     "observe": BOTTOM | {"outbox", "delivery"},  # delivery: the facts alone
@@ -25,14 +25,15 @@ MAY_IMPORT = {
     "delivery": BOTTOM | {"outbox"},
     "api": BOTTOM | {"outbox", "serve", "observe"},
     "web": BOTTOM | {"outbox", "serve", "api"},
-    "producer": BOTTOM,
+    "producer": BOTTOM - {"config", "status", "clock"},
     "sandbox": BOTTOM | {"outbox", "serve", "web", "api"},
     "monitoring": BOTTOM,
     "agent": BOTTOM | {"outbox", "observe", "serve", "intake", "spool", "delivery", "api", "web"},
 }
+# What `emit` and `exec` may load, and nothing else of outboxd: it is the installed `outboxd`.
 LIGHT = sorted(
     str(path.relative_to(SOURCE))
-    for room in BOTTOM - {"status"}
+    for room in ("errors", "locations", "times", "units", "event", "producer")
     for path in [*(SOURCE / room).rglob("*.py"), SOURCE / f"{room}.py"]
     if path.exists()
 )
@@ -96,7 +97,7 @@ def test_one_module_imports_httpx_and_an_agent_without_a_proxy_does_not_load_it(
 
 
 @pytest.mark.parametrize("name", LIGHT)
-def test_the_bottom_is_the_standard_library_alone(name):
+def test_the_producers_side_is_the_standard_library_alone(name):
     for node in ast.walk(ast.parse((SOURCE / name).read_text())):
         names = []
         if isinstance(node, ast.Import):

@@ -26,7 +26,7 @@ NOBODY = 65534
 # itself may stand where that user has no right to look.
 AS_NOBODY = f"""
 import os, sys
-import outboxd.cli.emit, outboxd.cli.exec_, outboxd.producer.hand_in, pwd, json, signal
+import outboxd.producer.emit_command, outboxd.producer.exec_command, pwd, json, signal
 from outboxd.cli.main import main
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 sys.exit(main(sys.argv[1:]))

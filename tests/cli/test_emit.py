@@ -179,11 +179,26 @@ def test_a_wrong_command_line_is_64(place, words):
     assert place.spooled() == []
 
 
-def test_a_wrong_configuration_is_78_and_names_the_key(place):
-    place.config.write_text('[intake]\nspol = "/x"\n')
-    done = place.run("emit", "t", "s")
-    assert done.returncode == 78
-    assert 'did you mean "spool"' in done.stderr
+@pytest.mark.parametrize("slip", ["[delivry]\n", "nonsense", "[http]\nlisten = '\n"])
+def test_a_wrong_configuration_is_one_warning_and_the_event_is_stored(place, slip):
+    with place.config.open("a") as file:
+        file.write(slip)
+    done = place.run("emit", "t", "s", "--cluster", "c")
+    assert (done.returncode, len(place.spooled())) == (0, 1)
+    assert done.stderr.startswith(f"outboxd: warning: {place.config}: ")
+    assert done.stderr.count("warning") == 1
+
+
+@pytest.mark.usefixtures("root")
+def test_a_configuration_that_this_user_cannot_read_is_one_warning(place, open_to_all):
+    open_to_all()
+    place.config.chmod(0o600)
+    state = place.directory / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    done = place.run("emit", "t", "s", "--cluster", "c", as_nobody=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert "it cannot be read: Permission denied" in done.stderr
 
 
 def test_c_and_socket_name_the_agent(place, agent):

@@ -249,11 +249,12 @@ def test_where_no_event_can_be_stored_one_line_says_so_and_the_status_stays(plac
     assert done.stderr.count("\n") == 1
 
 
-def test_a_wrong_configuration_does_not_fail_the_job(place):
-    place.config.write_text("nonsense")
+def test_a_wrong_configuration_neither_fails_the_job_nor_loses_its_event(place):
+    place.config.write_text(f'[intake]\nspool = "{place.spool}"\nnonsense')
     done = place.run("exec", "--", "sh", "-c", "echo out; exit 7")
     assert (done.returncode, done.stdout) == (7, "out\n")
-    assert "no event about it could be stored" in done.stderr
+    assert done.stderr.startswith("outboxd: warning: ")
+    assert place.spooled()[0]["details"]["exitCode"] == 7
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from outboxd import __version__
 from outboxd.cli import main as main_module
 from outboxd.cli.help import command_help, main_help
-from outboxd.cli.main import main, printable, split_command
-from outboxd.cli.spec import Arguments, Command, HelpWanted, Option, Positional, parse
+from outboxd.cli.main import main
 from outboxd.cli.table import COMMANDS
 from outboxd.errors import OutboxdError, UsageError
+from outboxd.producer.command_line import Arguments, Command, HelpWanted, Option, Positional, parse
+from outboxd.producer.main import split_command
+from outboxd.producer.messages import printable
 
 FORMS = [
     (command, subcommand)
@@ -196,9 +198,10 @@ print(*sorted(after), "|", *sorted(own), file=sys.stderr)
 OURS = {
     f"outboxd.{name}"
     for name in (
-        *("cli", "cli.main", "cli.spec", "cli.table", "cli.emit", "cli.exec_", "cli.job"),
-        *("producer", "producer.hand_in", "producer.socket", "producer.spool"),
-        *("config", "config.load", "config.keys", "config.locations", "config.plain_toml"),
+        *("cli", "cli.main", "cli.table", "producer", "producer.main", "producer.messages"),
+        *("producer.command_line", "producer.commands", "producer.emit_command"),
+        *("producer.exec_command", "producer.job", "producer.settings", "producer.plain_toml"),
+        *("producer.hand_in", "producer.socket", "producer.spool", "locations"),
         *("event", "event.komodor", "event.strictjson", "errors", "times", "units"),
     )
 }

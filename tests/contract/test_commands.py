@@ -16,7 +16,7 @@ NOBODY = pwd.getpwnam("nobody").pw_uid
 # The interpreter may lie where that user, who has no account, cannot read.
 AS_HOMELESS = """
 import os, sys
-import outboxd.cli.emit, outboxd.producer.hand_in, pwd
+import outboxd.producer.emit_command, outboxd.producer.hand_in, pwd
 from outboxd.cli.main import main
 os.setgroups([]); os.setgid(54321); os.setuid(54321)
 sys.exit(main(sys.argv[1:]))

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from outboxd.config.keys import KEYS, SECTIONS
 from outboxd.config.load import Config, load, load_client
-from outboxd.config.plain_toml import read as read_plain
 from outboxd.errors import ConfigError
+from outboxd.producer import settings
+from outboxd.producer.plain_toml import read as read_plain
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -162,6 +163,22 @@ def test_any_bytes_are_a_configuration_or_an_error(fuzz, tmp_path):
     fuzz(ANY_BYTES, check, NASTY)
 
 
+def test_no_bytes_keep_a_producer_from_its_settings(fuzz, tmp_path):
+    path = str(tmp_path / "config.toml")
+
+    def check(data: bytes) -> None:
+        Path(path).write_bytes(data)
+        found = settings.load(path, {"HOME": "/home/u"})
+        assert found.spool.startswith("/")
+        assert found.socket.startswith("/")
+        assert found.event_bytes_max > 0
+        if found.warning is not None:
+            assert found.warning.isprintable()
+            assert len(found.warning) < 1500
+
+    fuzz(ANY_BYTES, check, NASTY)
+
+
 def check_refusal(error: ConfigError, path: str) -> None:
     assert path in error.message
     assert str(error).isprintable()
@@ -188,8 +205,8 @@ def test_every_configuration_that_says_the_defaults_loads_to_them(fuzz, tmp_path
 def test_the_fast_reader_reads_as_tomllib_does_or_not_at_all(fuzz):
     def check(data: bytes) -> None:
         text = data.decode("utf-8", "replace")
-        plain = read_plain(text)
-        if plain is not None:
+        plain, is_whole = read_plain(text)
+        if is_whole:
             assert plain == tomllib.loads(text)
 
     fuzz(TEXTS.map(str.encode), check, NASTY)

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from outboxd import emit
-from outboxd.config.load import load_client
-from outboxd.errors import ConfigError, EventError, EventTooLarge, OutboxdError
+from outboxd.errors import EventError, EventTooLarge, OutboxdError
 from outboxd.event.komodor import build, parse
 from outboxd.producer import Stored
 from outboxd.producer.hand_in import compose, hand_in
+from outboxd.producer.settings import load
 from outboxd.producer.socket import NoAgent, NoAnswer, post
 from outboxd.producer.spool import NotStored
 
@@ -65,7 +65,7 @@ def test_spooled_names_sort_by_time_and_never_meet(place):
 
 
 def test_a_spooled_event_is_one_line(place):
-    config = load_client(place.config)
+    config = load(place.config)
     hand_in(b'{\r\n"eventType":"t",\n"summary":"s","details":{\n"k":\r\n"v\\n"}}', config)
     (file,) = (place.spool / "new").iterdir()
     assert file.read_text().count("\n") == 1
@@ -83,7 +83,6 @@ def test_a_spooled_event_is_one_line(place):
         ({"details": {"k": float("nan")}}, EventError),
         ({"details": {"k": "\ud800"}}, EventError),
         ({"details": {"k": "x" * 300_000}}, EventTooLarge),
-        ({"config": "/no/such/file"}, ConfigError),
     ],
 )
 def test_what_is_wrong_is_raised_and_not_kept(place, options, error):
@@ -92,6 +91,17 @@ def test_what_is_wrong_is_raised_and_not_kept(place, options, error):
         emit(words.pop("event_type"), words.pop("summary"), **words)
     assert isinstance(raised.value, OutboxdError)
     assert place.spooled() == []
+
+
+def test_a_wrong_configuration_is_told_once_and_the_events_are_kept(place, capsys):
+    with open(place.config, "a") as file:
+        file.write("nonsense")
+    for _ in range(2):
+        assert emit("t", "s", config=place.config).where == "spool"
+    assert len(place.spooled()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("outboxd: warning: ")
+    assert "not TOML" in line
 
 
 def test_a_spool_without_room_for_it_says_so(place):
@@ -138,7 +148,7 @@ def test_a_rename_that_fails_leaves_nothing_behind(place):
 
 def test_an_agent_that_hangs_ends_in_the_spool_with_the_same_key(place, agent):
     agent.behaviour = "hang"
-    config = load_client(place.config)
+    config = load(place.config)
     stored = hand_in(build("t", "s"), config, answer_timeout_s=0.2)
     assert stored.where == "spool"
     assert place.spooled()[0]["dedupKey"] == agent.events[0]["dedupKey"]

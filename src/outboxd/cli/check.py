@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from outboxd.cli import check_local, check_remote, render
 from outboxd.cli.findings import BAD, GOOD, Finding, bad, exit_code, good, note
 from outboxd.cli.queue import socket_path
-from outboxd.cli.spec import Arguments
 from outboxd.config.load import Config, load, read_api_key
 from outboxd.errors import EX_CONFIG, EX_NOPERM, ConfigError
+from outboxd.producer.command_line import Arguments
 
 COLOURS = {"ok": "green", "note": "yellow", "fail": "red"}
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from outboxd.cli.spec import HELP, Arguments, Command, Option, Positional
-from outboxd.cli.table import AGENT, COMMANDS
+from outboxd.cli.table import COMMANDS
 from outboxd.errors import EX_OK
+from outboxd.producer.command_line import HELP, Arguments, Command, Option, Positional
+from outboxd.producer.commands import AGENT
 
 VERSION_FLAGS = ("-V", "--version")
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import msgspec
 
 from outboxd.cli.events import Listing, filters, list_entries, show
-from outboxd.cli.main import report
 from outboxd.cli.queue import Queue, open_queue, resolve_id
 from outboxd.cli.rows import EntryRow, read_entry
-from outboxd.cli.spec import Arguments
 from outboxd.errors import EX_OK, EventError, OutboxdError, UnknownId, UsageError
 from outboxd.outbox.model import EntryChange
+from outboxd.producer.command_line import Arguments
+from outboxd.producer.messages import report
 
 PROGRESS_FROM = 200  # fewer are done before anyone could read it
 

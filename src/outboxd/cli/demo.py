@@ -18,9 +18,9 @@ from types import FrameType
 from typing import Any
 
 from outboxd.cli import render
-from outboxd.cli.spec import Arguments
 from outboxd.cli.stage import Stage
 from outboxd.errors import EX_OK, OutboxdError
+from outboxd.producer.command_line import Arguments
 
 EXIT_LOST = 1
 DRAIN_TIMEOUT_S = 60.0

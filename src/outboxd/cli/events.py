@@ -11,8 +11,8 @@ import msgspec
 from outboxd.cli import render
 from outboxd.cli.queue import Queue, open_queue, resolve_id
 from outboxd.cli.rows import AttemptRow, EntryRow, Params, one_line, read_entry
-from outboxd.cli.spec import Arguments
 from outboxd.errors import EX_OK, UsageError
+from outboxd.producer.command_line import Arguments
 from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import parse_duration
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import textwrap
 
-from outboxd.cli.spec import HELP, Arguments, Command, Option, did_you_mean
 from outboxd.cli.table import COMMANDS, GROUPS
 from outboxd.errors import EX_OK, UsageError
+from outboxd.producer.command_line import HELP, Arguments, Command, Option, did_you_mean
 
 WIDTH_MIN, WIDTH_DEFAULT, WIDTH_MAX = 40, 80, 100
 TERMS_WIDTH_MAX = 24

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from outboxd.cli.queue import open_queue, pending_id
-from outboxd.cli.spec import Arguments
 from outboxd.errors import EX_OK
+from outboxd.producer.command_line import Arguments
 
 
 def run(arguments: Arguments) -> int:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from outboxd import __version__
 from outboxd.cli.help import option_groups, option_usage, sentence, usages
-from outboxd.cli.spec import Arguments, Command, Option, did_you_mean
 from outboxd.cli.table import COMMANDS, GROUPS
 from outboxd.errors import EX_OK, UsageError
+from outboxd.producer.command_line import Arguments, Command, Option, did_you_mean
 
 SUMMARY = "gets events to Komodor's timeline whatever happens"
 DESCRIPTION = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from outboxd.cli.spec import Arguments
 from outboxd.errors import EX_OK
 from outboxd.monitoring import read
+from outboxd.producer.command_line import Arguments
 
 
 def run(arguments: Arguments) -> int:

@@ -16,10 +16,10 @@ import msgspec
 
 from outboxd.cli.agent import AgentQueue, NoAgent
 from outboxd.cli.rows import Page, Params, read_entry
-from outboxd.cli.spec import Arguments
 from outboxd.config.load import Config, load_client
 from outboxd.errors import EventError, UnknownId
 from outboxd.outbox.model import EntryChange
+from outboxd.producer.command_line import Arguments
 from outboxd.times import rfc3339
 
 ID_CHARACTERS = 36

@@ -12,8 +12,8 @@ import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from outboxd.cli.main import printable as printable  # used with this room's name
 from outboxd.cli.rows import EntryRow
+from outboxd.producer.messages import printable as printable  # used with this room's name
 from outboxd.times import parse_rfc3339
 from outboxd.units import format_duration
 

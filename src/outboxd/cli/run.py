@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outboxd.cli.spec import Arguments
+from outboxd.producer.command_line import Arguments
 
 
 def run(arguments: Arguments) -> int:

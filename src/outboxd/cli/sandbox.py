@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from outboxd.cli.spec import Arguments
 from outboxd.config.load import split_listen
 from outboxd.errors import EX_OK, UsageError
+from outboxd.producer.command_line import Arguments
 
 
 def run(arguments: Arguments) -> int:

@@ -6,9 +6,9 @@ import json
 import sys
 
 from outboxd.cli import render
-from outboxd.cli.spec import Arguments
 from outboxd.errors import EX_OK
 from outboxd.event.scope import Inventory, correlated
+from outboxd.producer.command_line import Arguments
 
 
 def run(arguments: Arguments) -> int:

@@ -11,9 +11,9 @@ from outboxd.cli import figures, render
 from outboxd.cli.agent import AgentQueue
 from outboxd.cli.queue import Queue, client_config, open_queue, socket_path
 from outboxd.cli.rows import read_entry
-from outboxd.cli.spec import Arguments
 from outboxd.config.load import Config
 from outboxd.errors import EX_OK, ConfigError, OutboxdError, UsageError
+from outboxd.producer.command_line import Arguments
 from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import format_duration, format_size
 

@@ -1,46 +1,24 @@
 """Every command of `outboxd`, with its options and what is said about them.
 
 This is the one source of parsing, help, completion and man page. A command
-`x` is run by `outboxd.cli.x.run(arguments) -> int`. Like `cli/spec.py` this
-file must import nothing heavy.
+`x` is run by `outboxd.cli.x.run(arguments) -> int`, `emit` and `exec` by the
+producers' own room, where they stand too.
 """
 
 from __future__ import annotations
 
-from outboxd.cli.spec import Command, Option, Positional
+from outboxd.producer.command_line import Command, Option, Positional
+from outboxd.producer.commands import AGENT, CONFIG, EMIT, EXEC, SCOPE, USAGE
 
-CONFIG = Option(
-    "-c, --config",
-    "FILE",
-    "configuration file (else $OUTBOXD_CONFIG, /etc/outboxd/config.toml, built-in defaults)",
-    complete="file",
-)
-SOCKET = Option("--socket", "PATH", "the agent's Unix socket (else as configured)", complete="file")
-AGENT = (CONFIG, SOCKET)
 JSON_LINES = Option("--json", "", "print JSON, an entry a line")
 JSON = Option("--json", "", "print JSON")
 
 SEVERITIES = ("information", "warning", "error")
 STATES = ("pending", "delivered", "dead")
 
-SEVERITY = Option("--severity", "S", "information (default), warning or error, in any case")
-SCOPE = (
-    Option("--cluster", "C", "a cluster that the event concerns (repeatable)", repeated=True),
-    Option("--namespace", "N", "a namespace that it concerns (repeatable)", repeated=True),
-    Option("--service", "S", "a service that it concerns (repeatable)", repeated=True),
-)
-DETAIL = Option("--detail", "K=V", "a detail of the event (repeatable)", repeated=True)
-DEDUP_KEY = Option("--dedup-key", "K", "the event's identity: a second one of it is not kept")
-TTL = Option(
-    "--ttl", "D", "give up when not delivered in this time (30s, 5m, 24h, 7d)", kind="duration"
-)
-
 DONE = (0, "done")
-USAGE = (64, "the command line is wrong")
-INVALID = (65, "the event is not valid; nothing was kept")
 NO_SUCH_ID = (65, "there is no entry with this id")
 UNREACHED = (69, "the agent cannot be reached")
-NOWHERE = (75, "the event could be stored nowhere; try again")
 FORBIDDEN = (77, "not permitted")
 CONFIGURATION = (78, "the configuration is wrong")
 
@@ -79,98 +57,6 @@ _RUN = Command(
         CONFIGURATION,
     ),
     examples=(("outboxd run -c config.toml", "run with this configuration"),),
-)
-
-_EMIT = Command(
-    "emit",
-    "hand in an event",
-    description=(
-        "Hands an event to the agent and prints the receipt's id, alone, on stdout. Where no "
-        "agent answers, or it takes none now, the event goes into the spool and out when the "
-        "agent is back; stderr says so. Each event gets a dedup key if it has none, so that "
-        "handing it in twice makes no second event. It never waits longer than some seconds."
-    ),
-    positionals=(
-        Positional("TYPE", "the event's type, at most 60 characters", count="optional"),
-        Positional("SUMMARY", "one line that says what happened", count="optional"),
-    ),
-    options=(
-        SEVERITY,
-        *SCOPE,
-        DETAIL,
-        DEDUP_KEY,
-        Option("--occurred-at", "T", "when it happened (RFC 3339), if not now"),
-        TTL,
-        Option(
-            "--json",
-            "FILE",
-            "a whole event as JSON from this file, - for stdin, in place of all the above",
-            complete="file",
-        ),
-        *AGENT,
-    ),
-    exits=(
-        (0, "stored: committed by the agent, or in the spool"),
-        USAGE,
-        INVALID,
-        NOWHERE,
-        CONFIGURATION,
-    ),
-    examples=(
-        ("outboxd emit 'backup done' 'nightly backup of orders' --cluster prod", ""),
-        ('echo \'{"eventType": "deploy", "summary": "v2"}\' | outboxd emit --json -', ""),
-    ),
-)
-
-_EXEC = Command(
-    "exec",
-    "run a command, and hand in an event when it fails",
-    description=(
-        "Runs COMMAND with its input, output, signals and exit status untouched. When it fails, "
-        "an event says so, with the command, its exit code or signal, duration, user, host and "
-        "the last lines of its stderr. The event never changes how the job ends: where it cannot "
-        "be stored, one line on stderr says so. A signal to exec goes on to the command."
-    ),
-    positionals=(
-        Positional("COMMAND", "the command and its arguments", count="rest", name="argv"),
-    ),
-    options=(
-        Option(
-            "--on",
-            "WHEN",
-            "when to hand in an event: failure (default) or always",
-            choices=("failure", "always"),
-            default="failure",
-        ),
-        Option("--type", "T", "event type (default: job failed, job succeeded)"),
-        Option("--summary", "TEXT", "summary (default: says what happened)"),
-        Option("--severity", "S", "severity (default: error when it failed, else information)"),
-        *SCOPE,
-        DETAIL,
-        DEDUP_KEY,
-        TTL,
-        Option("--timeout", "D", "end the command after this time", kind="duration"),
-        Option(
-            "--kill-after",
-            "D",
-            "how long after the timeout's SIGTERM a SIGKILL follows (default 10s)",
-            kind="duration",
-            default="10s",
-        ),
-        Option("--no-output", "", "leave stderr wholly alone: none of it in the event"),
-        *AGENT,
-    ),
-    exits=(
-        ("*", "the command's own exit code"),
-        ("128+n", "signal n ended it"),
-        (126, "it cannot be executed"),
-        (127, "it was not found"),
-        USAGE,
-    ),
-    examples=(
-        ("0 3 * * * outboxd exec --cluster prod -- /opt/backup.sh --all", "in a crontab"),
-        ("outboxd exec --timeout 30m --on always -- rsync -a /srv backup:", ""),
-    ),
 )
 
 _STATUS = Command(
@@ -425,7 +311,7 @@ _HELP = Command(
 )
 
 GROUPS = (
-    ("Hand in events", (_EMIT, _EXEC)),
+    ("Hand in events", (EMIT, EXEC)),
     ("Look and mend", (_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _HOLD, _RELEASE, _CHECK)),
     ("Run", (_RUN, _SANDBOX, _DEMO)),
     ("Tools", (_SCOPE, _MONITORING, _COMPLETION, _MANPAGE, _HELP)),

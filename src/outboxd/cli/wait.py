@@ -6,11 +6,11 @@ import sys
 import time
 
 from outboxd.cli.events import why_it_waits
-from outboxd.cli.main import printable
 from outboxd.cli.queue import Queue, open_queue, resolve_id
 from outboxd.cli.rows import EntryRow, read_entry
-from outboxd.cli.spec import Arguments
 from outboxd.errors import EX_OK, EX_UNAVAILABLE, Unavailable
+from outboxd.producer.command_line import Arguments
+from outboxd.producer.messages import printable
 
 EXIT_DEAD = 1
 PAUSE_FIRST_S = 0.02

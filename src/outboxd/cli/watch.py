@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from outboxd.cli import render
 from outboxd.cli.queue import client_config, open_queue
-from outboxd.cli.spec import Arguments
 from outboxd.cli.status import screen, take
 from outboxd.config.load import Config
 from outboxd.errors import EX_OK, OutboxdError
+from outboxd.producer.command_line import Arguments
 
 INTERVAL_S = 1.0
 BARS = " ▁▂▃▄▅▆▇█"

@@ -2,20 +2,21 @@
 
 A wrong or unknown key never starts the agent: the ConfigError names the key,
 its value, what is allowed and the nearest known key. It never reads the API
-key into the configuration, and no message shows one. It must stay light,
-because cron jobs load it through `load_client`; what only the agent needs is
-checked in `config_checks`, which they do not import.
+key into the configuration, and no message shows one. What only the agent needs
+is checked in `checks`, and not where commands read the file through
+`load_client`. The producers' side has a reader of its own, which refuses nothing.
 """
 
 from __future__ import annotations
 
 import os
+import tomllib
 
 from outboxd.config.keys import KEYS, PATHS, SECTIONS
-from outboxd.config.locations import CONFIG_PATH, credential_path, runtime_dir, state_dir
 from outboxd.errors import ConfigError
 from outboxd.event.komodor import Defaults, nearest
 from outboxd.event.strictjson import shown
+from outboxd.locations import CONFIG_PATH, credential_path, runtime_dir, state_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -267,8 +268,6 @@ def _read(path: str) -> dict[str, Any]:
 
 def parse(data: bytes, path: str) -> dict[str, Any]:
     """The tables of a configuration text."""
-    from outboxd.config import plain_toml
-
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -277,11 +276,6 @@ def parse(data: bytes, path: str) -> dict[str, Any]:
         raise ConfigError(message, "save the file in UTF-8") from None
     if text.startswith("\ufeff"):
         raise ConfigError(f"{path}: starts with a byte order mark", "save it without a BOM")
-    plain = plain_toml.read(text)
-    if plain is not None:
-        return plain
-    import tomllib
-
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 from time import time_ns
 
-from outboxd.config.load import load_client
 from outboxd.errors import EventError, EventTooLarge, Unavailable
 from outboxd.event import strictjson
 from outboxd.event.komodor import build, parse, scope_text
+from outboxd.producer import settings
+from outboxd.producer.messages import say
 from outboxd.producer.socket import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, post
 from outboxd.producer.spool import NotStored, put
 from outboxd.times import rfc3339
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from outboxd.config.load import Config
     from outboxd.event.komodor import Event
+    from outboxd.producer.settings import Settings
 
 TARGET = "/mgmt/v1/events"
 # What the agent refuses for good. Anything else it says is a matter of time,
@@ -77,12 +78,11 @@ def emit(
     """Hand in an event; returns as soon as it is stored durably on this host.
 
     `occurred_at` is an aware datetime or RFC 3339 text, `config` the path of a
-    configuration file, `socket` that of the agent's socket. Raises EventError
-    where the event is not valid, ConfigError where the configuration is wrong,
-    NotStored where neither agent nor spool could take it; all of them are
-    OutboxdError and say what to do.
+    configuration file, `socket` that of the agent's socket. Where the configuration
+    is wrong a line on stderr says so, and the event is stored all the same.
+    Raises EventError where the event is not valid, NotStored where neither agent
+    nor spool could take it; both are OutboxdError and say what to do.
     """
-    settings = load_client(config)
     data = build(
         event_type,
         summary,
@@ -95,12 +95,25 @@ def emit(
         _moment(occurred_at),
         ttl_s,
     )
-    return hand_in(data, settings, socket)
+    return hand_in(data, find_place(config), socket)
+
+
+def find_place(config: str | None) -> Settings:
+    """Where a program's events go. It is told once of what is wrong with the configuration,
+    however many events it hands in."""
+    place = settings.load(config)
+    if place.warning is not None and place.warning not in _told:
+        _told.add(place.warning)
+        say(f"warning: {place.warning}")
+    return place
+
+
+_told: set[str] = set()
 
 
 def hand_in(
     data: bytes,
-    config: Config,
+    place: Settings,
     socket_path: str | None = None,
     *,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
@@ -108,14 +121,14 @@ def hand_in(
 ) -> Stored:
     """Check the event that `data` is, and store it."""
     now_at = time_ns() // 1_000_000
-    event = _checked(data, config)
+    event = _checked(data, place)
     answer = ask(
         event,
-        socket_path or config.intake.socket,
+        socket_path or place.socket,
         connect_timeout_s=connect_timeout_s,
         answer_timeout_s=answer_timeout_s,
     )
-    return answer if isinstance(answer, Stored) else _put_aside(event, now_at, config, answer)
+    return answer if isinstance(answer, Stored) else _put_aside(event, now_at, place, answer)
 
 
 def ask(
@@ -197,29 +210,29 @@ def _said(answer: bytes) -> str:
     return f" ({error})" if error else ""
 
 
-def _checked(data: bytes, config: Config) -> Event:
-    event = parse(data, config.komodor.event_type_max, config.intake.event_bytes_max)
+def _checked(data: bytes, place: Settings) -> Event:
+    event = parse(data, place.event_type_max, place.event_bytes_max)
     if event.dedup_key is None:
         event.dedup_key = f"outboxd-{os.urandom(16).hex()}"
     return event
 
 
-def _put_aside(event: Event, now_at: int, config: Config, reason: str) -> Stored:
+def _put_aside(event: Event, now_at: int, place: Settings, reason: str) -> Stored:
     if event.occurred_at is None:
         # It may lie there for hours; without this it would seem to have
         # happened when the agent found it.
         event.occurred_at = now_at
     body = compose(event)
-    if len(body) > config.intake.event_bytes_max:
+    if len(body) > place.event_bytes_max:
         # The spool's reader would refuse it: with the agent down, better said now.
         raise EventTooLarge(
             f"the event has {len(body)} bytes with its dedup key and time,"
-            f" {config.intake.event_bytes_max} are allowed",
+            f" {place.event_bytes_max} are allowed",
             None,
             "shorten its details, or raise [intake] event_bytes_max",
         )
     try:
-        name = put(config.intake.spool, body + b"\n")
+        name = put(place.spool, body + b"\n")
     except NotStored as error:
         raise NotStored(f"{reason}; and {error.message}", error.hint) from None
     return Stored("spool", "spooled", None, name, reason, event.warnings)

@@ -29,11 +29,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from time import monotonic, time_ns
 
-from outboxd.config.load import load_client
 from outboxd.errors import OutboxdError
 from outboxd.event import strictjson
 from outboxd.event.komodor import EVENT_TYPE_MAX, Event, build, parse
-from outboxd.producer.hand_in import Stored, ask, compose
+from outboxd.producer.hand_in import Stored, ask, compose, find_place
 from outboxd.producer.spool import NotStored, put
 
 RECORDS_PER_MINUTE_MAX = 60_000
@@ -90,9 +89,9 @@ class OutboxdHandler(logging.Handler):
         self._details = (checked.details or "{}")[1:-1]
         self._detail_names = frozenset(details or ())
         self._records_per_minute_max = records_per_minute_max
-        settings = load_client(None if config is None else os.fspath(config))
-        self._spool = settings.intake.spool
-        self._socket = settings.intake.socket if socket is None else os.fspath(socket)
+        place = find_place(None if config is None else os.fspath(config))
+        self._spool = place.spool
+        self._socket = place.socket if socket is None else os.fspath(socket)
         self._asks_first = socket is not None
         self._counts = _Counts()
         self._nesting = threading.local()

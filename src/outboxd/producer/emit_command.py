@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import sys
 
-from outboxd.cli.main import say
-from outboxd.cli.spec import Arguments
-from outboxd.config.load import load_client
 from outboxd.errors import EX_OK, OutboxdError, UsageError
 from outboxd.event.komodor import build
+from outboxd.producer import settings
+from outboxd.producer.command_line import Arguments
 from outboxd.producer.hand_in import Stored, hand_in
+from outboxd.producer.messages import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ READ_BYTES = 65536
 def run(arguments: Arguments) -> int:
     _check_form(arguments)
     details = read_details(arguments.detail)
-    config = load_client(arguments.config)
+    place = settings.load(arguments.config)
+    if place.warning is not None:
+        say(f"warning: {place.warning}")
     if arguments.json is not None:
-        data = _read(arguments.json, config.intake.event_bytes_max)
+        data = _read(arguments.json, place.event_bytes_max)
     else:
         data = build(
             arguments.type,
@@ -43,7 +45,7 @@ def run(arguments: Arguments) -> int:
             arguments.occurred_at,
             arguments.ttl_s,
         )
-    stored = hand_in(data, config, arguments.socket)
+    stored = hand_in(data, place, arguments.socket)
     tell(stored)
     if stored.id is not None:
         print(stored.id)

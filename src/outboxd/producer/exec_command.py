@@ -1,6 +1,6 @@
 """`outboxd exec`: run a job as if we were not there, and say when it failed.
 
-How the job runs is `cli/job.py`; this is the event about it. The event comes
+How the job runs is `job.py`; this is the event about it. The event comes
 after the job's end and never changes it: where none can be stored, one line
 on stderr says so. What the event needs is imported only when there is one.
 """
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 
-from outboxd.cli.job import Ending, Job
-from outboxd.cli.main import say
-from outboxd.cli.spec import Arguments
 from outboxd.errors import EventError, EventTooLarge, OutboxdError, UsageError
+from outboxd.producer.command_line import Arguments
+from outboxd.producer.job import Ending, Job
+from outboxd.producer.messages import say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from outboxd.config.load import Config
+    from outboxd.producer.settings import Settings
 
 COMMAND_CHARACTERS_MAX = 1000
 COMMAND_IN_SUMMARY_MAX = 100
@@ -52,23 +52,26 @@ def run(arguments: Arguments) -> int:
 def _report(arguments: Arguments, ending: Ending) -> None:
     """Hand in the event. Whatever fails here is one line and changes nothing."""
     try:
-        from outboxd.config.load import load_client
+        from outboxd.producer import settings
 
-        _hand_in(arguments, ending, load_client(arguments.config))
+        place = settings.load(arguments.config)
+        if place.warning is not None:
+            say(f"warning: {place.warning}")
+        _hand_in(arguments, ending, place)
     except OutboxdError as error:
         say(f"no event about it could be stored: {error}")
     except Exception as error:
         say(f"no event about it could be stored: {type(error).__name__}: {error}")
 
 
-def _hand_in(arguments: Arguments, ending: Ending, config: Config) -> None:
+def _hand_in(arguments: Arguments, ending: Ending, place: Settings) -> None:
     from outboxd.producer.hand_in import hand_in
 
     details = _details(arguments, ending)
     options = {name: getattr(arguments, name) for name in OPTIONS.values()}
     while True:
         try:
-            hand_in(_event(arguments, options, details, ending), config, arguments.socket)
+            hand_in(_event(arguments, options, details, ending), place, arguments.socket)
             return
         except EventTooLarge:
             # Better an event without its output than none.

@@ -1,10 +1,11 @@
 """A fast reader for the plain TOML that nearly every configuration is.
 
-`tomllib` costs a cron job more to import than all the rest of `emit`. So a
-configuration of tables, and of texts, whole numbers, true, false and one-line
-lists of texts, is read here; for anything else, wrong or merely unusual, the
-answer is None and `tomllib` decides. This reader must never take what
-`tomllib` would refuse, nor read it differently.
+`tomllib` costs a cron job more to import than all the rest of `emit`, and
+Python 3.10 has none. So a configuration of tables, and of texts, whole numbers,
+true, false and one-line lists of texts, is read here line by line. What is
+anything else, wrong or merely unusual, is passed over, and the answer says that
+it is not the whole: then `tomllib` decides, where there is one. What is read as
+a whole `tomllib` would take too, and read in the same way.
 """
 
 from __future__ import annotations
@@ -16,34 +17,44 @@ if TYPE_CHECKING:
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 
 
-def read(text: str) -> dict[str, Any] | None:
-    """The tables of a plain configuration, or None if `tomllib` must read it."""
+def read(text: str) -> tuple[dict[str, Any], bool]:
+    """The plain tables and values of a configuration, and whether that is all of it."""
     root: dict[str, Any] = {}
-    table = root
+    table: dict[str, Any] | None = root
     declared = set()
-    text = text.replace("\r\n", "\n")
-    for line in text.split("\n"):
+    is_whole = True
+    for line in text.replace("\r\n", "\n").split("\n"):
         line = line.strip(" \t")
-        if not line.isprintable() and not line.replace("\t", "").isprintable():
-            return None
-        if not line or line[0] == "#":
+        if not line or (line[0] == "#" and _is_printable(line)):
             continue
         if line[0] == "[":
-            name = _header(line)
+            name = _header(line) if _is_printable(line) else None
             if name is None or name in declared or name in root:
-                return None
+                # Whose the lines below are is not clear.
+                is_whole, table = False, None
+                continue
             declared.add(name)
             table = root[name] = {}
             continue
-        name, equals, rest = line.partition("=")
-        name = name.rstrip(" \t")
-        if not equals or not name or not _BARE.issuperset(name) or name in table:
-            return None
-        value = _value(rest.strip(" \t"))
-        if value is None:
-            return None
+        name, value = _assignment(line) if _is_printable(line) else ("", None)
+        if value is None or table is None or name in table:
+            is_whole = False
+            continue
         table[name] = value
-    return root
+    return root, is_whole
+
+
+def _is_printable(line: str) -> bool:
+    return line.isprintable() or line.replace("\t", "").isprintable()
+
+
+def _assignment(line: str) -> tuple[str, Any | None]:
+    """The name and value of a line, which is None for anything that is not plain."""
+    name, equals, rest = line.partition("=")
+    name = name.rstrip(" \t")
+    if not equals or not name or not _BARE.issuperset(name):
+        return "", None
+    return name, _value(rest.strip(" \t"))
 
 
 def _header(line: str) -> str | None:

@@ -1,0 +1,48 @@
+"""What is said to people on stderr: one line each, whatever it is about.
+
+It must never fail, and nothing that it writes can steer a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from outboxd.errors import EventError, OutboxdError
+
+MESSAGE_CHARACTERS_MAX = 4000
+
+
+def report(error: OutboxdError) -> None:
+    """An error on stderr: what failed, and what to do next."""
+    if isinstance(error, EventError):
+        # One line: it often ends in a mail or a log beside many others.
+        field = f"{error.field}: " if error.field and error.field not in error.message else ""
+        hint = f" ({error.hint})" if error.hint else ""
+        say(f"{field}{error.message}{hint}")
+        return
+    say(error.message)
+    if error.hint:
+        say(f"hint: {error.hint}")
+
+
+def say(text: str) -> None:
+    """One line on stderr, whatever the text holds; never fails."""
+    line = printable(text)
+    if len(line) > MESSAGE_CHARACTERS_MAX:
+        line = line[:MESSAGE_CHARACTERS_MAX] + "..."
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(f"outboxd: {line}\n")
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        pass  # nobody reads it; the exit code still tells
+
+
+def printable(text: str) -> str:
+    """The text in one line that cannot steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
+        for each in text
+    )
