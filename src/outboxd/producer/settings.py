@@ -4,7 +4,7 @@ The agent refuses a configuration that is wrong; a producer must not, since the
 agent may run happily with what it read before, and a job's event must not hang
 on a slip somewhere else in that file. So whatever is wrong here is one warning,
 and the settings are those that could be read, else the packaged or built-in
-ones. It never raises, and imports nothing of what the agent reads with.
+ones. It imports nothing of what the agent reads with.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 
 from outboxd import locations
-from outboxd.errors import ConfigError
 from outboxd.event.komodor import EVENT_BYTES_MAX, EVENT_TYPE_MAX
 from outboxd.event.strictjson import shown
 from outboxd.producer import plain_toml
@@ -42,7 +41,11 @@ class Settings:
 
 
 def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings of `path`, else $OUTBOXD_CONFIG, else the system's file, else built-in."""
+    """The settings of `path`, else $OUTBOXD_CONFIG, else the system's file, else built-in.
+
+    Raises ConfigError for a user without a home on a host without a packaged agent, whose
+    events no place is meant for.
+    """
     named = path or environ.get("OUTBOXD_CONFIG") or None
     source = named or locations.CONFIG_PATH
     try:
@@ -150,13 +153,8 @@ def _count(value: object) -> int:
 def _built_in(environ: Mapping[str, str]) -> Settings:
     """Those of a person's own agent. The directories that systemd's variables name are not
     looked at: where a job runs as a service, they are that service's."""
-    try:
-        directories = locations.user_runtime_dirs(environ)
-        spool = f"{locations.user_state_dir(environ)}/spool"
-    except ConfigError as error:  # no home directory
-        settings = Settings(locations.PACKAGED_SOCKET, locations.PACKAGED_SPOOL)
-        settings.warning = str(error)
-        return settings
+    directories = locations.user_runtime_dirs(environ)
+    spool = f"{locations.user_state_dir(environ)}/spool"
     sockets = [f"{directory}/{SOCKET_NAME}" for directory in directories]
     return Settings(next(filter(os.path.exists, sockets), sockets[0]), spool)
 
