@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from outboxd.errors import OutboxUnusable, UnknownId
+from outboxd.outbox.bulk import BulkChange
 from outboxd.outbox.listing import read_page
 from outboxd.outbox.model import (
     Attempt,
@@ -273,6 +274,54 @@ def test_a_retried_entry_does_not_expire_at_once(engine, clock, event):
     settle(engine, Settlement(1, "dead", None, dead_reason="expired"))
     with engine.transaction():
         assert engine.change(EntryChange.RETRY, receipt.id).expires_at is None
+
+
+def dead_ones(engine, event, count):
+    """`count` dead letters: rejected with 400 and 422 in turn, every third expired."""
+    receipts = keep(engine, *[event(f"n{i}", key=f"k{i}") for i in range(count)])
+    for seq in range(1, count + 1):
+        reason, attempt = "expired", None
+        if seq % 3:
+            reason, attempt = "rejected", Attempt(5, 5, "rejected", (400, 422)[seq % 2], "no")
+        settle(engine, Settlement(seq, "dead", attempt, dead_reason=reason))
+    return receipts
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        (EntryFilter(dead_reasons=("expired",)), [9, 6, 3]),
+        (EntryFilter(dead_reasons=("expired", "rejected"), last_statuses=(422,)), [7, 5, 1]),
+        (EntryFilter(last_statuses=(400, 422), q="n1"), [2]),
+        (EntryFilter(last_statuses=(500,)), []),
+    ],
+)
+def test_many_dead_letters_are_changed_in_steps(engine, event, where, found):
+    dead_ones(engine, event, 10)
+    assert [entry.seq for entry in read_page(engine, where, None, 100).entries] == found
+    before = engine.counts()
+    retried, before_seq = 0, None
+    while True:
+        with engine.transaction():
+            step = engine.change_dead(EntryChange.RETRY, where, before_seq, 3)
+        retried, before_seq = retried + step.changed, step.before_seq
+        if before_seq is None:
+            break
+    assert retried == len(found)
+    assert {claimed.seq for claimed in fetch(engine, 100)} == set(found)
+    assert engine.counts() == before._replace(pending=len(found), dead=before.dead - len(found))
+
+
+def test_a_bulk_drop_leaves_nothing_behind(engine, event):
+    dead_ones(engine, event, 7)
+    bulk = BulkChange(EntryChange.DROP, EntryFilter(dead_reasons=("rejected",)))
+    while not bulk.is_done:
+        with engine.transaction():
+            step = bulk.step(engine)
+        bulk.committed(step)
+    assert (bulk.changed, engine.counts()) == (5, (0, 0, 2, 0))
+    assert keep(engine, event(key="k0"))[0].status == "accepted"
+    assert keep(engine, event(key="k2"))[0].status == "duplicate"
 
 
 def test_a_held_entry_is_kept_back_until_released(engine, event):

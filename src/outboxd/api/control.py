@@ -10,7 +10,9 @@ import msgspec
 import structlog
 
 from outboxd.api.context import ApiContext
+from outboxd.api.filters import parse_order
 from outboxd.api.peer import require_operator
+from outboxd.outbox.bulk import BulkChange
 from outboxd.outbox.model import Entry, EntryChange, State
 from outboxd.outbox.shapes import entry_json
 from outboxd.serve.answers import Refusal, Response, reply
@@ -33,7 +35,8 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ControlRoutes:
-    """`POST /v1/hold`, `/v1/release`, `/v1/events/{id}/retry`, `…/drop`."""
+    """`POST /v1/hold`, `/v1/release`, `/v1/events/{id}/retry`, `…/drop`, and the same
+    two of many: `/v1/dead-letters/retry`, `…/drop`."""
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
@@ -45,6 +48,8 @@ class ControlRoutes:
             Route("POST", "/v1/release", self.release),
             Route("POST", "/v1/events/{id}/retry", self.retry),
             Route("POST", "/v1/events/{id}/drop", self.drop),
+            Route("POST", "/v1/dead-letters/retry", self.retry_dead),
+            Route("POST", "/v1/dead-letters/drop", self.drop_dead),
         ]
 
     async def hold(self, request: Request, _: str) -> Response:
@@ -78,6 +83,30 @@ class ControlRoutes:
         peer = require_operator(request)
         _require(await self._context.outbox.get(id), "dropped", State.PENDING, State.DEAD)
         return await self._change(EntryChange.DROP, id, peer)
+
+    async def retry_dead(self, request: Request, _: str) -> Response:
+        """All dead letters that match the filters become pending again."""
+        return await self._change_dead(EntryChange.RETRY, request)
+
+    async def drop_dead(self, request: Request, _: str) -> Response:
+        """Remove all dead letters that match the filters, for good."""
+        return await self._change_dead(EntryChange.DROP, request)
+
+    async def _change_dead(self, action: EntryChange, request: Request) -> Response:
+        peer = require_operator(request)
+        where = parse_order(request.query, await read_body(request, BODY_BYTES_MAX))
+        bulk, outbox = BulkChange(action, where), self._context.outbox
+        try:
+            while not (bulk.is_done or request.is_gone):
+                bulk.committed(await outbox.change(bulk.step))
+                self._context.destination.wake()
+        finally:  # what was done counts, whatever ended it
+            self._context.metrics.operator(action, bulk.changed)
+            named = {name: value for name, value in where._asdict().items() if value}
+            _log.warning(
+                "entries.changed", action=action, count=bulk.changed, by=str(peer), **named
+            )
+        return reply(200, _encode({"changed": bulk.changed}) + b"\n")
 
     async def _change(self, action: EntryChange, id: str, peer: Peer) -> Response:
         entry = await self._context.outbox.change(lambda engine: engine.change(action, id))

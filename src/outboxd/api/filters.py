@@ -6,11 +6,13 @@ must. What is not known or not valid is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
-from outboxd.outbox.model import EntryFilter, State
+import msgspec
+
+from outboxd.outbox.model import DeadReason, EntryFilter, State
 from outboxd.serve.answers import Refusal
 from outboxd.serve.request import Query
 from outboxd.times import parse_rfc3339
@@ -29,8 +31,11 @@ _SEVERITIES: Mapping[str, str] = {
 }
 NAMES = (
     *("state", "held", "type", "severity", "cluster", "namespace", "service", "q"),
-    *("since", "until", "limit", "cursor"),
+    *("reason", "status", "since", "until", "limit", "cursor"),
 )
+
+
+_Values = str | int | bool | list[str | int | bool]
 
 
 class Listing(NamedTuple):
@@ -47,6 +52,31 @@ def parse_listing(query: Query) -> Listing:
     return Listing(parse_filter(query), _one(query, "cursor"), _limit(_one(query, "limit")))
 
 
+def parse_order(query: Query, body: bytes) -> EntryFilter:
+    """The filters of a change of many: in the query, or a JSON object of the same
+    names with a value or a list of values each.
+
+    Raises:
+        Refusal: 400, its field being the filter's name.
+    """
+    pairs = [(name, value) for name in query for value in query.getall(name, [])]
+    try:
+        given = msgspec.json.decode(body, type=dict[str, _Values]) if body.strip() else {}
+    except msgspec.DecodeError as error:
+        hint = 'such as {"reason": "rejected", "type": ["deploy", "backup"]}, {} for all'
+        raise Refusal(400, f"the filters cannot be read: {error}", None, hint) from None
+    for name, values in given.items():
+        several = values if isinstance(values, list) else [values]
+        pairs += [(name, _text(value)) for value in several]
+    whole = Query(pairs)
+    _check_names(whole, [name for name in NAMES if name not in ("limit", "cursor")])
+    return parse_filter(whole)
+
+
+def _text(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def parse_filter(query: Query) -> EntryFilter:
     """The filters alone; other names in the query are not looked at."""
     return EntryFilter(
@@ -60,14 +90,16 @@ def parse_filter(query: Query) -> EntryFilter:
         q=_one(query, "q") or "",
         since=_time(query, "since"),
         until=_time(query, "until"),
+        dead_reasons=_words(query, "reason", {reason.value: reason.value for reason in DeadReason}),
+        last_statuses=_statuses(query),
     )
 
 
-def _check_names(query: Query) -> None:
+def _check_names(query: Query, names: Sequence[str] = NAMES) -> None:
     for name in query:
-        if name not in NAMES:
-            near = get_close_matches(name[:60], NAMES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "filters are " + ", ".join(NAMES)
+        if name not in names:
+            near = get_close_matches(name[:60], names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "filters are " + ", ".join(names)
             raise Refusal(400, f"there is no filter {name[:60]!r}", name[:60], hint)
 
 
@@ -110,6 +142,15 @@ def _flag(query: Query, name: str) -> bool | None:
     if value not in ("true", "false"):
         raise Refusal(400, f"{name}={value[:60]!r} is not known", name, "it is true or false")
     return value == "true"
+
+
+def _statuses(query: Query) -> tuple[int, ...]:
+    values = _many(query, "status")
+    for value in values:
+        if not (value.isascii() and value.isdigit() and len(value) == 3):
+            hint = "a status of HTTP, such as 400"
+            raise Refusal(400, f"status={value[:60]!r} is not known", "status", hint)
+    return tuple(int(value) for value in values)
 
 
 def _time(query: Query, name: str) -> int | None:

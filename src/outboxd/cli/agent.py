@@ -26,6 +26,8 @@ from outboxd.errors import (
 from outboxd.outbox.model import EntryChange
 
 TIMEOUT_S = 15.0
+# For a change of very many entries: 200,000 take some 20 s.
+BULK_TIMEOUT_S = 900.0
 
 
 class NoAgent(Unavailable):
@@ -71,6 +73,14 @@ class AgentQueue:
     def change(self, change: EntryChange, id: str) -> None:
         """Retry or drop one entry; raises UnknownId, EventError."""
         self._ask("POST", f"/v1/events/{quote(id, safe='')}/{change}", {})
+
+    def change_dead(self, change: EntryChange, params: Params) -> int:
+        """Retry or drop all dead letters that match, in one request; how many."""
+        query = urlencode([pair for pair in params if pair != ("state", "dead")])
+        self._connection.set_timeout(BULK_TIMEOUT_S)
+        body = self._ask("POST", f"/v1/dead-letters/{change}?{query}", {})
+        self._connection.set_timeout(TIMEOUT_S)
+        return msgspec.json.decode(body, type=_Changed).changed
 
     def hold(self, id: str | None, reason: str | None) -> None:
         wanted = {"id": id} if id else {}
@@ -129,6 +139,12 @@ class UnixConnection(http.client.HTTPConnection):
         self._path = path
         self._timeout_s = timeout_s
 
+    def set_timeout(self, timeout_s: float) -> None:
+        """For what is asked from now on."""
+        self._timeout_s = timeout_s
+        if self.sock is not None:
+            self.sock.settimeout(timeout_s)
+
     def connect(self) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(self._timeout_s)
@@ -148,6 +164,10 @@ class _Listing(msgspec.Struct):
 def _read_page(body: bytes) -> Page:
     listing = msgspec.json.decode(body, type=_Listing)
     return Page(list(listing.events), listing.next)
+
+
+class _Changed(msgspec.Struct):
+    changed: int
 
 
 class _Refusal(msgspec.Struct):

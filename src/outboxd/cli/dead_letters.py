@@ -58,7 +58,7 @@ def exported(entry: EntryRow) -> bytes:
 def _export(queue: Queue, arguments: Arguments) -> int:
     count = 0
     with _progress("exporting", queue, arguments) as step:
-        for entry in _wanted(queue, arguments, must_be_dead=True):
+        for entry in _wanted(queue, arguments):
             sys.stdout.write(exported(entry).decode() + "\n")
             count += 1
             step()
@@ -68,7 +68,7 @@ def _export(queue: Queue, arguments: Arguments) -> int:
 
 
 def _change(queue: Queue, arguments: Arguments, change: EntryChange, done: str) -> int:
-    """Do it to each one; what fails is told and the rest is done all the same."""
+    """Do it to those named, or to all that the filters leave, at once."""
     if bool(arguments.id) == arguments.all:
         raise UsageError(
             f"dead-letters {arguments.subcommand} needs ids, or --all with or without filters",
@@ -76,43 +76,57 @@ def _change(queue: Queue, arguments: Arguments, change: EntryChange, done: str) 
         )
     if arguments.id and len(filters(arguments)):
         raise UsageError("filters go with --all, not with ids", "leave out one of them")
+    if not arguments.all:
+        return _change_each(queue, arguments, change, done)
+    if change is EntryChange.DROP and not arguments.yes and not _confirmed(queue, arguments):
+        print("nothing was dropped", file=sys.stderr)
+        return EX_OK
+    count = queue.change_dead(change, filters(arguments, "dead"))
+    print(f"{_letters(count)} {done}")
+    return EX_OK
+
+
+def _change_each(queue: Queue, arguments: Arguments, change: EntryChange, done: str) -> int:
+    """What fails is told, and the rest is done all the same."""
     count = 0
     failure: OutboxdError | None = None
     with _progress("working", queue, arguments) as step:
-        for entry in _wanted_or_failures(queue, arguments):
+        for id in arguments.id:
             try:
-                if isinstance(entry, OutboxdError):
-                    raise entry
+                entry = read_entry(queue.get(resolve_id(queue, id)))
+                if entry.state == "delivered":
+                    raise EventError(f"{entry.id} was delivered, it is no dead letter")
                 queue.change(change, entry.id)
                 count += 1
             except (UnknownId, EventError) as error:
-                # With --all, another hand may have been quicker.
-                if not arguments.all:
-                    report(error)
-                    failure = failure or error
+                report(error)
+                failure = failure or error
             step()
     print(f"{_letters(count)} {done}")
     return EX_OK if failure is None else failure.exit_code
 
 
-def _wanted_or_failures(queue: Queue, arguments: Arguments) -> Iterator[EntryRow | OutboxdError]:
-    """The entries that are meant, or why one of them cannot be had."""
-    if arguments.all:
-        yield from _wanted(queue, arguments, must_be_dead=True)
-        return
-    for id in arguments.id:
-        try:
-            entry = read_entry(queue.get(resolve_id(queue, id)))
-            if entry.state == "delivered":
-                yield EventError(f"{entry.id} was delivered, it is no dead letter")
-            else:
-                yield entry
-        except (UnknownId, EventError) as error:
-            yield error
+def _confirmed(queue: Queue, arguments: Arguments) -> bool:
+    """Whether the person at the terminal typed how many would be lost.
+
+    Raises:
+        UsageError: there is no terminal to ask at.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(
+            "dead-letters drop --all asks for the number of events, and here is no terminal",
+            "give --yes if you mean it",
+        )
+    count = sum(1 for _ in Listing(queue, filters(arguments, "dead")))
+    if not count:
+        return True
+    print(f"This removes {_letters(count)} for good. Type the number to go on: ", end="",
+          file=sys.stderr, flush=True)  # fmt: skip
+    return sys.stdin.readline().strip() == str(count)
 
 
-def _wanted(queue: Queue, arguments: Arguments, must_be_dead: bool) -> Iterator[EntryRow]:
-    """The entries that ids or filters name; raises for an id that is wrong."""
+def _wanted(queue: Queue, arguments: Arguments) -> Iterator[EntryRow]:
+    """The dead letters that ids or filters name; raises for an id that is wrong."""
     ids = arguments.id
     if not ids:
         for raw in Listing(queue, filters(arguments, "dead")):
@@ -120,7 +134,7 @@ def _wanted(queue: Queue, arguments: Arguments, must_be_dead: bool) -> Iterator[
         return
     for id in ids:
         entry = read_entry(queue.get(resolve_id(queue, id)))
-        if must_be_dead and entry.state != "dead":
+        if entry.state != "dead":
             raise EventError(f"{entry.id} is {entry.state}, it is no dead letter")
         yield entry
 

@@ -17,6 +17,11 @@ from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import parse_duration
 
 PAGE = 500
+# As the listing's query names them, and so do the options.
+_FILTERS = (
+    *("state", "type", "severity", "cluster", "namespace", "service", "q"),
+    *("reason", "status"),
+)
 
 
 def run(arguments: Arguments) -> int:
@@ -30,7 +35,17 @@ def run(arguments: Arguments) -> int:
 def filters(arguments: Arguments, state: str | None = None) -> Params:
     """The filters of the command line as the listing's query."""
     params = [("state", state)] if state else []
-    for name in ("state", "type", "severity", "cluster", "namespace", "service", "q"):
+    for name in (
+        "state",
+        "type",
+        "severity",
+        "cluster",
+        "namespace",
+        "service",
+        "q",
+        "reason",
+        "status",
+    ):
         given = getattr(arguments, name, None) or []
         params += [(name, value) for value in ([given] if isinstance(given, str) else given)]
     for name in ("since", "until"):

@@ -19,6 +19,7 @@ from outboxd.cli.rows import Page, Params
 from outboxd.config.load import Config
 from outboxd.delivery.late import stamped
 from outboxd.errors import NotPermitted, OutboxLocked, Unavailable
+from outboxd.outbox.bulk import BulkChange
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.listing import read_page
 from outboxd.outbox.model import Claimed, DestinationHold, Entry, EntryChange, EntryFilter
@@ -103,6 +104,16 @@ class FileQueue:
         engine = self._open()
         with engine.transaction():
             engine.change(change, id)
+
+    def change_dead(self, change: EntryChange, params: Params) -> int:
+        """Retry or drop all dead letters that match; how many."""
+        engine = self._open()
+        bulk = BulkChange(change, _filter(params))
+        while not bulk.is_done:
+            with engine.transaction():
+                step = bulk.step(engine)
+            bulk.committed(step)
+        return bulk.changed
 
     def hold(self, id: str | None, reason: str | None) -> None:
         engine = self._open()
@@ -228,4 +239,6 @@ def _filter(params: Params) -> EntryFilter:
         q=found.get("q", [""])[-1],
         since=time_of("since"),
         until=time_of("until"),
+        dead_reasons=tuple(found.get("reason", ())),
+        last_statuses=tuple(map(int, found.get("status", ()))),
     )

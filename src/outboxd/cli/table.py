@@ -38,6 +38,22 @@ FILTERS = (
     Option("--since", "T", "only from this time on (RFC 3339, or a duration ago such as 2h)"),
     Option("--until", "T", "only before this time (RFC 3339, or a duration ago)"),
 )
+DEAD_FILTERS = (
+    Option(
+        "--reason",
+        "R",
+        "only what was given up for this reason (repeatable)",
+        choices=("rejected", "exhausted", "expired"),
+        repeated=True,
+    ),
+    Option(
+        "--status",
+        "N",
+        "only those whose last answer had this status of HTTP (repeatable)",
+        repeated=True,
+    ),
+    *FILTERS,
+)
 IDS = Positional("ID", "the entry's id", count="any")
 ALL = Option("--all", "", "every dead letter that the filters leave")
 
@@ -149,7 +165,7 @@ _DEAD_LETTERS = Command(
             "list",
             "list dead letters, newest first (the default)",
             options=(
-                *FILTERS,
+                *DEAD_FILTERS,
                 *_PAGE,
             ),
         ),
@@ -163,20 +179,25 @@ _DEAD_LETTERS = Command(
             "retry",
             "send them back to be delivered",
             positionals=(IDS,),
-            options=(ALL, *FILTERS),
-            examples=(("outboxd dead-letters retry --all --since 24h", ""),),
+            options=(ALL, *DEAD_FILTERS),
+            examples=(("outboxd dead-letters retry --all --since 24h --status 400", ""),),
         ),
         Command(
             "drop",
             "remove them for good",
             positionals=(IDS,),
-            options=(ALL, *FILTERS),
+            options=(
+                ALL,
+                Option("--yes", "", "with --all: do not ask for the number of events"),
+                *DEAD_FILTERS,
+            ),
+            examples=(("outboxd dead-letters drop --all --reason expired --yes", ""),),
         ),
         Command(
             "export",
             "print them as JSON Lines, which the batch route takes back",
             positionals=(IDS,),
-            options=FILTERS,
+            options=DEAD_FILTERS,
             examples=(("outboxd dead-letters export > dead.jsonl", ""),),
         ),
     ),

@@ -19,6 +19,7 @@ from typing import Protocol
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError
 from outboxd.outbox.model import (
+    ChangeStep,
     Counts,
     Damage,
     DestinationHold,
@@ -97,6 +98,12 @@ class Engine(Protocol):
     def change(self, change: EntryChange, id: str) -> Entry:
         """Do it; the entry as it is now (as it was, for a drop). What is delivered,
         and for hold and release what is dead, stays as it is. Raises UnknownId."""
+
+    def change_dead(
+        self, change: EntryChange, where: EntryFilter, before_seq: int | None, limit: int
+    ) -> ChangeStep:
+        """Retry or drop the dead letters that match among the newest `limit` ones
+        before `before_seq` (None: of all)."""
 
     def set_destination_hold(self, hold: DestinationHold | None) -> None:
         """Set or (None) lift the operator's hold of the destination."""

@@ -186,6 +186,8 @@ class EntryFilter(NamedTuple):
     q: str = ""  # free text, matched without case anywhere in the body
     since: int | None = None  # received at or after
     until: int | None = None  # received before
+    dead_reasons: tuple[str, ...] = ()
+    last_statuses: tuple[int, ...] = ()  # HTTP's, of the newest attempt
 
 
 class ListStep(NamedTuple):
@@ -193,6 +195,13 @@ class ListStep(NamedTuple):
 
     entries: list[Entry]
     before_seq: int | None  # None: the end was reached
+
+
+class ChangeStep(NamedTuple):
+    """One step of a change of many: before which seq to go on, and how many were changed."""
+
+    before_seq: int | None  # None: the end was reached
+    changed: int
 
 
 class PruneStep(NamedTuple):

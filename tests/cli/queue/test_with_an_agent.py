@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -202,6 +203,76 @@ def test_retry_and_drop_want_to_know_which(world):
     assert world.run("dead-letters", "retry", UNKNOWN, "--type", "x").code == 64
 
 
+def test_all_means_those_that_the_filters_of_dead_letters_leave(world):
+    id = world.dead("filtered dead")
+    named = ("--q", "filtered dead", "--json")
+    for words, found in (
+        (("--reason", "rejected", "--status", "400"), [id]),
+        (("--reason", "rejected", "--reason", "expired", "--status", "422"), []),
+        (("--reason", "exhausted"), []),
+        (("--since", "1h"), [id]),
+        (("--until", "1h"), []),
+    ):
+        listed = world.run("dead-letters", *words, *named)
+        assert [entry["id"] for entry in listed.lines] == found, words
+    assert world.run("dead-letters", "--status", "bad").code == 64
+    other = world.run("dead-letters", "retry", "--all", "--q", "filtered dead", "--status", "422")
+    assert "0 dead letters sent back" in other.out
+    done = world.run("dead-letters", "retry", "--all", "--q", "filtered dead", "--status", "400")
+    assert "1 dead letter sent back" in done.out
+    assert world.run("wait", id).code == 0
+
+
+def test_one_request_retries_what_a_filter_names(world):
+    first, second = world.dead("in one request", severity="error"), world.dead("in one request")
+    wanted = {"q": "in one request", "severity": ["error", "warning"], "status": 400}
+    answer = world.post(json.dumps(wanted).encode(), "/v1/dead-letters/retry")
+    assert answer == {"changed": 1}
+    assert world.run("wait", first).code == 0
+    refused = world.post(b'{"limit": 3}', "/v1/dead-letters/retry")
+    assert refused["field"] == "limit"
+    answer = world.post(b"", "/v1/dead-letters/retry?q=in+one+request&reason=rejected")
+    assert answer == {"changed": 1}
+    assert world.run("wait", second).code == 0
+
+
+def test_without_a_terminal_all_are_dropped_only_by_a_word(world):
+    id = world.dead("dropped by a word")
+    chosen = ("dead-letters", "drop", "--all", "--q", "dropped by a word")
+    refused = world.run(*chosen)
+    assert refused.code == 64
+    assert "--yes" in refused.err
+    assert world.run("events", "show", id).code == 0
+    assert "1 dead letter dropped" in world.run(*chosen, "--yes").out
+    assert world.run("events", "show", id).code == 65
+
+
+@pytest.mark.parametrize(("typed", "left"), [("2", 0), ("1", 2), ("", 2)])
+def test_at_a_terminal_dropping_all_asks_for_the_number_of_events(world, typed, left):
+    for _ in range(2):
+        world.dead(f"asked about {typed}")
+    master, slave = pty.openpty()
+    words = ("dead-letters", "drop", "--all", "--q", f"asked about {typed}")
+    dropping = subprocess.Popen(
+        [sys.executable, "-m", "outboxd", *words, "-c", str(world.config)],
+        stdin=slave,
+        stdout=subprocess.DEVNULL,
+        stderr=slave,
+        env=world.environment,
+    )
+    os.close(slave)
+    seen = b""
+    while b"Type the number" not in seen:
+        seen += os.read(master, 65536)
+    assert b"2 dead letters for good" in seen
+    os.write(master, typed.encode() + b"\n")
+    assert dropping.wait(60) == 0
+    os.close(master)
+    listed = world.run("dead-letters", "--q", f"asked about {typed}", "--json")
+    assert len(listed.lines) == left
+    world.run("dead-letters", "drop", "--all", "--q", f"asked about {typed}", "--yes")
+
+
 def test_dropped_is_gone_for_good(world):
     id = world.dead("to be dropped")
     assert world.run("dead-letters", "drop", id).code == 0
@@ -267,7 +338,8 @@ def test_another_user_may_look_and_not_touch(world):
         ("hold",),
         ("release",),
         ("dead-letters", "retry", id),
-        ("dead-letters", "drop", "--all"),
+        ("dead-letters", "drop", "--all", "--yes"),
+        ("dead-letters", "retry", "--all"),
     ):
         done = world.run(*words, nobody=True)
         assert done.code == 77, done

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from outboxd.outbox.model import Attempt, Entry, EntryChange, PruneStep, Settlement, State
+from outboxd.outbox.model import (
+    Attempt,
+    ChangeStep,
+    Entry,
+    EntryChange,
+    EntryFilter,
+    PruneStep,
+    Settlement,
+    State,
+)
 from outboxd.outbox.sqlite import query
 from outboxd.outbox.sqlite.accepting import NO_ATTEMPTS
 from outboxd.outbox.sqlite.checksums import head_crc, text_crc
@@ -89,6 +98,26 @@ def change(connection: sqlite3.Connection, change: EntryChange, id: str, tally: 
         tally.move(row, changed)
         write_states(connection, [changed])
     return query.get(connection, id)
+
+
+def change_dead(
+    connection: sqlite3.Connection,
+    change: EntryChange,
+    where: EntryFilter,
+    before_seq: int | None,
+    limit: int,
+    tally: Tally,
+) -> ChangeStep:
+    """Retry or drop those that match among the newest `limit` dead letters."""
+    assert change in (EntryChange.RETRY, EntryChange.DROP)
+    dead = where._replace(states=(State.DEAD.value,))
+    entries, before_seq = query.list_step(connection, dead, before_seq, limit, limit)
+    if change is EntryChange.RETRY:
+        retry(connection, entries, tally)
+    else:
+        for entry in entries:
+            drop(connection, entry, tally)
+    return ChangeStep(before_seq, len(entries))
 
 
 def retry(connection: sqlite3.Connection, entries: Sequence[Entry], tally: Tally) -> None:

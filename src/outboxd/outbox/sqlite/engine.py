@@ -18,6 +18,7 @@ import uuid_utils
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, SyncFailed
 from outboxd.outbox.model import (
+    ChangeStep,
     Counts,
     Damage,
     DestinationHold,
@@ -221,6 +222,14 @@ class SqliteEngine:
         if change is EntryChange.DROP:
             self._keep_last_seq()
         return entry
+
+    def change_dead(
+        self, change: EntryChange, where: EntryFilter, before_seq: int | None, limit: int
+    ) -> ChangeStep:
+        step = changes.change_dead(self.connection, change, where, before_seq, limit, self._tally)
+        if change is EntryChange.DROP and step.changed:
+            self._keep_last_seq()
+        return step
 
     def set_destination_hold(self, hold: DestinationHold | None) -> None:
         value = None if hold is None else msgspec.json.encode(hold).decode()

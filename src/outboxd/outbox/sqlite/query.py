@@ -8,7 +8,7 @@ to go on. Reads nothing that it could change.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -200,7 +200,7 @@ def _conditions(where: EntryFilter) -> tuple[str, list[object]]:
     clauses: list[str] = []
     values: list[object] = []
 
-    def one_of(column: str, wanted: tuple[str, ...]) -> None:
+    def one_of(column: str, wanted: Sequence[str | int]) -> None:
         if wanted:
             clauses.append(f"{column} IN ({','.join('?' * len(wanted))})")
             values.extend(wanted)
@@ -208,6 +208,8 @@ def _conditions(where: EntryFilter) -> tuple[str, list[object]]:
     one_of("e.state", where.states)
     one_of("e.event_type", where.event_types)
     one_of("e.severity", where.severities)
+    one_of("e.dead_reason", where.dead_reasons)
+    one_of("json_extract(e.attempts, '$[#-1][3]')", where.last_statuses)
     for name, wanted in (
         ("clusters", where.clusters),
         ("namespaces", where.namespaces),
