@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "outbox": BOTTOM,
     "observe": BOTTOM | {"outbox", "delivery"},  # delivery: the facts alone
     "serve": BOTTOM,
-    "gateway": BOTTOM,
+    "gateway": BOTTOM | {"outbox", "serve", "intake"},
     "intake": BOTTOM | {"outbox", "serve", "observe"},
     "spool": BOTTOM | {"outbox", "observe", "intake"},
     "delivery": BOTTOM | {"outbox"},

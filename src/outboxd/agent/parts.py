@@ -32,6 +32,7 @@ from outboxd.errors import OutboxdError
 from outboxd.intake.admission import Admission
 from outboxd.intake.http import IntakeRoutes
 from outboxd.intake.intake import Intake
+from outboxd.intake.producer import AGENT
 from outboxd.observe.delivery import DeliveryObserver
 from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
@@ -247,7 +248,7 @@ class AgentParts:
             host=sockets_of_host.gethostname(),
         )
         try:
-            await self.door.take(data, Source.AGENT)
+            await self.door.take(data, Source.AGENT, AGENT)
         except OutboxdError as error:
             self._log.warning("report.failed", error=error.message, hint=error.hint)
 

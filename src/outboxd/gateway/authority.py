@@ -6,8 +6,11 @@ Pure: times come in as arguments. A refusal is 422 or 429 and never 401, 403 or
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from outboxd.event.komodor import Event
 from outboxd.gateway.tokens import Limits
+from outboxd.intake.producer import NotAllowed, Producer
 
 
 def fill_in(event: Event, limits: Limits) -> None:
@@ -64,3 +67,26 @@ class Pace:
             self._left -= count
             return 0.0
         return (needed - self._left) / self._rate
+
+
+class GatewayProducer(Producer):
+    """A producer that is known by a token, a certificate or a signature."""
+
+    __slots__ = ("_limits", "_monotonic_s", "_pace")
+
+    is_agent = True
+
+    def __init__(self, name: str, limits: Limits, monotonic_s: Callable[[], float]) -> None:
+        super().__init__(f"token:{name}")
+        self._limits = limits
+        self._monotonic_s = monotonic_s
+        self._pace = Pace(limits.rate, monotonic_s()) if limits.rate else None
+
+    def admit(self, event: Event) -> None:
+        fill_in(event, self._limits)
+        refused = objection(event, self._limits)
+        if refused is not None:
+            raise NotAllowed(*refused)
+
+    def wait_s(self, count: int) -> float:
+        return 0.0 if self._pace is None else self._pace.take(count, self._monotonic_s())

@@ -27,6 +27,7 @@ TOKENS_MAX = 10_000
 FILE_BYTES_MAX = 8 << 20
 # Tells a secret scanner, and whoever finds it in a log, what it is.
 PREFIX = "outboxd_"
+NAME_CHARACTERS_MAX = 253  # of a certificate's name, which is one of DNS
 _SECRET_BYTES = 32  # 256 random bits
 _PRESENTED_MAX = 512  # characters of a token that are looked at
 
@@ -66,6 +67,11 @@ class TokenBook:
     def names(self) -> tuple[str, ...]:
         """Each name once, in the order of the file."""
         return tuple(dict.fromkeys(token.name for token in self._by_digest.values()))
+
+    def limits(self, name: str) -> Limits:
+        """Those of a name's token; none where it has no token."""
+        found = (token.limits for token in self._by_digest.values() if token.name == name)
+        return next(found, _NOBODY.limits)
 
     def find(self, presented: str) -> Token | None:
         """The token whose secret this is; None where it is nobody's.

@@ -7,12 +7,14 @@ TCP listener.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from math import ceil
 from time import perf_counter
 from typing import Protocol
 
 from outboxd.errors import DiskShort
 from outboxd.intake.intake import Answer, Intake, IntakeMetrics, refusal_json, refusal_reason
 from outboxd.intake.lines import PORTION_BYTES, PORTION_LINES, LineCutter
+from outboxd.intake.producer import Producer, user
 from outboxd.intake.results import Results
 from outboxd.outbox.model import Source
 from outboxd.serve.answers import Refusal, Response, Streamed, refusal_body
@@ -53,13 +55,15 @@ class IntakeRoutes:
         if key is not None and len(set(request.header_values(_IDEMPOTENCY_KEY))) > 1:
             hint = "give it once"
             raise Refusal(400, "there are several Idempotency-Key headers", "Idempotency-Key", hint)
+        producer = producer_of(request)
+        check_rate(producer, 1)
         try:
             data = await read_body(request, self._door.event_bytes_max)
         except Refusal as refusal:
             if refusal.status in (408, 413):
                 self._metrics.refused("too_large" if refusal.status == 413 else "stalled", 1)
             raise
-        answer = await self._door.take(data, Source.SOCKET, key)
+        answer = await self._door.take(data, Source.SOCKET, producer, key)
         self._metrics.intake_request(perf_counter() - started)
         return _response(answer)
 
@@ -78,11 +82,11 @@ class IntakeRoutes:
             self._metrics.refused(refusal_reason(refused), 1)
             status = 507 if isinstance(refused, DiskShort) else 503
             return _response(Answer(status, refusal_json(refused), refused.retry_after_s))
-        results, complete = await self._read_lines(request)
+        results, complete = await self._read_lines(request, producer_of(request))
         self._metrics.intake_request(perf_counter() - started)
         return Streamed(_sent(results), results.length, close=not complete)
 
-    async def _read_lines(self, request: Request) -> tuple[Results, bool]:
+    async def _read_lines(self, request: Request, producer: Producer) -> tuple[Results, bool]:
         """Take lines as they come; False where the body went over its limit."""
         results = Results()
         cutter = LineCutter(self._door.event_bytes_max)
@@ -96,12 +100,12 @@ class IntakeRoutes:
             portion += cutter.feed(data)
             portion_bytes += len(data)
             if len(portion) >= PORTION_LINES or portion_bytes >= PORTION_BYTES:
-                await self._take_portions(portion, results)
+                await self._take_portions(portion, results, producer)
                 portion_bytes = 0
         complete = received_bytes <= BATCH_BYTES_MAX
         if complete:
             portion += cutter.end()
-        await self._take_portions(portion, results)
+        await self._take_portions(portion, results, producer)
         if not complete:
             # The lines before were kept, so this cannot be a 413.
             message = f"the batch is larger than {BATCH_BYTES_MAX} bytes: this line and all " + (
@@ -110,12 +114,36 @@ class IntakeRoutes:
             results.add([refusal_body(message, None, _BATCH_HINT)[:-1] + b', "retry": true}'])
         return results, complete
 
-    async def _take_portions(self, lines: list[bytes | None], results: Results) -> None:
+    async def _take_portions(
+        self, lines: list[bytes | None], results: Results, producer: Producer
+    ) -> None:
         """Empty `lines` into the outbox, so many at a time."""
         for start in range(0, len(lines), PORTION_LINES):
             portion = lines[start : start + PORTION_LINES]
-            results.add(await self._door.take_lines(portion, Source.BATCH))
+            results.add(await self._door.take_lines(portion, Source.BATCH, producer))
         lines.clear()
+
+
+def producer_of(request: Request) -> Producer:
+    """Who sent it: whom a guard found it to be from, else the user at the other end."""
+    if request.identity is not None:
+        assert isinstance(request.identity, Producer), "guards find producers"
+        return request.identity
+    assert request.peer is not None, "without a peer a guard has to say who it is from"
+    return user(request.peer.user_id)
+
+
+def check_rate(producer: Producer, count: int) -> None:
+    """Raises Refusal (429) where the producer's rate does not allow so many events now."""
+    wait_s = producer.wait_s(count)
+    if wait_s > 0:
+        raise Refusal(
+            429,
+            "more events than this producer's rate allows",
+            None,
+            "they are taken again after Retry-After; `--rate` of its token is the limit",
+            {"Retry-After": str(ceil(wait_s))},
+        )
 
 
 async def _sent(results: Results) -> AsyncIterator[bytes]:

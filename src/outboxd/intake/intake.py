@@ -23,8 +23,16 @@ from outboxd.event.komodor import (
     wire_body,
 )
 from outboxd.intake.admission import Admission
+from outboxd.intake.producer import NotAllowed, Producer
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark
 from outboxd.outbox.outbox import Outbox
+
+# What is wrong with an event, as a status of HTTP and the metric's label.
+_REFUSED_AS: tuple[tuple[type[EventError], int, str], ...] = (
+    (EventTooLarge, 413, "too_large"),
+    (NotAllowed, 422, "not_allowed"),
+    (EventError, 400, "invalid"),
+)
 
 CHECK_SLICE = 64  # lines between which the loop serves others
 
@@ -105,9 +113,17 @@ class Intake:
         self.event_bytes_max = event_bytes_max
         self._ttl_s = ttl_s  # 0: events wait for ever
 
-    def prepare(self, data: bytes, source: str, header_key: str | None = None) -> Prepared:
-        """Check and fill in; raises EventError, and keeps nothing."""
+    def prepare(
+        self,
+        data: bytes,
+        source: str,
+        producer: Producer,
+        header_key: str | None = None,
+    ) -> Prepared:
+        """Check and fill in; raises EventError (NotAllowed where the producer may not
+        say it), and keeps nothing."""
         event = parse(data, self._event_type_max, self.event_bytes_max)
+        producer.admit(event)
         key = event.dedup_key
         if header_key is not None:
             key = _agreed_key(header_key, key)
@@ -132,24 +148,32 @@ class Intake:
             warnings,
         )
 
-    async def take(self, data: bytes, source: str, header_key: str | None = None) -> Answer:
+    async def take(
+        self, data: bytes, source: str, producer: Producer, header_key: str | None = None
+    ) -> Answer:
         """One event, with the answer of the HTTP contract.
 
         Raises:
             SyncFailed: no answer may be given.
         """
         try:
-            incoming, warnings = self.prepare(data, source, header_key)
+            incoming, warnings = self.prepare(data, source, producer, header_key)
             (receipt,) = await self.keep([incoming])
-        except EventError as error:
-            large = isinstance(error, EventTooLarge)
-            self.metrics.refused("too_large" if large else "invalid", 1)
-            return Answer(413 if large else 400, error_json(error))
-        except Refused as error:
-            self.metrics.refused(refusal_reason(error), 1)
+        except (EventError, Refused) as error:
+            return self.refuse(error)
+        return Answer(201 if receipt.status == "accepted" else 200, receipt_json(receipt, warnings))
+
+    def refuse(self, error: EventError | Refused, count: int = 1) -> Answer:
+        """The answer that says why `count` events were not kept; it is counted."""
+        if isinstance(error, Refused):
+            self.metrics.refused(refusal_reason(error), count)
             status = 507 if isinstance(error, DiskShort) else 503
             return Answer(status, refusal_json(error), error.retry_after_s)
-        return Answer(201 if receipt.status == "accepted" else 200, receipt_json(receipt, warnings))
+        for kind, status, reason in _REFUSED_AS:
+            if isinstance(error, kind):
+                self.metrics.refused(reason, count)
+                return Answer(status, error_json(error))
+        raise AssertionError("every EventError has its status")
 
     async def keep(self, items: Sequence[Incoming]) -> list[Receipt]:
         """Commit all of `items` or none; the receipts in the same order.
@@ -224,7 +248,9 @@ class Intake:
                     answers[place] = Kept(0, error)
         return answers
 
-    async def take_lines(self, lines: Sequence[bytes | None], source: str) -> list[bytes]:
+    async def take_lines(
+        self, lines: Sequence[bytes | None], source: str, producer: Producer
+    ) -> list[bytes]:
         """A portion of a batch: for each line its result as JSON. A line of None
         was longer than an event may be.
 
@@ -238,7 +264,7 @@ class Intake:
             if number % CHECK_SLICE == 0:
                 await sleep(0)
             try:
-                good.append(self.prepare_line(line, source))
+                good.append(self.prepare_line(line, source, producer))
             except EventError as error:
                 results.append(error_json(error))
             else:
@@ -263,7 +289,7 @@ class Intake:
                 results[place] = refused
         return results
 
-    def prepare_line(self, line: bytes | None, source: str) -> Prepared:
+    def prepare_line(self, line: bytes | None, source: str, producer: Producer) -> Prepared:
         """As `prepare`, for a line of a batch or of a spool file."""
         if line is None:
             raise EventTooLarge(
@@ -273,7 +299,7 @@ class Intake:
             )
         if not line or line.isspace():
             raise EventError("the line is empty", None, "write one event on each line")
-        return self.prepare(line, source)
+        return self.prepare(line, source, producer)
 
 
 def receipt_json(receipt: Receipt, warnings: Sequence[str]) -> bytes:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from outboxd.budgets import Patience
@@ -47,11 +47,11 @@ _TURN = 8  # answers in a row before other connections get theirs
 class Connection(asyncio.Protocol):
     """Made for each connection by its server; ends with `connection_lost`."""
 
-    __slots__ = ("_blocked_bytes", "_blocked_since_s", "_current", "_drain", "_ends_at_s",
-                 "_half_closed", "_head_since_s", "_held_bytes", "_idle_since_s", "_lingered_bytes",
-                 "_loop", "_lost", "_open_ended", "_patience", "_paused", "_reader", "_receiving",
-                 "_server", "_task", "_tls", "_transport", "_unfed", "_wait_began_s", "_waiting",
-                 "holder", "peer")  # fmt: skip
+    __slots__ = ("_blocked_bytes", "_blocked_since_s", "_certificate", "_current", "_drain",
+                 "_ends_at_s", "_half_closed", "_head_since_s", "_held_bytes", "_idle_since_s",
+                 "_lingered_bytes", "_loop", "_lost", "_open_ended", "_patience", "_paused",
+                 "_reader", "_receiving", "_server", "_task", "_tls", "_transport", "_unfed",
+                 "_wait_began_s", "_waiting", "holder", "peer")  # fmt: skip
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
@@ -79,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._held_bytes = 0
         self.holder: Hashable = None
         self.peer: peers.Peer | None = None
+        self._certificate: Mapping[str, object] | None = None
 
     # --- the transport tells ---
 
@@ -115,6 +116,7 @@ class Connection(asyncio.Protocol):
             self.connection_lost(None)
             return
         self._transport = transport
+        self._certificate = transport.get_extra_info("peercert")
         transport.set_write_buffer_limits(high=1, low=0)
         self._idle_since_s = self._loop.time()
         self._start_answering()
@@ -173,7 +175,7 @@ class Connection(asyncio.Protocol):
     # --- the reader tells ---
 
     def request_began(self, head: Head) -> None:
-        request = Request(head, Body(self, head.length), self.peer)
+        request = Request(head, Body(self, head.length), self.peer, self._certificate)
         self._receiving = request
         self._waiting.append(request)
 

@@ -8,7 +8,7 @@ from the kernel (`peer`) or from a guard (`identity`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 if TYPE_CHECKING:
@@ -20,13 +20,29 @@ if TYPE_CHECKING:
 class Request:
     """One request. `is_gone` turns true when nobody waits for its answer any more."""
 
-    __slots__ = ("_query", "answer_headers", "body", "head", "identity", "is_gone", "peer")
+    __slots__ = (
+        "_query",
+        "answer_headers",
+        "body",
+        "certificate",
+        "head",
+        "identity",
+        "is_gone",
+        "peer",
+    )
 
-    def __init__(self, head: Head, body: Body, peer: Peer | None) -> None:
+    def __init__(
+        self,
+        head: Head,
+        body: Body,
+        peer: Peer | None,
+        certificate: Mapping[str, object] | None = None,
+    ) -> None:
         self.head = head
         self.body = body
         self.peer = peer  # the process at the other end of a Unix socket; None on TCP
-        self.identity: str | None = None  # whom a guard found it to be from
+        self.certificate = certificate  # the TLS client's, verified; as `ssl` gives it
+        self.identity: Any = None  # whom a guard found it to be from, in the guard's words
         self.answer_headers: Mapping[str, str] | None = None  # set by a guard, for any answer
         self.is_gone = False
         self._query: Query | None = None

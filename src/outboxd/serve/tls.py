@@ -15,7 +15,7 @@ from outboxd.errors import ConfigError
 
 
 class TlsFiles:
-    """Certificate, key and, where clients must have one, their authority: PEM files."""
+    """Certificate, key and, where clients may show one, their authority: PEM files."""
 
     def __init__(self, certificate: str, key: str, client_ca: str = "") -> None:
         """Raises ConfigError where they cannot be used."""
@@ -46,7 +46,9 @@ class TlsFiles:
             context.load_cert_chain(self._certificate, self._key or None, password=_no_password)
             if self._client_ca:
                 context.load_verify_locations(self._client_ca)
-                context.verify_mode = ssl.CERT_REQUIRED
+                # Asked for, and checked where there is one; who must have one is decided
+                # where a request is answered, with words and not with a broken handshake.
+                context.verify_mode = ssl.CERT_OPTIONAL
         except (OSError, ValueError) as error:  # SSLError is an OSError
             files = ", ".join(filter(None, (self._certificate, self._key, self._client_ca)))
             raise ConfigError(

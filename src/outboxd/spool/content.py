@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from outboxd.errors import EventError
 from outboxd.intake.intake import Intake
+from outboxd.intake.producer import Producer
 from outboxd.outbox.model import Incoming, Source
 from outboxd.spool.rejects import Fault
 
@@ -25,13 +26,13 @@ class Content(NamedTuple):
     lines: int  # in all
 
 
-def read_content(door: Intake, data: bytes) -> Content:
+def read_content(door: Intake, data: bytes, producer: Producer) -> Content:
     """What a file of at most `event_bytes_max` bytes holds."""
     if not data or data.isspace():
         fault = Fault(1, None, "the file is empty", "write the event in tmp/, then rename it")
         return Content([], [], [(fault, b"")], 1)
     try:
-        return Content([door.prepare(data, Source.SPOOL).incoming], [1], [], 1)
+        return Content([door.prepare(data, Source.SPOOL, producer).incoming], [1], [], 1)
     except EventError as error:
         as_one = error
     if is_one_value(data):
@@ -44,7 +45,7 @@ def read_content(door: Intake, data: bytes) -> Content:
         if not line or line.isspace():
             continue
         try:
-            items.append(door.prepare_line(line, Source.SPOOL).incoming)
+            items.append(door.prepare_line(line, Source.SPOOL, producer).incoming)
             numbers.append(number)
         except EventError as error:
             faults.append((Fault.of(number, error), line))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from outboxd.errors import EventError
 from outboxd.intake.intake import CHECK_SLICE, Intake, Portion
 from outboxd.intake.lines import PORTION_LINES, LineCutter
+from outboxd.intake.producer import Producer, user
 from outboxd.outbox.model import Incoming, Source
 from outboxd.spool.files import LargeFile, Look, SpoolFolder
 from outboxd.spool.rejects import BadLines, Fault
@@ -49,9 +50,10 @@ async def take_large(
     bad = BadLines(folder)
     try:
         key: str = await thread(file.key)
-        if is_young(look) and not await _ends_well(file, door, thread):
+        producer = user(look.identity.owner)
+        if is_young(look) and not await _ends_well(file, door, thread, producer):
             return LargeOutcome(key, 0, bad, must_wait=True)
-        good = await _Portions(file, key, door, progress, bad, thread).take()
+        good = await _Portions(file, key, door, progress, bad, thread, producer).take()
         if not file.is_unchanged():
             raise FileNotFoundError(f"{look.name!r} changed while it was read")
         return LargeOutcome(key, good, bad)
@@ -62,11 +64,11 @@ async def take_large(
         file.close()
 
 
-async def _ends_well(file: LargeFile, door: Intake, thread: Thread) -> bool:
+async def _ends_well(file: LargeFile, door: Intake, thread: Thread, producer: Producer) -> bool:
     """A file that grows shows it at its end."""
     line = await thread(file.last_line, door.event_bytes_max)
     try:
-        door.prepare_line(line, Source.SPOOL)
+        door.prepare_line(line, Source.SPOOL, producer)
     except EventError:
         return False
     return True
@@ -81,8 +83,10 @@ class _Portions:
         progress: MutableMapping[str, int],
         bad: BadLines,
         thread: Thread,
+        producer: Producer,
     ) -> None:
         self._file = file
+        self._producer = producer
         self._key = key
         self._door = door
         self._progress = progress
@@ -131,7 +135,7 @@ class _Portions:
             if line is not None and (not line or line.isspace()):
                 continue
             try:
-                incoming = self._door.prepare_line(line, Source.SPOOL).incoming
+                incoming = self._door.prepare_line(line, Source.SPOOL, self._producer).incoming
             except EventError as error:
                 self._bad.add(Fault.of(self._number, error), line)
             else:

@@ -24,6 +24,7 @@ from outboxd.clock import Clock
 from outboxd.errors import OutboxdError, Refused, SyncFailed
 from outboxd.intake.intake import Intake, Portion, refusal_reason
 from outboxd.intake.lines import PORTION_LINES
+from outboxd.intake.producer import user
 from outboxd.outbox.outbox import Outbox
 from outboxd.spool.content import Content, read_content
 from outboxd.spool.ending import Endings, SpoolMetrics
@@ -261,7 +262,8 @@ class SpoolReader:
 
     def _read(self, look: Look) -> _Taking | None:
         """Its events; None where it must wait."""
-        content = read_content(self._door, look.data)
+        assert look.identity is not None, "what was read has been looked at"
+        content = read_content(self._door, look.data, user(look.identity.owner))
         if content.faults and self.waiting.is_young(look):
             self.waiting.add(look, self._pace.grow_s, "it does not parse and may still be growing")
             return None

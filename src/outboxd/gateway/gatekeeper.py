@@ -1,0 +1,119 @@
+"""Who a request over TCP is from: found before its path is looked at.
+
+Whoever has no valid token, certificate or signature gets one constant 401,
+whatever it asked for, so that nothing can be learned from it. Only the two
+health routes answer to anybody, with their status alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from outboxd.gateway.authority import GatewayProducer
+from outboxd.gateway.tokens import NAME_CHARACTERS_MAX, Limits, TokenBook
+from outboxd.serve.answers import Refusal
+from outboxd.serve.request import Request
+
+OPEN_PATHS = ("/healthz", "/readyz")
+WEBHOOK_PATH = "/v1/webhooks/"
+_BEARER = "bearer "
+
+
+class GatekeeperMetrics(Protocol):
+    """What is counted of those who come."""
+
+    def unauthenticated(self) -> None: ...
+
+
+class Gatekeeper:
+    """A guard of the TCP listener: sets `request.identity`, or refuses."""
+
+    def __init__(
+        self,
+        metrics: GatekeeperMetrics,
+        monotonic_s: Callable[[], float],
+        describes_itself: Callable[[], str],
+    ) -> None:
+        self._metrics = metrics
+        self._monotonic_s = monotonic_s
+        self._describes_itself = describes_itself  # the value of the header Outboxd-Gateway
+        self._book = TokenBook([])
+        self._producers: dict[tuple[str, Limits], GatewayProducer] = {}
+        self._signed: frozenset[str] = frozenset()
+
+    def take_over(self, book: TokenBook, signed_webhooks: frozenset[str]) -> None:
+        """Tokens, and the webhooks whose signature stands in for one, from now on.
+
+        A producer that stays keeps what it has used of its rate.
+        """
+        self._book = book
+        self._signed = signed_webhooks
+        known = set(book.names)
+        self._producers = {
+            key: producer for key, producer in self._producers.items() if key[0] in known
+        }
+
+    def __call__(self, request: Request) -> None:
+        """Raises Refusal (401) where nobody is known to have sent it."""
+        if request.path in OPEN_PATHS and request.method in ("GET", "HEAD"):
+            return
+        request.identity = self._by_token(request) or self._by_certificate(request)
+        if request.identity is not None:
+            request.answer_headers = {"Outboxd-Gateway": self._describes_itself()}
+        elif not (
+            request.path.startswith(WEBHOOK_PATH)
+            and request.path.removeprefix(WEBHOOK_PATH) in self._signed
+        ):
+            raise self.refusal()
+        # A signed webhook has its signature looked at once its body is there.
+
+    def signed_by(self, webhook: str) -> GatewayProducer:
+        """The producer that a webhook's good signature stands for."""
+        return self._producer(f"webhook-{webhook}", Limits())
+
+    def refusal(self) -> Refusal:
+        """The one answer to all who are not known."""
+        self._metrics.unauthenticated()
+        return Refusal(
+            401,
+            "this needs a token of this gateway",
+            None,
+            "send it as x-api-key or as Authorization: Bearer; "
+            "`outboxd token new NAME` on the gateway makes one",
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+    def _by_token(self, request: Request) -> GatewayProducer | None:
+        presented = request.header("x-api-key")
+        if presented is None:
+            authorization = request.header("authorization") or ""
+            if authorization[: len(_BEARER)].lower() != _BEARER:
+                return None
+            presented = authorization[len(_BEARER) :].strip()
+        token = self._book.find(presented)
+        return None if token is None else self._producer(token.name, token.limits)
+
+    def _by_certificate(self, request: Request) -> GatewayProducer | None:
+        """A certificate that the listener's authority has signed: its name is the producer's.
+        Where a token has the same name, that one's limits hold."""
+        name = _certificate_name(request.certificate)
+        return None if name is None else self._producer(name, self._book.limits(name))
+
+    def _producer(self, name: str, limits: Limits) -> GatewayProducer:
+        producer = self._producers.get((name, limits))
+        if producer is None:
+            producer = GatewayProducer(name, limits, self._monotonic_s)
+            self._producers[name, limits] = producer
+        return producer
+
+
+def _certificate_name(certificate: Mapping[str, object] | None) -> str | None:
+    """The first name among the subject's alternative names (RFC 5280, 4.2.1.6)."""
+    names = certificate.get("subjectAltName", ()) if certificate else ()
+    assert isinstance(names, tuple)
+    for kind in ("DNS", "URI", "email"):
+        for found, name in names:
+            if found == kind and 0 < len(name) <= NAME_CHARACTERS_MAX and name.isprintable():
+                return str(name)
+    return None

@@ -1,0 +1,43 @@
+"""Who hands an event in, and what that one may say.
+
+The base is a user of this host, who may say everything. What else a producer is
+limited to stands where it is authenticated; this room only asks.
+"""
+
+from __future__ import annotations
+
+from outboxd.errors import EventError
+from outboxd.event.komodor import Event
+
+
+class NotAllowed(EventError):
+    """The event is valid, and this producer may not say it: 422, so that a sending
+    agent makes a dead letter of it and does not hold everything."""
+
+
+class Producer:
+    """Somebody who hands events in. Dedup keys count within its `name`."""
+
+    __slots__ = ("name",)
+
+    is_agent = False  # another agent of ours, whose `hop` is believed
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # such as "uid:1000" or "token:web-hosts"
+
+    def admit(self, event: Event) -> None:
+        """Fill in what the producer stands for. Raises NotAllowed."""
+
+    def wait_s(self, count: int) -> float:
+        """Take `count` events out of its rate: 0.0, or the seconds after which they
+        could be, and then none were taken."""
+        return 0.0
+
+
+def user(user_id: int) -> Producer:
+    """A user of this host: a socket's peer, or a file's owner."""
+    return Producer(f"uid:{user_id}")
+
+
+# The agent itself, which reports the end of an outage.
+AGENT = Producer("agent")
