@@ -45,6 +45,14 @@ class UsageError(OutboxdError):
     exit_code = EX_USAGE
 
 
+class BadQuery(UsageError):
+    """What a listing was asked for is not possible; `field` is the filter's name."""
+
+    def __init__(self, message: str, field: str | None, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.field = field
+
+
 class ConfigError(OutboxdError):
     """The configuration is wrong: names the key, its value and what is allowed."""
 

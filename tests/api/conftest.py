@@ -114,6 +114,7 @@ async def running(path, tcp=False):
         metrics=metrics,
         clock=clock,
         version="1.2.3",
+        host="web-1.example",
         sent_body=lambda entry: entry.body,
         unhealthy=lambda: agent.unhealthy,
         ready=lambda: agent.is_ready,

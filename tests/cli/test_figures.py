@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import pytest
-
 from outboxd.cli import figures
 from outboxd.cli.watch import bars
 from outboxd.times import rfc3339
@@ -36,32 +34,6 @@ def status(state="ok", waited_s=None, accepting=True, **outbox):
     if waited_s is not None:
         changed["outbox"]["oldestPendingAt"] = rfc3339(NOW_MS - waited_s * 1000)
     return changed
-
-
-@pytest.mark.parametrize(
-    ("given", "level"),
-    [
-        (status(), 0),
-        (status(waited_s=899), 0),
-        (status(waited_s=900), 1),
-        (status("untried"), 0),
-        (status("untried", waited_s=60), 0),
-        (status("untried", waited_s=61), 1),
-        (status("backingOff"), 1),
-        (status("throttled"), 1),
-        (status("held"), 2),
-        (status("throttled", accepting=False), 2),
-        (status(accepting=False), 2),
-        (status(salvaged=1), 2),
-        (status(lostToDamage=1), 2),
-        (status(dead=5), 0),
-        (status("held", waited_s=10_000), 2),
-    ],
-)
-def test_each_state_has_its_level(given, level):
-    finding = figures.judge(given, NOW_MS)
-    assert finding.level == level
-    assert bool(finding.reasons) == (level > 0)
 
 
 def test_rates_come_from_the_last_five_minutes():

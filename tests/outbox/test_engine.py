@@ -10,7 +10,7 @@ import stat
 import msgspec
 import pytest
 
-from outboxd.errors import OutboxUnusable, UnknownId
+from outboxd.errors import BadQuery, OutboxUnusable, UnknownId
 from outboxd.outbox.bulk import BulkChange
 from outboxd.outbox.listing import read_page
 from outboxd.outbox.model import (
@@ -374,7 +374,7 @@ def test_pages_go_through_everything_newest_first(engine, event):
 
 @pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "9" * 30, "²"])
 def test_a_cursor_that_no_listing_gave_is_refused(engine, cursor):
-    with pytest.raises(ValueError, match="cursor"):
+    with pytest.raises(BadQuery, match="cursor"):
         read_page(engine, ALL, cursor, 10)
 
 

@@ -144,7 +144,7 @@ def test_each_filter_leaves_what_it_names(sandbox, query, found):
 
 def test_an_unknown_filter_is_refused_with_the_nearest(sandbox):
     answer = sandbox.ask("GET", "/v1/events?typ=deploy")
-    assert (answer.status, answer.json["hint"]) == (400, "did you mean type?")
+    assert (answer.status, answer.json["hint"]) == (400, "did you mean 'type'?")
 
 
 def test_the_idempotency_key_tells_events_from_their_repetitions(sandbox):

@@ -18,8 +18,12 @@ from typing import Any, TypeVar
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from outboxd.api.context import ApiContext
+from outboxd.api.routes import ReadingRoutes
 from outboxd.clock import Clock
 from outboxd.event.scope import Inventory
+from outboxd.intake.admission import Admission
+from outboxd.observe.metrics import Metrics
 from outboxd.outbox.model import Attempt, Incoming, Receipt, Settlement
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.engine import SqliteEngine
@@ -164,8 +168,22 @@ class AgentSite(Site):
         self.outbox = await Outbox.start(SqliteEngine(self.path))
         self.activity = Activity(self.outbox, self.destination, Clock())
         self.activity.sample()
-        self.source = OutboxSource(self.outbox, self.destination, self.activity)
-        table = RouteTable(web_routes(self.source, listing=True))
+        self.admission = Admission(lambda: self.outbox.counts, lambda: 10**10, Clock(), 0, 1)
+        context = ApiContext(
+            outbox=self.outbox,
+            intake=self.admission,
+            destination=self.destination,
+            metrics=Metrics("1.2.3", Clock()),
+            clock=Clock(),
+            version="1.2.3",
+            host="web-1.example",
+            sent_body=lambda entry: entry.body,
+            unhealthy=lambda: None,
+            ready=lambda: True,
+        )
+        self.source = OutboxSource(self.outbox, self.activity, context.status)
+        reading = ReadingRoutes(context, self.source.page).routes()
+        table = RouteTable([*reading, *web_routes(self.source)])
         self.server = HttpServer(table, name="page", guards=[browser_guard()])
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -12,8 +12,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from ipaddress import ip_address
 from typing import Any
 
-import msgspec
-
 from outboxd import __version__
 from outboxd.agent.systemd import PassedSocket
 from outboxd.agent.upkeep import Upkeep
@@ -23,7 +21,7 @@ from outboxd.api.routes import ReadingRoutes
 from outboxd.clock import Clock
 from outboxd.config.load import Config
 from outboxd.delivery.facts import Fact, OutageEnded
-from outboxd.delivery.late import stamped
+from outboxd.delivery.late import shown_body
 from outboxd.delivery.report import outage_report
 from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import Settings
@@ -37,7 +35,7 @@ from outboxd.observe.delivery import DeliveryObserver
 from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
 from outboxd.observe.textfile import write_textfile
-from outboxd.outbox.model import Claimed, Entry, Source
+from outboxd.outbox.model import Entry, Source
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.opening import Opened
 from outboxd.outbox.upkeep import TICK_S, Job, OutboxUpkeep
@@ -133,12 +131,13 @@ class AgentParts:
             metrics=self.metrics,
             clock=clock,
             version=__version__,
+            host=sockets_of_host.gethostname(),
             sent_body=self.sent_body,
             unhealthy=self.unhealthy,
             ready=lambda: self._ready,
         )
         self._activity = Activity(outbox, self.sender, clock)
-        self._timeline = OutboxSource(outbox, self.sender, self._activity, clock)
+        self._timeline = OutboxSource(outbox, self._activity, self._api.status, clock)
         outbox.on_arrival = self.sender.arrived
         outbox.on_claimed = self.sender.arrived_claimed
         outbox.on_commit = self.metrics.commit
@@ -194,6 +193,7 @@ class AgentParts:
         await self._serve(HttpServer(table), bound)
         if config.http.listen:
             # Read only: nothing that comes in by TCP changes anything.
+            reading = ReadingRoutes(self._api, self._timeline.page).routes()
             table = RouteTable([*reading, *web_routes(self._timeline)])
             bound = sockets.bind_tcp(config.http.listen)
             address = bound.socket.getsockname()
@@ -260,24 +260,8 @@ class AgentParts:
 
     def sent_body(self, entry: Entry) -> bytes:
         """What was sent last, or would be sent now."""
-        ended = entry.ended_at is not None and entry.attempt_count > 0
-        claimed = Claimed(
-            entry.seq,
-            entry.id,
-            entry.body,
-            entry.received_at,
-            entry.occurred_at,
-            entry.expires_at,
-            entry.attempt_count - (1 if ended else 0),
-            entry.spent,
-            entry.possible_duplicate,
-            entry.repeats,
-            entry.last_occurred_at,
-            entry.source,
-        )
-        at = _last_attempt_at(entry) if ended else self.clock.wall_ms()
         delivery = self.config.delivery
-        return stamped(claimed, at, delivery.stamp, delivery.late_after_s)
+        return shown_body(entry, self.clock.wall_ms(), delivery.stamp, delivery.late_after_s)
 
     # --- the rest ---
 
@@ -383,11 +367,6 @@ class AgentParts:
             task.cancel()
         await self.transport.close()
         await self.outbox.stop()
-
-
-def _last_attempt_at(entry: Entry) -> int:
-    attempts = msgspec.json.decode(entry.attempts)
-    return int(attempts[-1][0]) if attempts else entry.received_at
 
 
 def _way(config: Config) -> tuple[object, ...]:

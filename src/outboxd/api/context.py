@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from outboxd.api.status import OutboxStatus, status_json
 from outboxd.clock import Clock
 from outboxd.outbox.model import Entry
 from outboxd.outbox.outbox import Outbox
@@ -39,9 +40,32 @@ class ApiContext(NamedTuple):
     metrics: ApiMetrics
     clock: Clock
     version: str
+    host: str
     # What is or would be sent: stamps are delivery's matter.
     sent_body: Callable[[Entry], bytes]
     # Why the agent makes no progress; None while it does.
     unhealthy: Callable[[], str | None]
     # Whether intake is open.
     ready: Callable[[], bool]
+
+    def status(self) -> dict[str, Any]:
+        """The shape of `GET /v1/status`."""
+        outbox, state = self.outbox, self.intake.state()
+        return status_json(
+            version=self.version,
+            host=self.host,
+            now=self.clock.wall_ms(),
+            destination=self.destination.status(),
+            outbox=OutboxStatus(
+                outbox.counts,
+                outbox.oldest_pending_at,
+                outbox.last_dead_at,
+                outbox.sizes().stored,
+                outbox.damage,
+            ),
+            accepting=state[0],
+            refusal=state[1],
+            free_bytes=self.intake.free_disk_bytes,
+            drain_rate=self.intake.drain_rate,
+            unhealthy=self.unhealthy(),
+        )

@@ -10,9 +10,9 @@ import msgspec
 import structlog
 
 from outboxd.api.context import ApiContext
-from outboxd.api.filters import parse_order
 from outboxd.api.peer import require_operator
 from outboxd.outbox.bulk import BulkChange
+from outboxd.outbox.filters import read_order
 from outboxd.outbox.model import Entry, EntryChange, State
 from outboxd.outbox.shapes import entry_json
 from outboxd.serve.answers import Refusal, Response, reply
@@ -94,7 +94,7 @@ class ControlRoutes:
 
     async def _change_dead(self, action: EntryChange, request: Request) -> Response:
         peer = require_operator(request)
-        where = parse_order(request.query, await read_body(request, BODY_BYTES_MAX))
+        where = read_order(request.query, await read_body(request, BODY_BYTES_MAX))
         bulk, outbox = BulkChange(action, where), self._context.outbox
         try:
             while not (bulk.is_done or request.is_gone):

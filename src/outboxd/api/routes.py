@@ -6,29 +6,53 @@ Nothing here changes anything.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from outboxd.api.context import ApiContext
-from outboxd.api.filters import parse_listing
 from outboxd.errors import OutboxdError
-from outboxd.outbox.model import Entry
+from outboxd.outbox.filters import read_listing
+from outboxd.outbox.model import Entry, EntryFilter
 from outboxd.outbox.shapes import attempts_json, entry_json
 from outboxd.serve.answers import Refusal, Response, refusal_body, reply
 from outboxd.serve.request import Request
 from outboxd.serve.table import Route
-from outboxd.times import rfc3339
+
+# Each holds a page of a megabyte, and some of the writer's time.
+LISTINGS_AT_ONCE = 4
+LISTINGS_WAITING_MAX = 32
+_ENCODED_AT_ONCE = 100  # entries, before others get their turn on the loop
 
 _encode = msgspec.json.Encoder().encode
+
+
+class ListedEntries(Protocol):
+    """A page of a listing."""
+
+    @property
+    def entries(self) -> Sequence[Entry]: ...
+
+    @property
+    def next(self) -> str | None: ...
+
+
+# (filter, cursor, limit, given_up): a page; `given_up` is asked while it is looked for.
+PageOf = Callable[[EntryFilter, str | None, int, Callable[[], bool]], Awaitable[ListedEntries]]
 
 
 class ReadingRoutes:
     """`GET /v1/…`, `/healthz`, `/readyz`, `/metrics`."""
 
-    def __init__(self, context: ApiContext) -> None:
+    def __init__(self, context: ApiContext, page: PageOf | None = None) -> None:
+        """`page` finds the pages of listings; without it the outbox does."""
         self._context = context
+        self._page = page or context.outbox.page
+        self._turn = asyncio.Semaphore(LISTINGS_AT_ONCE)
+        self._waiting = 0
 
     def routes(self) -> list[Route]:
         """For every listener."""
@@ -43,13 +67,23 @@ class ReadingRoutes:
 
     async def list_events(self, request: Request, _: str) -> Response:
         """A page of entries, newest first."""
-        where, cursor, limit = parse_listing(request.query)
+        wanted = read_listing(request.query)
+        if self._waiting >= LISTINGS_WAITING_MAX:
+            hint = "try again in a moment"
+            raise Refusal(503, "too many listings at once", None, hint, {"Retry-After": "1"})
+        self._waiting += 1
         try:
-            page = await self._context.outbox.page(where, cursor, limit)
-        except ValueError:
-            hint = "use the `next` of the page before, as it is"
-            raise Refusal(400, "the cursor is none of ours", "cursor", hint) from None
-        events = [entry_json(entry) for entry in page.entries]
+            async with self._turn:
+                page = await self._page(
+                    wanted.where, wanted.cursor, wanted.limit, lambda: request.is_gone
+                )
+                events = []
+                for start in range(0, len(page.entries), _ENCODED_AT_ONCE):
+                    some = page.entries[start : start + _ENCODED_AT_ONCE]
+                    events += [msgspec.Raw(_encode(entry_json(entry))) for entry in some]
+                    await asyncio.sleep(0)
+        finally:
+            self._waiting -= 1
         return reply(200, _encode({"events": events, "next": page.next}) + b"\n")
 
     async def show_event(self, _: Request, id: str) -> Response:
@@ -67,11 +101,11 @@ class ReadingRoutes:
     async def show_status(self, _: Request, __: str) -> Response:
         """How everything stands."""
         outbox = self._context.outbox
-        if outbox.counts.pending:
+        if outbox.counts.pending or outbox.counts.dead:
             # Kept in memory for the metrics, which may be some seconds behind.
             with suppress(OutboxdError):
                 await outbox.refresh()
-        return reply(200, _encode(status_json(self._context)) + b"\n")
+        return reply(200, _encode(self._context.status()) + b"\n")
 
     async def health(self, _: Request, __: str) -> Response:
         """200 while the agent makes progress."""
@@ -90,45 +124,3 @@ class ReadingRoutes:
         """For Prometheus."""
         metrics = self._context.metrics
         return Response(metrics.render(), content_type=metrics.content_type)
-
-
-def status_json(context: ApiContext) -> dict[str, Any]:
-    """The shape of `GET /v1/status`."""
-    outbox = context.outbox
-    counts, damage = outbox.counts, outbox.damage
-    destination = context.destination.status()
-    accepting, reason = context.intake.state()
-    rate = context.intake.drain_rate
-    return {
-        "version": context.version,
-        "destination": {
-            "endpoint": destination.endpoint,
-            "state": destination.state,
-            "reason": destination.reason,
-            "since": rfc3339(destination.since_at),
-            "nextProbeAt": _time(destination.next_probe_at),
-            "permits": destination.permits,
-            "inFlight": destination.in_flight,
-        },
-        "outbox": {
-            "pending": counts.pending,
-            "delivered": counts.delivered,
-            "dead": counts.dead,
-            "held": counts.held,
-            "oldestPendingAt": _time(outbox.oldest_pending_at if counts.pending else None),
-            "bytes": outbox.sizes().stored,
-            "salvaged": damage.salvaged,
-            "lostToDamage": damage.lost,
-        },
-        "intake": {"accepting": accepting, "reason": reason},
-        "disk": {"freeBytes": context.intake.free_disk_bytes},
-        "rate": {
-            "drainPerSecond": None if rate is None else round(rate, 3),
-            "drainSeconds": round(counts.pending / rate) if rate else None,
-        },
-        "now": rfc3339(context.clock.wall_ms()),
-    }
-
-
-def _time(at: int | None) -> str | None:
-    return None if at is None else rfc3339(at)

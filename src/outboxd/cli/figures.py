@@ -9,14 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from outboxd.times import parse_rfc3339
-from outboxd.units import format_duration
-
 RATE_WINDOW_MS = 5 * 60_000
-BACKLOG_OLD_MS = 15 * 60_000
-UNTRIED_FINE_MS = 60_000
-
-OK, WARNING, CRITICAL = 0, 1, 2
 
 
 class Rates(NamedTuple):
@@ -24,13 +17,6 @@ class Rates(NamedTuple):
 
     arriving: float
     delivered: float
-
-
-class Finding(NamedTuple):
-    """How things stand, for monitoring."""
-
-    level: int  # OK, WARNING or CRITICAL
-    reasons: list[str]
 
 
 def rates(activity: Mapping[str, Any]) -> Rates | None:
@@ -86,47 +72,3 @@ def outage_s(
     if free_bytes is not None:
         room.append(int((free_bytes - disk_free_min) / entry_bytes))
     return max(0, min(room)) / arriving if room else None
-
-
-def judge(status: Mapping[str, Any], now_ms: int) -> Finding:
-    """The state for monitoring: the worst of what was found, and why."""
-    found = [*_destination(status, now_ms), *_intake(status), *_damage(status)]
-    level = max((level for level, _ in found), default=OK)
-    return Finding(level, [reason for each, reason in found if each == level])
-
-
-def _destination(status: Mapping[str, Any], now_ms: int) -> list[tuple[int, str]]:
-    destination = status["destination"]
-    state = destination["state"]
-    why = f": {destination['reason']}" if destination.get("reason") else ""
-    found = []
-    if state == "held":
-        found.append((CRITICAL, f"the destination is held{why}"))
-    elif state == "backingOff":
-        found.append((WARNING, f"the destination is unavailable{why}"))
-    elif state == "throttled":
-        found.append((WARNING, f"the destination throttles{why}"))
-    oldest_at = status["outbox"]["oldestPendingAt"]
-    waited_ms = 0 if oldest_at is None else now_ms - parse_rfc3339(oldest_at)
-    if waited_ms >= BACKLOG_OLD_MS:
-        waited = format_duration(waited_ms / 1000)
-        found.append((WARNING, f"the oldest entry has waited {waited}"))
-    elif state == "untried" and waited_ms > UNTRIED_FINE_MS:
-        found.append((WARNING, "nothing has been delivered since the start"))
-    return found
-
-
-def _intake(status: Mapping[str, Any]) -> list[tuple[int, str]]:
-    intake = status["intake"]
-    if intake["accepting"]:
-        return []
-    why = f": {intake['reason']}" if intake.get("reason") else ""
-    return [(CRITICAL, f"no events are taken{why}")]
-
-
-def _damage(status: Mapping[str, Any]) -> list[tuple[int, str]]:
-    outbox = status["outbox"]
-    lost, salvaged = outbox.get("lostToDamage") or 0, outbox.get("salvaged") or 0
-    if not lost and not salvaged:
-        return []
-    return [(CRITICAL, f"the outbox was damaged: {salvaged} entries salvaged, {lost} lost")]

@@ -10,23 +10,26 @@ from __future__ import annotations
 import os
 import pwd
 from contextlib import ExitStack
+from socket import gethostname
 from typing import Any
 
 import msgspec
 
 from outboxd import __version__
+from outboxd.api.status import OutboxStatus, status_json
 from outboxd.cli.rows import Page, Params
+from outboxd.clock import Clock
 from outboxd.config.load import Config
-from outboxd.delivery.late import stamped
+from outboxd.delivery.late import shown_body
 from outboxd.errors import NotPermitted, OutboxLocked, Unavailable
 from outboxd.outbox.bulk import BulkChange
 from outboxd.outbox.engine import Engine
+from outboxd.outbox.filters import read_filter
 from outboxd.outbox.listing import read_page
-from outboxd.outbox.model import Claimed, DestinationHold, Entry, EntryChange, EntryFilter
+from outboxd.outbox.model import Counts, Damage, DestinationHold, EntryChange
 from outboxd.outbox.shapes import attempts_json, entry_json
 from outboxd.outbox.sqlite.opening import open_offline
-from outboxd.status import DestinationState
-from outboxd.times import parse_rfc3339, rfc3339
+from outboxd.status import DestinationState, DestinationStatus
 
 NOT_RUNNING = "no agent is running"
 
@@ -58,23 +61,26 @@ class FileQueue:
 
     def status(self) -> dict[str, Any]:
         """The shape of `GET /v1/status`, as far as a file can tell."""
-        hold = self._engine.destination_hold() if self._engine else None
-        return {
-            "version": __version__,
-            "agent": {"running": False},
-            "destination": {
-                "endpoint": self._config.komodor.endpoint,
-                "state": DestinationState.HELD if hold else DestinationState.UNTRIED,
-                "reason": f"{hold.reason} (by {hold.by})" if hold else NOT_RUNNING,
-                "since": rfc3339(hold.since_at) if hold else None,
-                "nextProbeAt": None,
-                "permits": 0,
-                "inFlight": 0,
-            },
-            "outbox": self._outbox_status(),
-            "intake": {"accepting": False, "reason": NOT_RUNNING},
-            "disk": {"freeBytes": free_bytes(self._config.outbox.path)},
-        }
+        engine = self._engine
+        hold = engine.destination_hold() if engine else None
+        return status_json(
+            version=__version__,
+            host=gethostname(),
+            now=Clock().wall_ms(),
+            destination=DestinationStatus(
+                endpoint=self._config.komodor.endpoint,
+                state=DestinationState.HELD if hold else DestinationState.UNTRIED,
+                reason=f"{hold.reason} (by {hold.by})" if hold else NOT_RUNNING,
+                since_at=hold.since_at if hold else 0,
+                next_probe_at=None,
+                permits=0,
+                in_flight=0,
+            ),
+            outbox=_outbox_status(engine),
+            accepting=False,
+            refusal=NOT_RUNNING,
+            free_bytes=free_bytes(self._config.outbox.path),
+        ) | {"agent": {"running": False}}
 
     def activity(self) -> dict[str, Any] | None:
         """A file knows of no activity."""
@@ -84,7 +90,7 @@ class FileQueue:
         """Entries that match, newest first."""
         if self._engine is None:
             return Page([], None)
-        page = read_page(self._engine, _filter(params), cursor, limit)
+        page = read_page(self._engine, read_filter(params), cursor, limit)
         return Page([_raw(entry_json(entry)) for entry in page.entries], page.next)
 
     def get(self, id: str) -> msgspec.Raw:
@@ -95,7 +101,14 @@ class FileQueue:
             {
                 **entry_json(entry),
                 "attempts": attempts_json(entry),
-                "sentBody": msgspec.Raw(self._would_send(entry, engine.clock.wall_ms())),
+                "sentBody": msgspec.Raw(
+                    shown_body(
+                        entry,
+                        engine.clock.wall_ms(),
+                        self._config.delivery.stamp,
+                        self._config.delivery.late_after_s,
+                    )
+                ),
             }
         )
 
@@ -108,7 +121,7 @@ class FileQueue:
     def change_dead(self, change: EntryChange, params: Params) -> int:
         """Retry or drop all dead letters that match; how many."""
         engine = self._open()
-        bulk = BulkChange(change, _filter(params))
+        bulk = BulkChange(change, read_filter(params))
         while not bulk.is_done:
             with engine.transaction():
                 step = bulk.step(engine)
@@ -133,27 +146,6 @@ class FileQueue:
             else:
                 engine.set_destination_hold(None)
 
-    def _would_send(self, entry: Entry, now_ms: int) -> bytes:
-        """The body with the stamps it has, or would have if it went out now."""
-        delivery = self._config.delivery
-        at = now_ms if entry.ended_at is None else entry.ended_at
-        attempt_count = entry.attempt_count - (entry.ended_at is not None)
-        claimed = Claimed(
-            seq=entry.seq,
-            id=entry.id,
-            body=entry.body,
-            received_at=entry.received_at,
-            occurred_at=entry.occurred_at,
-            expires_at=entry.expires_at,
-            attempt_count=max(0, attempt_count),
-            spent=entry.spent,
-            possible_duplicate=entry.possible_duplicate,
-            repeats=entry.repeats,
-            last_occurred_at=entry.last_occurred_at,
-            source=entry.source,
-        )
-        return stamped(claimed, at, delivery.stamp, delivery.late_after_s)
-
     def _open(self) -> Engine:
         if self._engine is None:
             raise Unavailable(
@@ -161,23 +153,6 @@ class FileQueue:
                 "start one with `outboxd run`, or name its configuration with -c",
             )
         return self._engine
-
-    def _outbox_status(self) -> dict[str, Any]:
-        engine = self._engine
-        if engine is None:
-            return dict.fromkeys(
-                ("pending", "delivered", "dead", "held", "bytes", "salvaged", "lostToDamage"), 0
-            ) | {"oldestPendingAt": None}
-        counts = engine.counts()
-        damage = engine.damage()
-        oldest_at = engine.oldest_pending_at()
-        return {
-            **counts._asdict(),
-            "oldestPendingAt": None if oldest_at is None else rfc3339(oldest_at),
-            "bytes": engine.sizes().stored,
-            "salvaged": damage.salvaged,
-            "lostToDamage": damage.lost,
-        }
 
 
 def free_bytes(path: str) -> int | None:
@@ -220,25 +195,13 @@ def _by() -> str:
         return f"uid {os.getuid()}"
 
 
-def _filter(params: Params) -> EntryFilter:
-    """The query of a listing, as the engine takes it."""
-    found: dict[str, list[str]] = {}
-    for name, value in params:
-        found.setdefault(name, []).append(value)
-
-    def time_of(name: str) -> int | None:
-        return parse_rfc3339(found[name][-1]) if name in found else None
-
-    return EntryFilter(
-        states=tuple(found.get("state", ())),
-        event_types=tuple(found.get("type", ())),
-        severities=tuple(found.get("severity", ())),
-        clusters=tuple(found.get("cluster", ())),
-        namespaces=tuple(found.get("namespace", ())),
-        services=tuple(found.get("service", ())),
-        q=found.get("q", [""])[-1],
-        since=time_of("since"),
-        until=time_of("until"),
-        dead_reasons=tuple(found.get("reason", ())),
-        last_statuses=tuple(map(int, found.get("status", ()))),
+def _outbox_status(engine: Engine | None) -> OutboxStatus:
+    if engine is None:
+        return OutboxStatus(Counts(0, 0, 0, 0), None, None, 0, Damage(0, 0))
+    return OutboxStatus(
+        engine.counts(),
+        engine.oldest_pending_at(),
+        engine.last_dead_at(),
+        engine.sizes().stored,
+        engine.damage(),
     )

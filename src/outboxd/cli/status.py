@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from outboxd.api.status import CRITICAL, LEVELS, OK, judge
 from outboxd.cli import figures, render
 from outboxd.cli.agent import AgentQueue
 from outboxd.cli.queue import Queue, client_config, open_queue, socket_path
@@ -27,7 +28,6 @@ WORDS = {
     "untried": "not tried yet",
 }
 COLOURS = {"ok": "green", "backingOff": "yellow", "throttled": "yellow", "held": "red"}
-LEVELS = ("OK", "WARNING", "CRITICAL")
 
 
 class Picture(NamedTuple):
@@ -74,20 +74,22 @@ def check(arguments: Arguments) -> int:
         raise
     except OutboxdError as error:
         print(f"OUTBOXD CRITICAL - {render.printable(error.message)}")
-        return figures.CRITICAL
+        return CRITICAL
     now_ms = time.time_ns() // 1_000_000
-    finding = figures.judge(status, now_ms)
+    findings = judge(status, now_ms)
+    level = findings[0].level if findings else OK
     outbox = status["outbox"]
     oldest_at = outbox["oldestPendingAt"]
     oldest_s = 0 if oldest_at is None else max(0, (now_ms - parse_rfc3339(oldest_at)) // 1000)
-    told = "; ".join(finding.reasons) or f"destination {status['destination']['state']}"
+    worst = [found.message for found in findings if found.level == level]
+    told = "; ".join(worst) or f"destination {status['destination']['state']}"
     print(
-        f"OUTBOXD {LEVELS[finding.level]} - {render.printable(told)};"
+        f"OUTBOXD {LEVELS[level].upper()} - {render.printable(told)};"
         f" {outbox['pending']} pending, {outbox['dead']} dead"
         f" | pending={outbox['pending']} dead={outbox['dead']} held={outbox['held']}"
         f" oldest={oldest_s}s"
     )
-    return finding.level
+    return level
 
 
 def take(queue: Queue, arguments: Arguments, config: Config) -> Picture:

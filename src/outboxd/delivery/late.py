@@ -7,8 +7,10 @@ about this delivery that only the agent can know.
 
 from __future__ import annotations
 
+from msgspec.json import decode
+
 from outboxd.event.komodor import merge_details
-from outboxd.outbox.model import Claimed
+from outboxd.outbox.model import Claimed, Entry
 from outboxd.times import rfc3339
 from outboxd.units import format_duration
 
@@ -46,6 +48,33 @@ def stamped(claimed: Claimed, now_ms: int, stamp: str, late_after_s: float) -> b
     """The body to send: the stored one, with the stamps that are due."""
     added = stamps(claimed, now_ms, stamp, late_after_s)
     return merge_details(claimed.body, added, overwrite=_OURS) if added else claimed.body
+
+
+def shown_body(entry: Entry, now_ms: int, stamp: str, late_after_s: float) -> bytes:
+    """The body as it was sent last, or for what is pending as it would be sent now.
+
+    What was never sent has no stamps: an entry that died without an attempt shows
+    what its producer wrote.
+    """
+    attempts = decode(entry.attempts)
+    if entry.ended_at is not None and not attempts:
+        return entry.body
+    sent = entry.ended_at is not None
+    claimed = Claimed(
+        seq=entry.seq,
+        id=entry.id,
+        body=entry.body,
+        received_at=entry.received_at,
+        occurred_at=entry.occurred_at,
+        expires_at=entry.expires_at,
+        attempt_count=entry.attempt_count - sent,
+        spent=entry.spent,
+        possible_duplicate=entry.possible_duplicate,
+        repeats=entry.repeats,
+        last_occurred_at=entry.last_occurred_at,
+        source=entry.source,
+    )
+    return stamped(claimed, int(attempts[-1][0]) if sent else now_ms, stamp, late_after_s)
 
 
 def _occurred_at(claimed: Claimed) -> int:

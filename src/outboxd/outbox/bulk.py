@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outboxd.outbox.engine import Engine
-from outboxd.outbox.model import ChangeStep, EntryChange, EntryFilter
+from outboxd.outbox.model import ChangeStep, EntryChange, EntryFilter, ListPlace
 
 # Some 10 ms a step: commits wait for it.
 STEP_ENTRIES = 250
@@ -22,14 +22,14 @@ class BulkChange:
         self.is_done = False
         self._change = change
         self._where = where
-        self._before_seq: int | None = None
+        self._place = ListPlace()
 
     def step(self, engine: Engine) -> ChangeStep:
         """Change a few more."""
-        return engine.change_dead(self._change, self._where, self._before_seq, STEP_ENTRIES)
+        return engine.change_dead(self._change, self._where, self._place, STEP_ENTRIES)
 
     def committed(self, step: ChangeStep) -> None:
         """The step's transaction is in the outbox."""
         self.changed += step.changed
-        self._before_seq = step.before_seq
-        self.is_done = step.before_seq is None
+        self.is_done = step.place is None
+        self._place = step.place or self._place

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError
+from outboxd.outbox.mentions import Text
 from outboxd.outbox.model import (
     ChangeStep,
     Counts,
@@ -30,6 +31,7 @@ from outboxd.outbox.model import (
     Fetched,
     Incoming,
     IndexRow,
+    ListPlace,
     ListStep,
     Place,
     PruneStep,
@@ -100,10 +102,10 @@ class Engine(Protocol):
         and for hold and release what is dead, stays as it is. Raises UnknownId."""
 
     def change_dead(
-        self, change: EntryChange, where: EntryFilter, before_seq: int | None, limit: int
+        self, change: EntryChange, where: EntryFilter, place: ListPlace, limit: int
     ) -> ChangeStep:
         """Retry or drop the dead letters that match among the newest `limit` ones
-        before `before_seq` (None: of all)."""
+        before `place` (None: of all)."""
 
     def set_destination_hold(self, hold: DestinationHold | None) -> None:
         """Set or (None) lift the operator's hold of the destination."""
@@ -154,11 +156,18 @@ class Engine(Protocol):
     def get(self, id: str) -> Entry:
         """The entry with this id. Raises UnknownId."""
 
-    def list_step(self, where: EntryFilter, before_seq: int | None, limit: int) -> ListStep:
-        """Look at a bounded number of entries, newest first, for at most `limit` matches."""
+    def list_step(
+        self, where: EntryFilter, place: ListPlace, limit: int, bytes_max: int, is_begun: bool
+    ) -> ListStep:
+        """Look for some milliseconds, newest first, for at most `limit` matches with
+        `bytes_max` of bodies. A first match is taken whatever it weighs, unless the
+        page `is_begun` and has one."""
 
     def oldest_pending_at(self) -> int | None:
         """When the pending entry that waits longest was received."""
+
+    def last_dead_at(self) -> int | None:
+        """When an entry last became a dead letter, as far as a short look tells."""
 
     def own_reports_pending(self) -> int:
         """How many of the entries that are due are the agent's own reports."""
@@ -177,6 +186,6 @@ class Engine(Protocol):
     def rows_by_block(self, block_rows: int, seqs: range) -> dict[int, int]:
         """How many entries there are, by `seq // block_rows`."""
 
-    def bodies(self, seqs: range) -> Iterator[tuple[int, str]]:
-        """Seq and body of each entry with these seqs, in the range's order; read
-        as it is iterated, so that who asks may stop at any time."""
+    def texts(self, seqs: range) -> Iterator[tuple[int, Text]]:
+        """Seq and texts of each entry with these seqs, in the range's order; read as it
+        is iterated, so that who asks may stop at any time."""

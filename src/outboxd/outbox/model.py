@@ -170,11 +170,15 @@ class Entry(NamedTuple):
     dead_reason: str | None
     attempts: str  # JSON list of [at, duration_ms, outcome, status, error], newest 50
     body: bytes
+    short_id: str  # the shortest beginning of the id that is no other entry's, at least its ms
 
 
 class EntryFilter(NamedTuple):
     """Which entries a listing wants; every field given must match (AND);
-    within one field any value does (OR). Times are of receipt."""
+    within one field any value does (OR). Times are of receipt.
+
+    `filters.read_filter` makes one of a query, `listing.conditions` makes SQL of it.
+    """
 
     states: tuple[str, ...] = ()
     held: bool | None = None
@@ -183,24 +187,42 @@ class EntryFilter(NamedTuple):
     clusters: tuple[str, ...] = ()
     namespaces: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
-    q: str = ""  # free text, matched without case anywhere in the body
+    dead_reasons: tuple[str, ...] = ()  # why it is a dead letter
+    last_statuses: tuple[int, ...] = ()  # HTTP status of the last attempt
+    sources: tuple[str, ...] = ()
+    dedup_key: str | None = None
+    id: str | None = None  # an id, or its beginning
+    error: str = ""  # free text, matched without case in the last attempt's error
+    # Free text, matched without case: in type, summary, scope and the values of the
+    # details; in the dedup key and the attempts' errors; an id's beginning; a status.
+    q: str = ""
     since: int | None = None  # received at or after
     until: int | None = None  # received before
-    dead_reasons: tuple[str, ...] = ()
-    last_statuses: tuple[int, ...] = ()  # HTTP's, of the newest attempt
+    # (filter's name, value): entries with one of these are left out.
+    excluded: tuple[tuple[str, str], ...] = ()
+
+
+class ListPlace(NamedTuple):
+    """Where a listing goes on: before a seq. While `ids_after` is given the engine
+    looks for the next entry by its time, and has found `best_seq` so far."""
+
+    before_seq: int = 1 << 62  # the newest
+    ids_after: str | None = None
+    best_seq: int = 0
 
 
 class ListStep(NamedTuple):
-    """One step of a listing: what was found, and before which seq to go on."""
+    """One step of a listing."""
 
     entries: list[Entry]
-    before_seq: int | None  # None: the end was reached
+    place: ListPlace | None  # where to go on; None: the end was reached
+    is_full: bool  # there is no room for more on the page
 
 
 class ChangeStep(NamedTuple):
-    """One step of a change of many: before which seq to go on, and how many were changed."""
+    """One step of a change of many: where to go on, and how many were changed."""
 
-    before_seq: int | None  # None: the end was reached
+    place: ListPlace | None  # None: the end was reached
     changed: int
 
 

@@ -33,6 +33,9 @@ from outboxd.outbox.writer import Accept, Change, Claim, Exchange, Operation, Re
 
 T = TypeVar("T")
 
+# Between two slices of a scan: its share of the writer stays under a third.
+SCAN_PAUSE_S = 0.008
+
 
 class Outbox:
     """An open outbox with its writer running. Made by `Outbox.start`."""
@@ -45,6 +48,7 @@ class Outbox:
         self.damage: Damage = engine.damage()
         self.destination_hold: DestinationHold | None = engine.destination_hold()
         self.oldest_pending_at: int | None = engine.oldest_pending_at()
+        self.last_dead_at: int | None = engine.last_dead_at()
         self.spool_progress: dict[str, int] = engine.spool_progress()
         # Called on the loop: events came in; they did, and some of them were claimed
         # in the same commit (`claim_next`); a commit took so long for so many
@@ -250,20 +254,31 @@ class Outbox:
         """The entry with this id. Raises UnknownId."""
         return await self.read(lambda engine: engine.get(id))
 
-    async def page(self, where: EntryFilter, cursor: str | None, limit: int) -> Page:
-        """A page of a listing, newest first, in steps between which others commit.
+    async def page(
+        self,
+        where: EntryFilter,
+        cursor: str | None,
+        limit: int,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> Page:
+        """A page of a listing, newest first, in slices between which others commit.
+
+        `given_up` is asked after each: once nobody wants the page any more, what was
+        found so far is returned.
 
         Raises:
-            ValueError: the cursor is none that a listing gave.
+            BadQuery: the cursor is none that a listing gave.
         """
         listing = Listing(where, cursor, limit)
-        while not await self.read(listing.step):
-            pass
-        return listing.page()
+        while True:
+            if await self.read(listing.step) or given_up():
+                return listing.page()
+            await asyncio.sleep(SCAN_PAUSE_S)
 
     async def refresh(self) -> None:
         """Look again at what is kept in memory but cannot be counted along."""
         self.oldest_pending_at = await self.read(lambda engine: engine.oldest_pending_at())
+        self.last_dead_at = await self.read(lambda engine: engine.last_dead_at())
         self.damage = await self.read(lambda engine: engine.damage())
 
     def sizes(self) -> Sizes:

@@ -56,7 +56,8 @@ class OutboxUpkeep:
 
     async def refresh(self) -> None:
         """The oldest pending entry, for status and metrics."""
-        if self._outbox.counts.pending or self._outbox.oldest_pending_at is not None:
+        counts = self._outbox.counts
+        if counts.pending or counts.dead or self._outbox.oldest_pending_at is not None:
             await self._outbox.refresh()
 
     async def prune(self) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
+from outboxd.outbox.filters import read_cursor
+from outboxd.outbox.mentions import Text, mentions
 from outboxd.outbox.model import EntryFilter, State
 from outboxd.sandbox.received import Received, Record
 
@@ -19,9 +21,9 @@ async def page(
 ) -> tuple[list[Record], str | None]:
     """The newest of the wanted records, and the cursor of the next page if there is one.
 
-    Raises ValueError for a cursor that no page gave.
+    Raises BadQuery for a cursor that no page gave.
     """
-    before = _arrival(cursor)
+    before = read_cursor(cursor)
     found: list[Record] = []
     if not can_match(where):
         return found, None
@@ -38,27 +40,41 @@ async def page(
 
 def can_match(where: EntryFilter) -> bool:
     """Whether any received event can be meant: each counts as delivered and not held."""
-    return (not where.states or State.DELIVERED in where.states) and not where.held
+    return (
+        (not where.states or State.DELIVERED in where.states)
+        and not where.held
+        and (not where.last_statuses or 201 in where.last_statuses)
+        and not (where.dead_reasons or where.sources or where.error)
+        and ("state", State.DELIVERED) not in where.excluded
+        and ("status", "201") not in where.excluded
+    )
 
 
 def matches(record: Record, where: EntryFilter, needle: str) -> bool:
     """Whether the record is wanted; `needle` is the filter's text, case folded."""
     event = record.event
+    values = {
+        "type": (event.event_type,),
+        "severity": (event.severity,),
+        "cluster": event.clusters,
+        "namespace": event.namespaces,
+        "service": event.services,
+    }
     return (
         (not where.event_types or event.event_type in where.event_types)
         and (not where.severities or event.severity in where.severities)
         and (not where.clusters or not set(where.clusters).isdisjoint(event.clusters))
         and (not where.namespaces or not set(where.namespaces).isdisjoint(event.namespaces))
         and (not where.services or not set(where.services).isdisjoint(event.services))
+        and not any(value in values.get(name, ()) for name, value in where.excluded)
+        and (where.dedup_key is None or record.idempotency_key == where.dedup_key)
+        and (where.id is None or record.id.startswith(where.id))
         and (where.since is None or record.received_at >= where.since)
         and (where.until is None or record.received_at < where.until)
-        and (not needle or needle in record.body.decode().casefold())
+        and (not needle or mentions(text_of(record), needle))
     )
 
 
-def _arrival(cursor: str | None) -> int | None:
-    if cursor is None:
-        return None
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 16):
-        raise ValueError(f"{cursor!r} is no cursor of this list")
-    return int(cursor)
+def text_of(record: Record) -> Text:
+    """What of a record a text is looked for in."""
+    return Text(record.id, record.idempotency_key, "[]", record.body.decode())

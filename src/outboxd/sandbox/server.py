@@ -23,6 +23,7 @@ import uuid_utils
 from outboxd.budgets import sandbox_limits
 from outboxd.clock import Clock
 from outboxd.errors import UsageError
+from outboxd.outbox.filters import read_listing
 from outboxd.sandbox import faults as faulty
 from outboxd.sandbox import listing
 from outboxd.sandbox.correlation import Correlation
@@ -35,15 +36,12 @@ from outboxd.serve.guards import browser_guard
 from outboxd.serve.request import Request
 from outboxd.serve.server import BACKLOG, HttpServer
 from outboxd.serve.table import Route, RouteTable
-from outboxd.web import queries
 from outboxd.web.page import web_routes
 
 EVENTS_PATH = "/mgmt/v1/events"
 VALIDATE_PATH = "/mgmt/v1/apikey/validate"
 # Far above what the agent sends, so that its own limit is what a test meets.
 BODY_BYTES_MAX = 4 * 1024 * 1024
-LIMIT = 100
-LIMIT_MAX = 1000
 
 KEEPALIVE_S = 300.0  # longer than a sender keeps a connection that it does not use
 
@@ -187,16 +185,8 @@ class Routes:
 
     async def list_events(self, request: Request, _: str) -> Response:
         sandbox = self._sandbox
-        try:
-            queries.check_names(request.query, "limit", "cursor")
-            where = queries.entry_filter(request.query)
-            limit = queries.whole_number(request.query, "limit", LIMIT, LIMIT_MAX)
-            cursor = queries.text_of(request.query, "cursor")
-            records, following = await listing.page(sandbox.received, where, cursor, limit)
-        except queries.BadQuery as error:
-            raise Refusal(400, error.message, error.field, error.hint) from None
-        except ValueError as error:
-            raise Refusal(400, str(error), "cursor") from None
+        where, cursor, limit = read_listing(request.query)
+        records, following = await listing.page(sandbox.received, where, cursor, limit)
         entries = [sandbox.entry_json(record) for record in records]
         return _answer(200, {"events": entries, "next": following})
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from outboxd.errors import UnknownId
+from outboxd.outbox.mentions import mentions
 from outboxd.outbox.model import EntryFilter
-from outboxd.sandbox import listing
+from outboxd.sandbox.listing import text_of
 from outboxd.sandbox.received import Record
-from outboxd.web import queries
+from outboxd.web.axis import axis
 from outboxd.web.source import Json, Kind
 from outboxd.web.tally import BLOCK_ROWS, Row, Tally
 
@@ -42,21 +42,6 @@ class SandboxSource:
     def kind(self) -> Kind:
         return "sandbox"
 
-    async def page(self, where: EntryFilter, cursor: str | None, limit: int) -> Json:
-        records, following = await listing.page(self._sandbox.received, where, cursor, limit)
-        return {"events": [self._sandbox.entry_json(r) for r in records], "next": following}
-
-    async def entry(self, id: str) -> Json:
-        record = self._sandbox.received.find(id)
-        if record is None:
-            raise UnknownId(f"no event with the id {id!r} was received", "the oldest are forgotten")
-        return {
-            **self._sandbox.entry_json(record),
-            "attempts": [],
-            "sentBody": msgspec.Raw(record.body),
-            "arrivals": self._sandbox.received.arrivals(record),
-        }
-
     async def facets(self, where: EntryFilter) -> Json:
         await self._catch_up()
         facets = await self._tally.facets(where, await self._find_text(where.q))
@@ -68,7 +53,7 @@ class SandboxSource:
         await self._catch_up()
         now = self._sandbox.clock.wall_ms()
         span = self._tally.span or (now, now)
-        low, high, step_ms = queries.axis(
+        low, high, step_ms = axis(
             span[0] if since is None else since,
             max(now, span[1] + 1) if until is None else until,
             buckets,
@@ -149,7 +134,7 @@ class SandboxSource:
         found: dict[int, set[int]] = {}
         needle = text.casefold()
         for number, record in enumerate(self._sandbox.received.newest_first(), start=1):
-            if needle in record.body.decode().casefold():
+            if mentions(text_of(record), needle):
                 place = record.arrival % BLOCK_ROWS
                 found.setdefault(record.arrival // BLOCK_ROWS, set()).add(place)
             if number % _SLICE == 0:

@@ -7,7 +7,7 @@ from the kernel (`peer`) or from a guard (`identity`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -45,7 +45,7 @@ class Request:
         self.identity: Any = None  # whom a guard found it to be from, in the guard's words
         self.answer_headers: Mapping[str, str] | None = None  # set by a guard, for any answer
         self.is_gone = False
-        self._query: Query | None = None
+        self._query: list[tuple[str, str]] | None = None
 
     @property
     def method(self) -> str:
@@ -62,12 +62,11 @@ class Request:
         return _origin_form(self.head.target)[0] or self.header("host") or ""
 
     @property
-    def query(self) -> Query:
-        """The query's names and values; what is not UTF-8 is kept as surrogates."""
+    def query(self) -> list[tuple[str, str]]:
+        """The query's names and values in their order; what is not UTF-8 is kept as surrogates."""
         if self._query is None:
             text = _origin_form(self.head.target)[1].partition("?")[2].partition("#")[0]
-            pairs = parse_qsl(text, keep_blank_values=True, errors="surrogateescape")
-            self._query = Query(pairs)
+            self._query = parse_qsl(text, keep_blank_values=True, errors="surrogateescape")
         return self._query
 
     def header(self, name: str) -> str | None:
@@ -78,26 +77,6 @@ class Request:
     def header_values(self, name: str) -> list[str]:
         """All of them."""
         return self.head.headers.get(name, [])
-
-
-class Query:
-    """The names and values of a query, in their order; a name may come several times."""
-
-    __slots__ = ("_pairs",)
-
-    def __init__(self, pairs: list[tuple[str, str]]) -> None:
-        self._pairs = pairs
-
-    def getall(self, name: str, default: list[str]) -> list[str]:
-        """The values of a name."""
-        return [value for key, value in self._pairs if key == name] or default
-
-    def keys(self) -> list[str]:
-        """The names, each once."""
-        return list(dict.fromkeys(key for key, _ in self._pairs))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
 
 
 def _origin_form(target: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ import structlog
 
 from outboxd.budgets import Limits, socket_limits
 from outboxd.clock import Clock
-from outboxd.errors import NotPermitted, OutboxdError, Refused, SyncFailed, UnknownId
+from outboxd.errors import BadQuery, NotPermitted, OutboxdError, Refused, SyncFailed, UnknownId
 from outboxd.serve.answers import Answer, NoAnswer, Refusal, Response, refusal_body, reply
 from outboxd.serve.connection import KEEPALIVE_S, STALL_S, Connection
 from outboxd.serve.guards import Guard
@@ -293,6 +293,8 @@ def _of_error(error: OutboxdError) -> Response:
     body = refusal_body(error.message, getattr(error, "field", None), error.hint)
     if isinstance(error, UnknownId):
         return reply(404, body)
+    if isinstance(error, BadQuery):
+        return reply(400, body)
     if isinstance(error, NotPermitted):
         return reply(403, body)
     if isinstance(error, Refused):

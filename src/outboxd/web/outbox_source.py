@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
-import msgspec
-
 from outboxd.clock import Clock
-from outboxd.outbox.model import Counts, Entry, EntryFilter
-from outboxd.outbox.shapes import attempts_json, entry_json
-from outboxd.status import Destination
-from outboxd.times import rfc3339
-from outboxd.web import queries
+from outboxd.outbox.listing import Page
+from outboxd.outbox.model import Counts, EntryFilter
 from outboxd.web.activity import Activity
+from outboxd.web.axis import axis
 from outboxd.web.outbox_index import OutboxIndex, ReadableOutbox
 from outboxd.web.source import Json, Kind
 
@@ -27,24 +23,12 @@ BUDGET_S = 0.15
 LOOK_S = 0.25  # how often a listening page's agent is looked at for changes
 
 
-class ListedEntries(Protocol):
-    """A page of a listing."""
-
-    @property
-    def entries(self) -> list[Entry]: ...
-
-    @property
-    def next(self) -> str | None: ...
-
-
 class SourceOutbox(ReadableOutbox, Protocol):
     """What is read of the outbox here."""
 
-    def page(
-        self, where: EntryFilter, cursor: str | None, limit: int
-    ) -> Awaitable[ListedEntries]: ...
-
-    def get(self, id: str) -> Awaitable[Entry]: ...
+    async def page(
+        self, where: EntryFilter, cursor: str | None, limit: int, given_up: Callable[[], bool]
+    ) -> Page: ...
 
 
 class OutboxSource:
@@ -53,12 +37,12 @@ class OutboxSource:
     def __init__(
         self,
         outbox: SourceOutbox,
-        destination: Destination,
         activity: Activity,
+        status: Callable[[], Json],
         clock: Clock | None = None,
     ) -> None:
         self._outbox = outbox
-        self._destination = destination
+        self._status = status  # the shape of `GET /v1/status`
         self._activity = activity
         self._clock = clock or Clock()
         self._index = OutboxIndex(outbox, self._clock)
@@ -68,17 +52,11 @@ class OutboxSource:
     def kind(self) -> Kind:
         return "agent"
 
-    async def page(self, where: EntryFilter, cursor: str | None, limit: int) -> Json:
-        page = await self._outbox.page(where, cursor, limit)
-        return {"events": [entry_json(entry) for entry in page.entries], "next": page.next}
-
-    async def entry(self, id: str) -> Json:
-        entry = await self._outbox.get(id)
-        return {
-            **entry_json(entry),
-            "attempts": attempts_json(entry),
-            "sentBody": msgspec.Raw(entry.body),
-        }
+    async def page(
+        self, where: EntryFilter, cursor: str | None, limit: int, given_up: Callable[[], bool]
+    ) -> Page:
+        """A page of the listing."""
+        return await self._outbox.page(where, cursor, limit, given_up)
 
     async def facets(self, where: EntryFilter) -> Json:
         complete = await self._index.catch_up(BUDGET_S)
@@ -102,7 +80,7 @@ class OutboxSource:
             complete = complete and searched
         now = self._clock.wall_ms()
         span = self._index.tally.span or (now, now)
-        low, high, step_ms = queries.axis(
+        low, high, step_ms = axis(
             span[0] if since is None else since,
             max(now, span[1] + 1) if until is None else until,
             buckets,
@@ -117,25 +95,10 @@ class OutboxSource:
         return None
 
     async def status(self) -> Mapping[str, Any]:
-        """Part of the agent's own `/v1/status`, in the same words."""
-        counts, status = self._outbox.counts, self._destination.status()
-        return {
-            "destination": {
-                "endpoint": status.endpoint,
-                "state": str(status.state),
-                "reason": status.reason,
-                "since": rfc3339(status.since_at),
-                "nextProbeAt": None
-                if status.next_probe_at is None
-                else rfc3339(status.next_probe_at),
-                "permits": status.permits,
-                "inFlight": status.in_flight,
-            },
-            "outbox": counts._asdict(),
-        }
+        return self._status()
 
     async def changes(self) -> AsyncIterator[str]:
-        seen: tuple[Counts, object] | None = None
+        seen: tuple[Counts, object, object] | None = None
         for revision in itertools.count(1):
             while (now := self._now()) == seen:
                 if await _happens_within(self._closed, LOOK_S):
@@ -150,9 +113,9 @@ class OutboxSource:
         self._closed.set()
         await self._index.close()
 
-    def _now(self) -> tuple[Counts, object]:
-        status = self._destination.status()
-        return self._outbox.counts, (status.state, status.reason, status.next_probe_at)
+    def _now(self) -> tuple[Counts, object, object]:
+        status = self._status()
+        return self._outbox.counts, status["destination"], status["findings"]
 
 
 async def _happens_within(event: asyncio.Event, seconds: float) -> bool:

@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from outboxd.errors import UnknownId
+from outboxd.outbox.filters import read_filter, read_number
 from outboxd.serve.answers import Response
 from outboxd.serve.request import Request
 from outboxd.serve.table import Handler, Route
-from outboxd.web import queries
-from outboxd.web.queries import BadQuery
+from outboxd.web.axis import BUCKETS_DEFAULT, BUCKETS_MAX
 from outboxd.web.source import Json, Kind, TimelineSource
 from outboxd.web.stream import stream_handler
 
@@ -43,14 +42,10 @@ SECURITY_HEADERS = {
 }
 
 
-def web_routes(source: TimelineSource, *, listing: bool = False) -> list[Route]:
-    """What to serve.
-
-    With `listing` also `/v1/events`, `/v1/events/{id}` and `/v1/status`, for a
-    server that has no such routes of its own.
-    """
+def web_routes(source: TimelineSource) -> list[Route]:
+    """What to serve beside `/v1/events`, `/v1/events/{id}` and `/v1/status`."""
     files = _load()
-    routes: list[Route] = [
+    return [
         Route("GET", "/", _file_handler(_page(files["index.html"], source.kind))),
         Route("GET", "/favicon.ico", _file_handler(files["icon.svg"])),
         *(
@@ -64,16 +59,9 @@ def web_routes(source: TimelineSource, *, listing: bool = False) -> list[Route]:
         Route("GET", "/v1/inventory", _json_handler(_inventory, source)),
         Route("GET", "/v1/stream", stream_handler(source)),
     ]
-    if listing:
-        routes += [
-            Route("GET", "/v1/events", _json_handler(_events, source)),
-            Route("GET", "/v1/events/{id}", _json_handler(_event, source)),
-            Route("GET", "/v1/status", _json_handler(_status, source)),
-        ]
-    return routes
 
 
-_Answer = Callable[[TimelineSource, Request, str], Awaitable[Json]]
+_Answer = Callable[[TimelineSource, Request], Awaitable[Json]]
 
 
 class _File(NamedTuple):
@@ -123,56 +111,27 @@ def _file_handler(file: _File) -> Handler:
 def _json_handler(answer: _Answer, source: TimelineSource) -> Handler:
     headers = {**SECURITY_HEADERS, "Cache-Control": "no-store"}
 
-    async def handle(request: Request, id: str) -> Response:
-        status = 200
-        try:
-            body = await answer(source, request, id)
-        except BadQuery as error:
-            status = 400
-            body = {"error": error.message, "field": error.field, "hint": error.hint}
-        except UnknownId as error:
-            status = 404
-            body = {"error": error.message, "field": "id", "hint": error.hint}
-        return Response(msgspec.json.encode(body), status, headers=headers)
+    async def handle(request: Request, _: str) -> Response:
+        body = await answer(source, request)
+        return Response(msgspec.json.encode(body), headers=headers)
 
     return handle
 
 
-async def _events(source: TimelineSource, request: Request, id: str) -> Json:
-    queries.check_names(request.query, "limit", "cursor")
-    limit = queries.whole_number(request.query, "limit", queries.LIMIT_DEFAULT, queries.LIMIT_MAX)
-    cursor = queries.text_of(request.query, "cursor")
-    try:
-        return await source.page(queries.entry_filter(request.query), cursor, limit)
-    except ValueError as error:
-        raise BadQuery(str(error), "cursor", "use `next` of the page before") from None
+async def _facets(source: TimelineSource, request: Request) -> Json:
+    return await source.facets(read_filter(request.query))
 
 
-async def _event(source: TimelineSource, request: Request, id: str) -> Json:
-    return await source.entry(id)
-
-
-async def _status(source: TimelineSource, request: Request, id: str) -> Json:
-    return dict(await source.status())
-
-
-async def _facets(source: TimelineSource, request: Request, id: str) -> Json:
-    queries.check_names(request.query)
-    return await source.facets(queries.entry_filter(request.query))
-
-
-async def _histogram(source: TimelineSource, request: Request, id: str) -> Json:
-    queries.check_names(request.query, "buckets")
-    where = queries.entry_filter(request.query)
-    buckets = queries.whole_number(
-        request.query, "buckets", queries.BUCKETS_DEFAULT, queries.BUCKETS_MAX
-    )
+async def _histogram(source: TimelineSource, request: Request) -> Json:
+    query = request.query
+    where = read_filter(query, "buckets")
+    buckets = read_number(query, "buckets", BUCKETS_DEFAULT, BUCKETS_MAX)
     return await source.histogram(where, where.since, where.until, buckets)
 
 
-async def _activity(source: TimelineSource, request: Request, id: str) -> Json:
+async def _activity(source: TimelineSource, request: Request) -> Json:
     return {"activity": await source.activity()}
 
 
-async def _inventory(source: TimelineSource, request: Request, id: str) -> Json:
+async def _inventory(source: TimelineSource, request: Request) -> Json:
     return {"inventory": await source.inventory()}

@@ -23,17 +23,6 @@ class TimelineSource(Protocol):
         """Which of the two pages this is."""
         ...
 
-    async def page(self, where: EntryFilter, cursor: str | None, limit: int) -> Json:
-        """`{"events": [...], "next": cursor or None}`, newest first.
-
-        Raises ValueError for a cursor that it did not give.
-        """
-        ...
-
-    async def entry(self, id: str) -> Json:
-        """One event whole, with its attempts and `sentBody`; raises UnknownId."""
-        ...
-
     async def facets(self, where: EntryFilter) -> Json:
         """How many events each value of each filter would leave, see `tally.Facets`."""
         ...

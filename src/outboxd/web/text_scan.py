@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from outboxd.outbox.engine import Engine
-from outboxd.outbox.mentions import mentions
+from outboxd.outbox.mentions import Text, mentions
 from outboxd.web.tally import BLOCK_ROWS
 
 SLICE_S = 0.004
@@ -34,18 +34,18 @@ class TextScan:
                 return True
             self._low = self._high = seqs.stop
         end_s = time.perf_counter() + SLICE_S
-        for seq, body in engine.bodies(range(self._high, _SEQ_MAX)):
-            self._look(seq, body)
+        for seq, text in engine.texts(range(self._high, _SEQ_MAX)):
+            self._look(seq, text)
             self._high = seq + 1
             if time.perf_counter() > end_s:
                 return False
-        for seq, body in engine.bodies(range(self._low - 1, -1, -1)):
-            self._look(seq, body)
+        for seq, text in engine.texts(range(self._low - 1, -1, -1)):
+            self._look(seq, text)
             self._low = seq
             if time.perf_counter() > end_s:
                 return False
         return True
 
-    def _look(self, seq: int, body: str) -> None:
-        if mentions(body, self._needle):
+    def _look(self, seq: int, text: Text) -> None:
+        if mentions(text, self._needle):
             self.places.setdefault(seq // BLOCK_ROWS, set()).add(seq % BLOCK_ROWS)

@@ -18,17 +18,20 @@ from outboxd.outbox.model import (
     Entry,
     EntryChange,
     EntryFilter,
+    ListPlace,
     PruneStep,
     Settlement,
     State,
 )
-from outboxd.outbox.sqlite import query
+from outboxd.outbox.sqlite import listing, query
 from outboxd.outbox.sqlite.accepting import NO_ATTEMPTS
 from outboxd.outbox.sqlite.checksums import head_crc, text_crc
 from outboxd.outbox.sqlite.rows import StateRow, Tally, read_states, write_states
 
 # The newest attempts that an entry keeps; `attempt_count` counts them all.
 ATTEMPTS_KEPT = 50
+# Of the bodies that one step of a change of many reads.
+_STEP_BYTES = 4 * 1024 * 1024
 
 # --- settling ----------------------------------------------------------------
 
@@ -104,20 +107,20 @@ def change_dead(
     connection: sqlite3.Connection,
     change: EntryChange,
     where: EntryFilter,
-    before_seq: int | None,
+    place: ListPlace,
     limit: int,
     tally: Tally,
 ) -> ChangeStep:
-    """Retry or drop those that match among the newest `limit` dead letters."""
+    """Retry or drop at most `limit` of those that match, in a slice of some milliseconds."""
     assert change in (EntryChange.RETRY, EntryChange.DROP)
     dead = where._replace(states=(State.DEAD.value,))
-    entries, before_seq = query.list_step(connection, dead, before_seq, limit, limit)
+    entries, following, _ = listing.list_step(connection, dead, place, limit, _STEP_BYTES, False)
     if change is EntryChange.RETRY:
         retry(connection, entries, tally)
     else:
         for entry in entries:
             drop(connection, entry, tally)
-    return ChangeStep(before_seq, len(entries))
+    return ChangeStep(following, len(entries))
 
 
 def retry(connection: sqlite3.Connection, entries: Sequence[Entry], tally: Tally) -> None:

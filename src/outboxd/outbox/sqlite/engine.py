@@ -17,6 +17,7 @@ import uuid_utils
 
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, SyncFailed
+from outboxd.outbox.mentions import Text
 from outboxd.outbox.model import (
     ChangeStep,
     Counts,
@@ -29,6 +30,7 @@ from outboxd.outbox.model import (
     Fetched,
     Incoming,
     IndexRow,
+    ListPlace,
     ListStep,
     Place,
     PruneStep,
@@ -39,7 +41,7 @@ from outboxd.outbox.model import (
     State,
     Unsettled,
 )
-from outboxd.outbox.sqlite import accepting, changes, query
+from outboxd.outbox.sqlite import accepting, changes, listing, query
 from outboxd.outbox.sqlite.ballast import Ballast, free_bytes
 from outboxd.outbox.sqlite.connection import connect, migrate, suspect, translate, unusable
 from outboxd.outbox.sqlite.rows import Tally, read_states, write_states
@@ -224,9 +226,9 @@ class SqliteEngine:
         return entry
 
     def change_dead(
-        self, change: EntryChange, where: EntryFilter, before_seq: int | None, limit: int
+        self, change: EntryChange, where: EntryFilter, place: ListPlace, limit: int
     ) -> ChangeStep:
-        step = changes.change_dead(self.connection, change, where, before_seq, limit, self._tally)
+        step = changes.change_dead(self.connection, change, where, place, limit, self._tally)
         if change is EntryChange.DROP and step.changed:
             self._keep_last_seq()
         return step
@@ -292,11 +294,16 @@ class SqliteEngine:
     def get(self, id: str) -> Entry:
         return query.get(self.connection, id)
 
-    def list_step(self, where: EntryFilter, before_seq: int | None, limit: int) -> ListStep:
-        return query.list_step(self.connection, where, before_seq, limit)
+    def list_step(
+        self, where: EntryFilter, place: ListPlace, limit: int, bytes_max: int, is_begun: bool
+    ) -> ListStep:
+        return listing.list_step(self.connection, where, place, limit, bytes_max, is_begun)
 
     def oldest_pending_at(self) -> int | None:
         return query.oldest_pending_at(self.connection)
+
+    def last_dead_at(self) -> int | None:
+        return query.last_dead_at(self.connection)
 
     def own_reports_pending(self) -> int:
         return query.own_reports_pending(self.connection)
@@ -313,8 +320,8 @@ class SqliteEngine:
     def rows_by_block(self, block_rows: int, seqs: range) -> dict[int, int]:
         return query.rows_by_block(self.connection, block_rows, seqs)
 
-    def bodies(self, seqs: range) -> Iterator[tuple[int, str]]:
-        return query.bodies(self.connection, seqs)
+    def texts(self, seqs: range) -> Iterator[tuple[int, Text]]:
+        return query.texts(self.connection, seqs)
 
     # --- for the salvage ---
 

@@ -8,32 +8,34 @@ to go on. Reads nothing that it could change.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 import msgspec
 
 from outboxd.errors import UnknownId
-from outboxd.outbox.mentions import mentions
+from outboxd.outbox.mentions import Text
 from outboxd.outbox.model import (
     Claimed,
     Counts,
     Entry,
-    EntryFilter,
     Expired,
     Fetched,
     IndexRow,
-    ListStep,
     Place,
     Unsettled,
 )
 from outboxd.outbox.sqlite.checksums import body_crc
 from outboxd.outbox.sqlite.rows import EntryRow
 
-# Rows that one step of a listing looks at: about 2 ms on a slow machine.
-SCAN_ROWS = 1000
-
-_ENTRY = ", ".join(f"e.{name}" for name in EntryRow._fields) + ", b.body"
+ENTRY = ", ".join(f"e.{name}" for name in EntryRow._fields)
+# The ids around an entry's own: how much of its own is its alone.
+NEIGHBOURS = (
+    "(SELECT max(id) FROM entries WHERE id < e.id), (SELECT min(id) FROM entries WHERE id > e.id)"
+)
+# What two ids of different milliseconds differ in: eight digits, a dash, four digits.
+SHORT_ID_MIN = 13
 _DUE = "state = 'pending' AND held = 0"
 
 
@@ -75,7 +77,8 @@ _decode_places = msgspec.json.Decoder(list[Place]).decode
 _decode_seqs = msgspec.json.Decoder(list[int]).decode
 
 
-def _entry(row: EntryRow, body: str) -> Entry:
+def entry_of(row: EntryRow, body: str, before: str | None, after: str | None) -> Entry:
+    """The entry of a row, its body, and the ids before and after its own."""
     attempts = _decode_attempts(row.attempts)
     last = attempts[-1] if attempts else _LastAttempt()
     return Entry(
@@ -104,7 +107,16 @@ def _entry(row: EntryRow, body: str) -> Entry:
         dead_reason=row.dead_reason,
         attempts=row.attempts,
         body=body.encode(),
+        short_id=_short_id(row.id, before, after),
     )
+
+
+def _short_id(id: str, before: str | None, after: str | None) -> str:
+    """The shortest beginning of an id that its neighbours do not have."""
+    digits = SHORT_ID_MIN
+    while any(other is not None and other.startswith(id[:digits]) for other in (before, after)):
+        digits += 1
+    return id[: digits + 1] if id[digits - 1 : digits] == "-" else id[:digits]
 
 
 def get(connection: sqlite3.Connection, id: str) -> Entry:
@@ -114,7 +126,9 @@ def get(connection: sqlite3.Connection, id: str) -> Entry:
         UnknownId: there is none.
     """
     row = connection.execute(
-        f"SELECT {_ENTRY} FROM entries e JOIN bodies b ON b.seq = e.seq WHERE e.id = ?", (id,)
+        f"SELECT {ENTRY}, {NEIGHBOURS}, b.body FROM entries e JOIN bodies b ON b.seq = e.seq"
+        " WHERE e.id = ?",
+        (id,),
     ).fetchone()
     if row is None:
         raise UnknownId(
@@ -122,8 +136,8 @@ def get(connection: sqlite3.Connection, id: str) -> Entry:
             "`outboxd events` lists those there are; what was delivered is pruned after"
             " [outbox] retain_delivered",
         )
-    *columns, body = row
-    return _entry(EntryRow._make(columns), body)
+    *columns, before, after, body = row
+    return entry_of(EntryRow._make(columns), body, before, after)
 
 
 def counts(connection: sqlite3.Connection) -> Counts:
@@ -147,90 +161,6 @@ def last_seq(connection: sqlite3.Connection) -> int:
     (there,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
     kept = connection.execute("SELECT value FROM meta WHERE key = 'last_seq'").fetchone()
     return max(there or 0, *map(int, kept or ()), 0)
-
-
-# --- listing -------------------------------------------------------------------
-
-
-def list_step(
-    connection: sqlite3.Connection,
-    where: EntryFilter,
-    before_seq: int | None,
-    limit: int,
-    scan_rows: int = SCAN_ROWS,
-) -> ListStep:
-    """Look at the next `scan_rows` entries, newest first, for at most `limit` matches."""
-    before = before_seq if before_seq is not None else (1 << 62)
-    index, driver = _driver(where)
-    (floor,) = connection.execute(
-        f"SELECT min(seq) FROM (SELECT seq FROM entries{index} WHERE {driver} AND seq < ?"
-        " ORDER BY seq DESC LIMIT ?)",
-        (before, scan_rows),
-    ).fetchone()
-    if floor is None:
-        return ListStep([], None)
-    conditions, values = _conditions(where)
-    needle = where.q.casefold()
-    rows = connection.execute(
-        f"SELECT {_ENTRY} FROM entries e{index} JOIN bodies b ON b.seq = e.seq"
-        f" WHERE {driver} AND e.seq < ? AND e.seq >= ?{conditions} ORDER BY e.seq DESC"
-        + ("" if needle else " LIMIT ?"),
-        (before, floor, *values, *(() if needle else (limit,))),
-    )
-    found = []
-    for *columns, body in rows:
-        if needle and not mentions(body, needle):
-            continue
-        found.append(_entry(EntryRow._make(columns), body))
-        if len(found) == limit:
-            return ListStep(found, found[-1].seq)
-    return ListStep(found, floor)
-
-
-def _driver(where: EntryFilter) -> tuple[str, str]:
-    """Which index walks the entries: few are dead or held, so theirs are short."""
-    if where.states == ("dead",):
-        return " INDEXED BY entries_dead", "state = 'dead'"
-    if where.held:
-        return " INDEXED BY entries_held", "held = 1"
-    return "", "TRUE"
-
-
-def _conditions(where: EntryFilter) -> tuple[str, list[object]]:
-    clauses: list[str] = []
-    values: list[object] = []
-
-    def one_of(column: str, wanted: Sequence[str | int]) -> None:
-        if wanted:
-            clauses.append(f"{column} IN ({','.join('?' * len(wanted))})")
-            values.extend(wanted)
-
-    one_of("e.state", where.states)
-    one_of("e.event_type", where.event_types)
-    one_of("e.severity", where.severities)
-    one_of("e.dead_reason", where.dead_reasons)
-    one_of("json_extract(e.attempts, '$[#-1][3]')", where.last_statuses)
-    for name, wanted in (
-        ("clusters", where.clusters),
-        ("namespaces", where.namespaces),
-        ("servicesNames", where.services),
-    ):
-        if wanted:
-            clauses.append(
-                f"e.scope != '' AND EXISTS (SELECT 1 FROM json_each(e.scope, '$.{name}')"
-                f" WHERE value IN ({','.join('?' * len(wanted))}))"
-            )
-            values.extend(wanted)
-    if where.held is not None:
-        clauses.append("e.held = ?")
-        values.append(int(where.held))
-    if where.since is not None:
-        clauses.append("e.received_at >= ?")
-        values.append(where.since)
-    if where.until is not None:
-        clauses.append("e.received_at < ?")
-        values.append(where.until)
-    return "".join(f" AND {clause}" for clause in clauses), values
 
 
 # --- claiming ------------------------------------------------------------------
@@ -451,13 +381,31 @@ def rows_by_block(connection: sqlite3.Connection, block_rows: int, seqs: range) 
     )
 
 
-def bodies(connection: sqlite3.Connection, seqs: range) -> Iterator[tuple[int, str]]:
-    """Seq and body of each entry with these seqs, in the range's order."""
+def texts(connection: sqlite3.Connection, seqs: range) -> Iterator[tuple[int, Text]]:
+    """What a text is looked for in of each entry with these seqs, in the range's order."""
     if not seqs:
         return
     first, last = sorted((seqs[0], seqs[-1]))
-    yield from connection.execute(
-        "SELECT seq, body FROM bodies WHERE seq BETWEEN ? AND ?"
-        f" ORDER BY seq {'ASC' if seqs.step > 0 else 'DESC'}",
+    rows = connection.execute(
+        "SELECT e.seq, e.id, e.dedup_key, e.attempts, b.body FROM entries e"
+        " JOIN bodies b ON b.seq = e.seq WHERE e.seq BETWEEN ? AND ?"
+        f" ORDER BY e.seq {'ASC' if seqs.step > 0 else 'DESC'}",
         (first, last),
     )
+    with closing(rows):
+        for seq, *text in rows:
+            yield seq, Text(*text)
+
+
+def last_dead_at(connection: sqlite3.Connection) -> int | None:
+    """When an entry last became a dead letter, as far as the newest and the oldest
+    of them tell: what dies late is old, what is refused is new."""
+    some = (
+        "SELECT ended_at FROM entries INDEXED BY entries_dead WHERE state = 'dead'"
+        " ORDER BY seq {} LIMIT 1000"
+    )
+    (at,) = connection.execute(
+        f"SELECT max(ended_at) FROM (SELECT * FROM ({some.format('DESC')})"
+        f" UNION ALL SELECT * FROM ({some.format('ASC')}))"
+    ).fetchone()
+    return None if at is None else int(at)

@@ -1,0 +1,177 @@
+"""How everything stands: the one shape of `GET /v1/status`, and what is wrong in words.
+
+The agent's routes, its page and the commands (also while no agent runs) show
+this and nothing else, so that all of them say the same. Pure: the time is an
+argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from outboxd.outbox.model import Counts, Damage
+from outboxd.status import DestinationState, DestinationStatus
+from outboxd.times import parse_rfc3339, rfc3339
+from outboxd.units import format_duration
+
+BACKLOG_OLD_MS = 15 * 60_000
+UNTRIED_FINE_MS = 60_000
+DEAD_FRESH_MS = 24 * 3_600_000
+
+OK, WARNING, CRITICAL = 0, 1, 2
+LEVELS = ("ok", "warning", "critical")
+
+
+class Finding(NamedTuple):
+    """Something that is wrong."""
+
+    level: int  # WARNING or CRITICAL
+    message: str
+    hint: str  # what to do
+
+
+class OutboxStatus(NamedTuple):
+    """How the outbox stands."""
+
+    counts: Counts
+    oldest_pending_at: int | None
+    last_dead_at: int | None
+    bytes: int
+    damage: Damage
+
+
+def status_json(
+    *,
+    version: str,
+    host: str,
+    now: int,
+    destination: DestinationStatus,
+    outbox: OutboxStatus,
+    accepting: bool,
+    refusal: str | None,
+    free_bytes: int | None,
+    drain_rate: float | None = None,
+    unhealthy: str | None = None,
+) -> dict[str, Any]:
+    """The shape of `GET /v1/status`; `drain_rate` is in entries a second, times in ms."""
+    counts = outbox.counts
+    status: dict[str, Any] = {
+        "version": version,
+        "host": host,
+        "destination": {
+            "endpoint": destination.endpoint,
+            "state": str(destination.state),
+            "reason": destination.reason,
+            "since": _time(destination.since_at or None),
+            "nextProbeAt": _time(destination.next_probe_at),
+            "permits": destination.permits,
+            "inFlight": destination.in_flight,
+        },
+        "outbox": {
+            "pending": counts.pending,
+            "delivered": counts.delivered,
+            "dead": counts.dead,
+            "held": counts.held,
+            "oldestPendingAt": _time(outbox.oldest_pending_at if counts.pending else None),
+            "lastDeadAt": _time(outbox.last_dead_at if counts.dead else None),
+            "bytes": outbox.bytes,
+            "salvaged": outbox.damage.salvaged,
+            "lostToDamage": outbox.damage.lost,
+        },
+        "intake": {"accepting": accepting, "reason": refusal},
+        "disk": {"freeBytes": free_bytes},
+        "rate": {
+            "drainPerSecond": None if drain_rate is None else round(drain_rate, 3),
+            "drainSeconds": round(counts.pending / drain_rate) if drain_rate else None,
+        },
+        "now": rfc3339(now),
+    }
+    if unhealthy is not None:
+        status["unhealthy"] = unhealthy
+    status["findings"] = [
+        {"level": LEVELS[found.level], "message": found.message, "hint": found.hint}
+        for found in judge(status, now)
+    ]
+    return status
+
+
+def judge(status: Mapping[str, Any], now: int) -> list[Finding]:
+    """What is wrong, the worst first; nothing where all is well."""
+    found = [
+        *_health(status),
+        *_damage(status),
+        *_intake(status),
+        *_destination(status, now),
+        *_dead_letters(status, now),
+    ]
+    return sorted(found, key=lambda each: -each.level)
+
+
+def _health(status: Mapping[str, Any]) -> list[Finding]:
+    reason = status.get("unhealthy")
+    if reason is None:
+        return []
+    hint = "the log says why (journalctl -u outboxd); systemd starts it afresh"
+    return [Finding(CRITICAL, f"the agent does not get on: {reason}", hint)]
+
+
+def _destination(status: Mapping[str, Any], now: int) -> list[Finding]:
+    destination = status["destination"]
+    state, reason = destination["state"], destination.get("reason")
+    why = f": {reason}" if reason else ""
+    found = []
+    if state == DestinationState.HELD:
+        hint = "mend what it says and run `outboxd check`; `outboxd release` tries at once"
+        found.append(Finding(CRITICAL, f"the destination is held{why}", hint))
+    elif state == DestinationState.BACKING_OFF:
+        hint = "nothing is lost, it goes on by itself; `outboxd check` says how far requests come"
+        found.append(Finding(WARNING, f"the destination is unavailable{why}", hint))
+    elif state == DestinationState.THROTTLED:
+        hint = "nothing is lost, it goes on by itself; [delivery] rate_max sends more slowly"
+        found.append(Finding(WARNING, f"the destination throttles{why}", hint))
+    oldest_at = status["outbox"]["oldestPendingAt"]
+    waited_ms = 0 if oldest_at is None else now - parse_rfc3339(oldest_at)
+    if waited_ms >= BACKLOG_OLD_MS:
+        waited = format_duration(waited_ms / 1000)
+        hint = "`outboxd events --state pending` has them, `events show ID` says why one waits"
+        found.append(Finding(WARNING, f"the oldest entry has waited {waited}", hint))
+    elif state == DestinationState.UNTRIED and waited_ms > UNTRIED_FINE_MS:
+        hint = "`outboxd check` says how far requests come"
+        found.append(Finding(WARNING, "nothing has been delivered since the start", hint))
+    return found
+
+
+def _intake(status: Mapping[str, Any]) -> list[Finding]:
+    intake = status["intake"]
+    if intake["accepting"]:
+        return []
+    why = f": {intake['reason']}" if intake.get("reason") else ""
+    hint = "producers spool meanwhile; make room on the disk, or let the backlog drain"
+    return [Finding(CRITICAL, f"no events are taken{why}", hint)]
+
+
+def _damage(status: Mapping[str, Any]) -> list[Finding]:
+    outbox = status["outbox"]
+    lost, salvaged = outbox.get("lostToDamage") or 0, outbox.get("salvaged") or 0
+    if not lost and not salvaged:
+        return []
+    hint = "check the disk; the damaged files are kept beside the outbox, with their date"
+    told = f"the outbox was damaged: {salvaged} entries salvaged, {lost} lost"
+    return [Finding(CRITICAL, told, hint)]
+
+
+def _dead_letters(status: Mapping[str, Any], now: int) -> list[Finding]:
+    outbox = status["outbox"]
+    last_at = outbox.get("lastDeadAt")
+    if last_at is None or now - parse_rfc3339(last_at) >= DEAD_FRESH_MS:
+        return []
+    count = outbox["dead"]
+    ago = format_duration(max(0, now - parse_rfc3339(last_at)) / 1000)
+    told = f"{count} dead letter{'' if count == 1 else 's'}, the last one {ago} ago"
+    hint = "`outboxd dead-letters` says why; mend that, then `outboxd dead-letters retry --all`"
+    return [Finding(WARNING, told, hint)]
+
+
+def _time(at: int | None) -> str | None:
+    return None if at is None else rfc3339(at)
