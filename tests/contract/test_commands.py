@@ -119,7 +119,9 @@ def test_streams_and_codes_of_the_queue_tools(agent, komodor):
 
     shown = outboxd("status", "--json", *configuration)
     assert json.loads(shown.stdout).keys() >= agent.status().keys() - {"rate", "now"}
-    assert outboxd("status", "--check", *configuration).returncode == 0
+    checked = outboxd("status", "--check", *configuration)
+    assert checked.returncode == 1, "a dead letter is younger than 24 hours"
+    assert b"1 dead letter" in checked.stdout
     assert outboxd("hold", *configuration).returncode == 0
     assert outboxd("status", "--check", *configuration).returncode == 2
     pending = outboxd("emit", "t", "waits", *configuration).stdout.decode().strip()
