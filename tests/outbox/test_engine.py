@@ -18,6 +18,7 @@ from outboxd.outbox.model import (
     DestinationHold,
     EntryChange,
     EntryFilter,
+    ListPlace,
     Receipt,
     Settlement,
     SpoolMark,
@@ -300,13 +301,11 @@ def test_many_dead_letters_are_changed_in_steps(engine, event, where, found):
     dead_ones(engine, event, 10)
     assert [entry.seq for entry in read_page(engine, where, None, 100).entries] == found
     before = engine.counts()
-    retried, before_seq = 0, None
-    while True:
+    retried, place = 0, ListPlace()
+    while place is not None:
         with engine.transaction():
-            step = engine.change_dead(EntryChange.RETRY, where, before_seq, 3)
-        retried, before_seq = retried + step.changed, step.before_seq
-        if before_seq is None:
-            break
+            step = engine.change_dead(EntryChange.RETRY, where, place, 3)
+        retried, place = retried + step.changed, step.place
     assert retried == len(found)
     assert {claimed.seq for claimed in fetch(engine, 100)} == set(found)
     assert engine.counts() == before._replace(pending=len(found), dead=before.dead - len(found))
