@@ -61,7 +61,10 @@ def _syntax_fault(text: str, error: json.JSONDecodeError) -> EventError:
     before = text[:position].rstrip(SPACE)
     if text[position : position + 1] in ("}", "]") and before.endswith(","):
         position = len(before) - 1
-    if text[position : position + 1] == "," and text[position + 1 :].lstrip(SPACE)[:1] in ("}", "]"):
+    if text[position : position + 1] == "," and text[position + 1 :].lstrip(SPACE)[:1] in (
+        "}",
+        "]",
+    ):
         message = "illegal trailing comma"
         hint = "remove the comma before the closing bracket"
     line = text.count("\n", 0, position) + 1
