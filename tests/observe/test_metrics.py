@@ -51,6 +51,8 @@ def exercise(metrics: Metrics) -> None:
         metrics.attempt(outcome, 0.02)
     for reason in module.DEAD_REASONS:
         metrics.dead(reason)
+    for limit in module.LIMITS_MET:
+        metrics.connection_limited("socket", limit)
     for result in module.SPOOL_RESULTS:
         metrics.spool_file(result)
     for action in module.OPERATOR_ACTIONS:
@@ -76,6 +78,7 @@ def exercise(metrics: Metrics) -> None:
         disk_free_bytes=lambda: 1 << 30,
         accepting=lambda: True,
         spool_waiting=lambda: 7,
+        connections=lambda: 3,
         destination=lambda: DestinationStatus("https://x", "held", "401", 0, None, 4, 2),
     )
 

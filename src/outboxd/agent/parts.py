@@ -7,12 +7,12 @@ Nothing is decided here.
 from __future__ import annotations
 
 import asyncio
-import socket as sockets_of_host
+import socket
 from collections.abc import Callable, Coroutine, Sequence
-from ipaddress import ip_address
 from typing import Any
 
 from outboxd import __version__
+from outboxd.agent.listeners import Listeners
 from outboxd.agent.systemd import PassedSocket
 from outboxd.agent.upkeep import Upkeep
 from outboxd.api.context import ApiContext
@@ -39,10 +39,6 @@ from outboxd.outbox.model import Entry, Source
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.opening import Opened
 from outboxd.outbox.upkeep import TICK_S, Job, OutboxUpkeep
-from outboxd.serve import sockets
-from outboxd.serve.guards import browser_guard
-from outboxd.serve.server import HttpServer
-from outboxd.serve.table import RouteTable
 from outboxd.spool.reader import SpoolReader
 from outboxd.web.activity import Activity
 from outboxd.web.outbox_source import OutboxSource
@@ -119,8 +115,7 @@ class AgentParts:
         self._keeper = OutboxUpkeep(
             outbox, clock, self.metrics.pruned, config.outbox.retain_delivered_s
         )
-        self._socket: sockets.BoundSocket | None = None
-        self._servers: list[HttpServer] = []
+        self._listeners: Listeners | None = None
         self.http_address: str | None = None
         self._reporting: set[asyncio.Task[None]] = set()
         self._ready = False
@@ -131,7 +126,7 @@ class AgentParts:
             metrics=self.metrics,
             clock=clock,
             version=__version__,
-            host=sockets_of_host.gethostname(),
+            host=socket.gethostname(),
             sent_body=self.sent_body,
             unhealthy=self.unhealthy,
             ready=lambda: self._ready,
@@ -181,48 +176,28 @@ class AgentParts:
         config = self.config
         reading = ReadingRoutes(self._api).routes()
         routes = IntakeRoutes(self.door, self.metrics).routes()
-        table = RouteTable([*routes, *reading, *ControlRoutes(self._api).routes()])
-        handed_in = next((p for p in passed if p.socket.family == sockets_of_host.AF_UNIX), None)
-        if handed_in is not None:
-            bound = sockets.adopt(handed_in.socket.detach())
-        else:
-            bound = sockets.bind_unix(
-                config.intake.socket, config.intake.socket_mode_bits, config.intake.socket_group
-            )
-        self._socket = bound
-        await self._serve(HttpServer(table), bound)
-        if config.http.listen:
-            # Read only: nothing that comes in by TCP changes anything.
-            reading = ReadingRoutes(self._api, self._timeline.page).routes()
-            table = RouteTable([*reading, *web_routes(self._timeline)])
-            bound = sockets.bind_tcp(config.http.listen)
-            address = bound.socket.getsockname()
-            self.http_address = f"http://{_host(address[0])}:{address[1]}"
-            if not ip_address(address[0]).is_loopback:
-                self._log.warning(
-                    "http.exposed",
-                    address=self.http_address,
-                    hint="who reaches it can read every event; [http] listen on 127.0.0.1 is safe",
-                )
-            guard = browser_guard([config.http.listen.rpartition(":")[0]])
-            await self._serve(HttpServer(table, name="page", guards=[guard]), bound)
+        on_page = ReadingRoutes(self._api, self._timeline.page).routes()
+        self._listeners = Listeners(
+            config,
+            self.metrics,
+            self.clock,
+            [*routes, *reading, *ControlRoutes(self._api).routes()],
+            [*on_page, *web_routes(self._timeline)],
+        )
+        self.metrics.watch(connections=self._listeners.connection_count)
+        await self._listeners.open(passed)
+        self.http_address = self._listeners.page_address
         await self.spool.start()
         self._ready = True
 
-    async def _serve(self, server: HttpServer, bound: sockets.BoundSocket) -> None:
-        await server.start(bound.socket)
-        self._servers.append(server)
-
     async def close_intake(self) -> None:
         """Take nothing more; what is in hand is answered."""
-        if self._socket is not None:
-            sockets.remove(self._socket)
-        for server in self._servers:
-            server.stop_accepting()
+        if self._listeners is not None:
+            self._listeners.stop_accepting()
         await self.spool.stop()
         await self._timeline.close()  # a page that listens would keep its server waiting
-        for server in self._servers:
-            await server.stop()
+        if self._listeners is not None:
+            await self._listeners.stop()
 
     # --- delivery ---
 
@@ -245,7 +220,7 @@ class AgentParts:
             began_at=outage.began_at,
             ended_at=outage.ended_at,
             reason=outage.reason,
-            host=sockets_of_host.gethostname(),
+            host=socket.gethostname(),
         )
         try:
             await self.door.take(data, Source.AGENT, AGENT)
@@ -273,6 +248,8 @@ class AgentParts:
         if path:
             jobs.append(Job("textfile", TEXTFILE_S, self._write_textfile))
         running = [("upkeep", Upkeep(self.clock, jobs).run())]
+        if self._listeners is not None:
+            running.append(("listeners", self._listeners.watch()))
         if self._opened.rescues:
             running.append(("salvage", self._salvage()))
         if self.config.http.listen:
@@ -399,10 +376,6 @@ def _needs_restart(before: Config, after: Config) -> list[str]:
 
     now = fixed(after)
     return [name for name, value in fixed(before).items() if value != now[name]]
-
-
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 async def _close_later(transport: Transport, config: Config) -> None:

@@ -33,7 +33,12 @@ def check(config: Config) -> None:
     if config.delivery.backoff_max_s < config.delivery.backoff_initial_s:
         shown = f"{config.delivery.backoff_max_s:g}s"
         raise _wrong(config, "delivery", "backoff_max", "backoff_initial is longer", shown)
-    if config.http.listen:
+    if config.http.listen.startswith("unix:"):
+        path = config.http.listen.removeprefix("unix:")
+        if not path.startswith("/") or len(os.fsencode(path)) > SOCKET_PATH_MAX:
+            why = f"a socket's path is absolute and has at most {SOCKET_PATH_MAX} bytes"
+            raise _wrong(config, "http", "listen", why)
+    elif config.http.listen:
         try:
             split_listen(config.http.listen)
         except ValueError:

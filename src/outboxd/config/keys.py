@@ -226,7 +226,12 @@ KEYS: tuple[Key, ...] = (
     _choice("delivery", "order", "mixed", "mixed", "fifo"),
     Key("delivery", "fresh_share", 0.25, "a number from 0 to 1", _as_share),
     _switch("delivery", "report_outage", True),
-    _text("http", "listen", "", 'host:port, such as "127.0.0.1:8098", or "" for none'),
+    _text(
+        "http",
+        "listen",
+        "",
+        'host:port, such as "127.0.0.1:8098", or "unix:" and a path, or "" for none',
+    ),
     _optional_path("metrics", "textfile", "the file to write (node_exporter reads *.prom)"),
     _choice("log", "level", "info", "debug", "info", "warning", "error"),
     _choice("log", "format", "auto", "auto", "json", "console"),

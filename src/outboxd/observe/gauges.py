@@ -30,6 +30,8 @@ class Gauges:
         yield from self._destination()
         yield _gauge("outboxd_intake_accepting", "1 while intake takes events.",
                      self._number("accepting"))  # fmt: skip
+        yield _gauge("outboxd_http_connections", "Connections open on the agent's listeners.",
+                     self._number("connections"))  # fmt: skip
         yield _gauge("outboxd_spool_files_waiting", "Spool files seen and not yet taken.",
                      self._number("spool_waiting"))  # fmt: skip
         yield _gauge("outboxd_disk_free_bytes", "Free room where the outbox lies.",

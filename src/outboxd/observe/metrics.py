@@ -31,6 +31,8 @@ SOURCES = ("socket", "batch", "spool", "agent")
 REFUSALS = ("invalid", "too_large", "full", "disk_short", "stalled", "stopping", "internal", OTHER)
 OUTCOMES = ("delivered", "throttled", "unavailable", "hold", "rejected")
 DEAD_REASONS = ("rejected", "exhausted", "expired")
+LIMITS_MET = ("connections", "displaced", "bytes", "head_stalled", "body_stalled",
+              "answer_unread", "malformed", "handshake", OTHER)  # fmt: skip
 SPOOL_RESULTS = ("taken", "rejected")
 OPERATOR_ACTIONS = ("retry", "drop", "hold", "release")
 RELOAD_RESULTS = ("applied", "refused")
@@ -84,6 +86,10 @@ class Metrics(Collector):
     def intake_request(self, duration_s: float) -> None:
         """One request on the socket, from its end of reading to its answer."""
         self._request_duration.observe(duration_s)
+
+    def connection_limited(self, listener: str, reason: str) -> None:
+        """A listener's limit was met; by one of `LIMITS_MET`."""
+        self._limits_met.add(reason, 1)
 
     def spool_file(self, result: str, count: int = 1) -> None:
         """Spool files finished with: `taken` or `rejected`."""
@@ -156,6 +162,7 @@ class Metrics(Collector):
         accepting: Callable[[], bool] | None = None,
         spool_waiting: Callable[[], int] | None = None,
         destination: Callable[[], DestinationStatus] | None = None,
+        connections: Callable[[], int] | None = None,
     ) -> None:
         """Say where to read these; each is called at a scrape, must be cheap,
         and if it raises its metrics show NaN. Those not given stay as they are."""
@@ -212,6 +219,12 @@ class Metrics(Collector):
         self._request_duration = Histogram(
             "outboxd_intake_request_duration_seconds", "Time to answer a producer.", _FAST_S
         )
+        self._limits_met = LabelledCounter(
+            "outboxd_http_limits_met",
+            "Connections and requests ended or refused by a limit.",
+            "limit",
+            LIMITS_MET,
+        )
         self._spool_files = LabelledCounter(
             "outboxd_spool_files", "Spool files finished with.", "result", SPOOL_RESULTS
         )
@@ -261,7 +274,7 @@ class Metrics(Collector):
     def _cells(self) -> Iterable[Counter | LabelledCounter | Histogram]:
         return (
             *(self._accepted, self._refused, self._duplicates, self._repeats),
-            *(self._request_duration, self._spool_files),
+            *(self._request_duration, self._limits_met, self._spool_files),
             *(self._commit_duration, self._commit_rows, self._pruned),
             *(self._attempts, self._attempt_duration, self._delivered, self._delivery_age),
             *(self._dead, self._possible_duplicates),

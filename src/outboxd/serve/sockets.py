@@ -17,29 +17,34 @@ import stat
 from typing import NamedTuple
 
 from outboxd.errors import ConfigError, DiskShort
+from outboxd.serve.peer import credentials
 
 PATH_BYTES_MAX = 107  # of sun_path's 108 bytes one ends the name
 _ANSWER_S = 2.0
 
 
 class BoundSocket(NamedTuple):
-    """A listening socket and the file that is its name (None: not ours to remove)."""
+    """A listening socket and the file that is its name (None: it has none)."""
 
     socket: socket.socket
     path: str | None
     identity: tuple[int, int, int] | None
+    is_ours: bool = True  # made here, and so to be removed here
 
 
-def bind_unix(path: str, mode: int, group: str = "") -> BoundSocket:
-    """Bind and listen; raises ConfigError with the key that is wrong."""
+def bind_unix(
+    path: str, mode: int, group: str = "", setting: str = "[intake] socket"
+) -> BoundSocket:
+    """Bind and listen; raises ConfigError with the `setting` that is wrong."""
+    label = f"{setting} = {path!r}"
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
         raise ConfigError(
-            f"[intake] socket = {path!r}: the path has {len(os.fsencode(path))} bytes",
+            f"{label}: the path has {len(os.fsencode(path))} bytes",
             f"a Unix socket's path has at most {PATH_BYTES_MAX}; choose a shorter one",
         )
     group_id = _group_id(group)
-    _make_parent(path)
-    _clear_stale(path)
+    _make_parent(path, label)
+    _clear_stale(path, label)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Linux takes the mode of the file from the socket's own: closed to
@@ -54,11 +59,9 @@ def bind_unix(path: str, mode: int, group: str = "") -> BoundSocket:
     except OSError as error:
         listening.close()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskShort(
-                f"[intake] socket = {path!r}: {error.strerror}", "make room on its disk"
-            ) from error
+            raise DiskShort(f"{label}: {error.strerror}", "make room on its disk") from error
         raise ConfigError(
-            f"[intake] socket = {path!r}: {error.strerror}",
+            f"{label}: {error.strerror}",
             "the directory must exist and be writable for the agent's user, "
             "who must be a member of socket_group",
         ) from error
@@ -74,12 +77,47 @@ def adopt(descriptor: int) -> BoundSocket:
             "use ListenStream= in the socket unit",
         )
     os.set_inheritable(descriptor, False)
-    return BoundSocket(listening, None, None)
+    path = listening.getsockname() if listening.family == socket.AF_UNIX else None
+    if not isinstance(path, str) or not path.startswith("/"):
+        return BoundSocket(listening, None, None, is_ours=False)
+    try:
+        identity = _identity(os.lstat(path))
+    except OSError:
+        identity = None
+    return BoundSocket(listening, path, identity, is_ours=False)
+
+
+def in_place(bound: BoundSocket) -> BoundSocket | None:
+    """The socket, where its path still leads to it; None where it does not.
+
+    A file that only changed (another mode or group) is taken over as it is now.
+    """
+    assert bound.path is not None, "a socket without a name cannot be out of place"
+    try:
+        found = os.lstat(bound.path)
+    except OSError:
+        return None
+    if _identity(found) == bound.identity:
+        return bound
+    if not stat.S_ISSOCK(found.st_mode):
+        return None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        try:
+            caller.connect(bound.path)
+        except BlockingIOError:
+            return bound  # somebody listens and is busy: looked at again later
+        except OSError:
+            return None
+        listens_there = credentials(caller.fileno())
+    if listens_there.process_id != credentials(bound.socket.fileno()).process_id:
+        return None
+    return bound._replace(identity=_identity(found))
 
 
 def remove(bound: BoundSocket) -> None:
     """Unlink the socket's file if it is still the one that we made."""
-    if bound.path is None:
+    if bound.path is None or not bound.is_ours:
         return
     with contextlib.suppress(OSError):
         found = os.lstat(bound.path)
@@ -130,27 +168,27 @@ def _group_id(group: str) -> int | None:
         ) from None
 
 
-def _make_parent(path: str) -> None:
+def _make_parent(path: str, label: str) -> None:
     parent = os.path.dirname(os.path.abspath(path))
     try:
         os.makedirs(parent, mode=0o755, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"[intake] socket = {path!r}: cannot make {parent}: {error.strerror}",
+            f"{label}: cannot make {parent}: {error.strerror}",
             "make the directory, or choose another one",
         ) from error
 
 
-def _clear_stale(path: str) -> None:
+def _clear_stale(path: str, label: str) -> None:
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ConfigError(f"[intake] socket = {path!r}: {error.strerror}") from error
+        raise ConfigError(f"{label}: {error.strerror}") from error
     if not stat.S_ISSOCK(found.st_mode):
         raise ConfigError(
-            f"[intake] socket = {path!r}: something that is no socket is there",
+            f"{label}: something that is no socket is there",
             "move it away, or choose another path",
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
@@ -165,6 +203,6 @@ def _clear_stale(path: str) -> None:
             if error.errno == errno.ENOENT:
                 return
     raise ConfigError(
-        f"[intake] socket = {path!r}: another process answers there",
+        f"{label}: another process answers there",
         "stop it, or give this agent a socket of its own",
     )

@@ -1,0 +1,146 @@
+"""The agent's listeners on a real agent: a path that goes, a page that comes later, a Unix page."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import time
+
+import pytest
+from support.agent import GONE, AgentProcess, UnixConnection
+
+ENDPOINT = "http://127.0.0.1:9/"
+EVENT = json.dumps({"eventType": "a", "summary": "b"}).encode()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts an agent; killed at the end."""
+    agents = []
+
+    def started(**options):
+        agent = AgentProcess(tmp_path, ENDPOINT, **options)
+        agents.append(agent)
+        agent.start()
+        return agent
+
+    yield started
+    for agent in agents:
+        if agent.pid is not None:
+            agent.kill()
+
+
+def until(condition, timeout_s=20.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def takes(agent) -> bool:
+    try:
+        return agent.request("POST", "/mgmt/v1/events", EVENT)[0] == 201
+    except GONE:
+        return False
+
+
+def remove(path):
+    os.unlink(path)
+
+
+def replace_by_a_dead_socket(path):
+    os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+
+
+@pytest.mark.parametrize("harm", [remove, replace_by_a_dead_socket])
+def test_a_socket_whose_path_goes_is_bound_anew_and_open_connections_stay(start, harm):
+    agent = start(extra={"intake": {"socket_mode": "0640"}})
+    kept = UnixConnection(str(agent.socket))
+    kept.connect()
+    harm(agent.socket)
+    until(lambda: takes(agent))
+    assert stat.S_IMODE(os.stat(agent.socket).st_mode) == 0o640
+    assert "socket.rebound" in agent.log_text()
+    kept.request("POST", "/mgmt/v1/events", EVENT)
+    assert kept.getresponse().status == 201
+    kept.close()
+    assert agent.stop() == 0
+    assert not agent.socket.exists()
+
+
+def test_the_socket_of_another_process_in_its_place_is_left_alone_and_told(start):
+    agent = start()
+    os.unlink(agent.socket)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(agent.socket))
+        other.listen(16)
+        until(lambda: "socket.lost" in agent.log_text())
+        assert "another process answers there" in agent.log_text()
+    os.unlink(agent.socket)
+    until(lambda: takes(agent))
+
+
+def test_a_change_of_mode_is_no_replacement(start):
+    agent = start()
+    os.chmod(agent.socket, 0o600)
+    inode = os.stat(agent.socket).st_ino
+    time.sleep(2.5)  # one look
+    assert takes(agent)
+    assert os.stat(agent.socket).st_ino == inode
+    assert "socket.rebound" not in agent.log_text()
+
+
+def test_a_socket_handed_in_says_what_to_do(start, tmp_path):
+    path = tmp_path / "handed-in"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen(16)
+        os.set_inheritable(listening.fileno(), True)
+        # systemd's own call sets the variables in the child after the fork.
+        script = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3); "
+            "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); "
+            "os.execv(sys.argv[2], sys.argv[2:])"
+        )
+        prefix = (os.sys.executable, "-c", script, str(listening.fileno()))
+        agent = start(prefix=prefix, pass_fds=(listening.fileno(), 3))
+        os.unlink(path)
+        until(lambda: "socket.lost" in agent.log_text())
+        assert "systemctl restart outboxd.socket" in agent.log_text()
+
+
+def test_the_page_on_a_unix_socket_reads_and_changes_nothing(start, tmp_path):
+    page = tmp_path / "page.sock"
+    agent = start(extra={"http": {"listen": f"unix:{page}"}})
+    assert takes(agent)
+
+    def ask(method, target, host="localhost"):
+        connection = UnixConnection(str(page))
+        connection.request(method, target, headers={"Host": host})
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    assert ask("GET", "/v1/events") == 200
+    assert ask("GET", "/") == 200
+    assert ask("POST", "/mgmt/v1/events") == 404
+    assert ask("POST", "/v1/hold") == 404
+    assert ask("GET", "/v1/events", "evil.example") == 421
+    assert agent.stop() == 0
+    assert not page.exists()
+
+
+def test_a_page_whose_address_is_taken_stops_nothing_and_comes_when_it_is_free(start, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        agent = start(extra={"http": {"listen": f"127.0.0.1:{port}"}})
+        assert takes(agent)
+        assert "socket.lost" in agent.log_text()
+    until(lambda: "http.opened" in agent.log_text(), 40)
+    with socket.create_connection(("127.0.0.1", port)) as caller:
+        caller.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert caller.recv(100).startswith(b"HTTP/1.1 200")
