@@ -14,7 +14,18 @@ import outboxd
 SOURCE = Path(outboxd.__file__).parent
 
 # Each room, from the bottom to the top, and the rooms that it may import.
-BOTTOM = {"budgets", "errors", "clock", "units", "times", "locations", "status", "event", "config"}
+BOTTOM = {
+    "budgets",
+    "errors",
+    "clock",
+    "text",
+    "units",
+    "times",
+    "locations",
+    "status",
+    "event",
+    "config",
+}
 MAY_IMPORT = {
     "outbox": BOTTOM,
     "observe": BOTTOM | {"outbox", "delivery"},  # delivery: the facts alone
@@ -33,7 +44,7 @@ MAY_IMPORT = {
 # What `emit` and `exec` may load, and nothing else of outboxd: it is the installed `outboxd`.
 LIGHT = sorted(
     str(path.relative_to(SOURCE))
-    for room in ("errors", "locations", "times", "units", "event", "producer")
+    for room in ("errors", "locations", "text", "times", "units", "event", "producer")
     for path in [*(SOURCE / room).rglob("*.py"), SOURCE / f"{room}.py"]
     if path.exists()
 )

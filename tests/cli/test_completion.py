@@ -49,7 +49,7 @@ def test_the_shell_itself_finds_no_fault(shell, need, tmp_path):
     ("words", "offered"),
     [
         (["e"], {"emit", "exec", "events"}),
-        (["events", "--sta"], {"--state"}),
+        (["events", "--sta"], {"--state", "--status"}),
         (["events", "--state", ""], {"pending", "delivered", "dead"}),
         (["events", "show", "--"], {"--json", "--config", "--socket", "--help"}),
         (["-c", "f", "dead-letters", "re"], {"retry"}),

@@ -21,7 +21,7 @@ from outboxd.cli.table import COMMANDS
 from outboxd.errors import OutboxdError, UsageError
 from outboxd.producer.command_line import Arguments, Command, HelpWanted, Option, Positional, parse
 from outboxd.producer.main import split_command
-from outboxd.producer.messages import printable
+from outboxd.text import harmless
 
 FORMS = [
     (command, subcommand)
@@ -177,8 +177,8 @@ def test_a_full_disk_behind_stdout_is_an_error_and_no_traceback(place):
 
 
 def test_printable_text_is_one_line_without_control_characters():
-    assert printable("plain ü") == "plain ü"
-    assert printable("a\nb\tc\x1b\u202e\ud800") == "a\\nb\\tc\\x1b\\u202e\\ud800"
+    assert harmless("plain ü") == "plain ü"
+    assert harmless("a\nb\tc\x1b\u202e\ud800") == "a\\nb\\tc\\x1b\\u202e\\ud800"
 
 
 # What `emit` may import beside the interpreter's own start: C cores, and our own bottom.
@@ -202,7 +202,7 @@ OURS = {
         *("producer.command_line", "producer.commands", "producer.emit_command"),
         *("producer.exec_command", "producer.job", "producer.settings", "producer.plain_toml"),
         *("producer.hand_in", "producer.socket", "producer.spool", "locations"),
-        *("event", "event.komodor", "event.strictjson", "errors", "times", "units"),
+        *("event", "event.komodor", "event.strictjson", "errors", "text", "times", "units"),
     )
 }
 

@@ -15,6 +15,7 @@ from outboxd.cli.queue import socket_path
 from outboxd.config.load import Config, load, read_api_key
 from outboxd.errors import EX_CONFIG, EX_NOPERM, ConfigError
 from outboxd.producer.command_line import Arguments
+from outboxd.text import harmless
 
 COLOURS = {"ok": "green", "note": "yellow", "fail": "red"}
 
@@ -73,9 +74,9 @@ def _key(config: Config, running: bool) -> tuple[str | None, Finding | None]:
 
 def _tell(finding: Finding, coloured: bool) -> None:
     level = render.colour(f"{finding.level:<4}", COLOURS[finding.level], coloured)
-    print(f"{level}  {finding.name:<14} {render.printable(finding.told)}")
+    print(f"{level}  {finding.name:<14} {harmless(finding.told)}")
     if finding.hint:
-        print(f"{'':<21}{render.printable(finding.hint)}")
+        print(f"{'':<21}{harmless(finding.hint)}")
     sys.stdout.flush()
 
 

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import msgspec
 
+from outboxd.cli import render
 from outboxd.cli.events import Listing, filters, list_entries, show
 from outboxd.cli.queue import Queue, open_queue, resolve_id
-from outboxd.cli.rows import EntryRow, read_entry
+from outboxd.cli.rows import EntryRow, one_line, read_entry
 from outboxd.errors import EX_OK, EventError, OutboxdError, UnknownId, UsageError
 from outboxd.outbox.model import EntryChange
 from outboxd.producer.command_line import Arguments
@@ -30,7 +31,7 @@ def run(arguments: Arguments) -> int:
             return _change(queue, arguments, EntryChange.RETRY, "sent back to be delivered")
         if arguments.subcommand == "drop":
             return _change(queue, arguments, EntryChange.DROP, "dropped for good")
-        return list_entries(queue, filters(arguments, "dead"), arguments)
+        return list_entries(queue, filters(arguments, "dead"), arguments, render.dead_letters_table)
 
 
 def exported(entry: EntryRow) -> bytes:
@@ -51,8 +52,7 @@ def exported(entry: EntryRow) -> bytes:
         event["details"] = entry.details
     event["occurredAt"] = entry.occurred_at or entry.received_at
     event["dedupKey"] = f"retry of {entry.id}"
-    # Line breaks of the producer's stand between the tokens of its details.
-    return msgspec.json.format(msgspec.json.encode(event), indent=-1)
+    return one_line(msgspec.json.encode(event)).encode()
 
 
 def _export(queue: Queue, arguments: Arguments) -> int:

@@ -12,7 +12,9 @@ from outboxd.cli import render
 from outboxd.cli.queue import Queue, open_queue, resolve_id
 from outboxd.cli.rows import AttemptRow, EntryRow, Params, one_line, read_entry
 from outboxd.errors import EX_OK, UsageError
+from outboxd.outbox.filters import LISTS
 from outboxd.producer.command_line import Arguments
+from outboxd.text import harmless
 from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import parse_duration
 
@@ -35,19 +37,15 @@ def run(arguments: Arguments) -> int:
 def filters(arguments: Arguments, state: str | None = None) -> Params:
     """The filters of the command line as the listing's query."""
     params = [("state", state)] if state else []
-    for name in (
-        "state",
-        "type",
-        "severity",
-        "cluster",
-        "namespace",
-        "service",
-        "q",
-        "reason",
-        "status",
-    ):
+    for name in ("state", *LISTS[1:], "key", "error", "q"):
         given = getattr(arguments, name, None) or []
         params += [(name, value) for value in ([given] if isinstance(given, str) else given)]
+    for text in getattr(arguments, "not"):
+        name, _, value = text.partition("=")
+        if name not in LISTS or not value:
+            known = ", ".join(LISTS)
+            raise UsageError(f"--not cannot be {text!r}", f"it is NAME=VALUE, NAME one of {known}")
+        params.append((f"not{name.capitalize()}", value))
     for name in ("since", "until"):
         text = getattr(arguments, name, None)
         if text:
@@ -55,7 +53,12 @@ def filters(arguments: Arguments, state: str | None = None) -> Params:
     return params
 
 
-def list_entries(queue: Queue, params: Params, arguments: Arguments) -> int:
+def list_entries(
+    queue: Queue,
+    params: Params,
+    arguments: Arguments,
+    table: render.EntriesTable = render.entries_table,
+) -> int:
     """Print entries, newest first, and say on stderr when there are more."""
     listing = Listing(queue, params, arguments.limit or None, arguments.cursor)
     if arguments.json:
@@ -67,7 +70,7 @@ def list_entries(queue: Queue, params: Params, arguments: Arguments) -> int:
         # columns of one page are as wide as that page needs.
         for number, page in enumerate(listing.pages()):
             rows = [read_entry(entry) for entry in page]
-            lines = render.entries_table(rows, now_ms, render.terminal_columns())
+            lines = table(rows, now_ms, render.terminal_columns(), render.colours())
             for line in lines if number == 0 else lines[1:]:
                 print(line)
     if not listing.count:
@@ -118,7 +121,7 @@ def show(queue: Queue, id: str, as_json: bool) -> int:
         return EX_OK
     entry = read_entry(raw)
     now_ms = time.time_ns() // 1_000_000
-    print(f"{render.printable(entry.event_type)}: {render.printable(entry.summary)}")
+    print(f"{harmless(entry.event_type)}: {harmless(entry.summary)}")
     print()
     for line in render.fields(_fields(entry, now_ms, queue)):
         print(line)
@@ -139,7 +142,7 @@ def why_it_waits(entry: EntryRow, now_ms: int, queue: Queue) -> str | None:
         return "no agent is running"
     destination = queue.status()["destination"]
     state = destination["state"]
-    because = f": {render.printable(destination['reason'])}" if destination.get("reason") else ""
+    because = f": {harmless(destination['reason'])}" if destination.get("reason") else ""
     if state == "held":
         return because[2:] or "the destination is held"
     if state in ("backingOff", "throttled"):
@@ -191,7 +194,8 @@ def _fields(entry: EntryRow, now_ms: int, queue: Queue) -> list[tuple[str, str]]
         ("Possible duplicate", "yes" if entry.possible_duplicate else None),
         ("Sent body" if entry.attempt_count else "Would send", _text(entry.sent_body)),
     ]
-    return [(name, value) for name, value in found if value]
+    # Whatever came with the event stays text on this terminal.
+    return [(name, harmless(value, lines=True)) for name, value in found if value]
 
 
 def _details(raw: msgspec.Raw) -> str | None:
@@ -202,7 +206,7 @@ def _details(raw: msgspec.Raw) -> str | None:
     lines = []
     for key, value in details.items():
         text = msgspec.json.decode(value) if bytes(value)[:1] == b'"' else _text(value)
-        lines.append(f"{render.printable(key)}: {render.printable(str(text))}")
+        lines.append(f"{harmless(key)}: {harmless(str(text))}")
     return "\n".join(lines)
 
 
@@ -210,15 +214,15 @@ def _text(raw: msgspec.Raw) -> str | None:
     if bytes(raw) == b"null":
         return None
     if bytes(raw)[:1] == b'"':
-        return render.printable(str(msgspec.json.decode(raw)))
-    return render.printable(msgspec.json.format(bytes(raw), indent=-1).decode())
+        return harmless(str(msgspec.json.decode(raw)))
+    return harmless(msgspec.json.format(bytes(raw), indent=-1).decode())
 
 
 def _last_outcome(entry: EntryRow) -> str | None:
     if entry.last_outcome is None:
         return None
     status = f" ({entry.last_status})" if entry.last_status is not None else ""
-    error = f": {render.printable(entry.last_error)}" if entry.last_error else ""
+    error = f": {harmless(entry.last_error)}" if entry.last_error else ""
     return f"{entry.last_outcome}{status}{error}"
 
 

@@ -18,17 +18,12 @@ from outboxd.cli.agent import AgentQueue, NoAgent
 from outboxd.cli.rows import Page, Params, read_entry
 from outboxd.config.load import Config, load_client
 from outboxd.errors import EventError, UnknownId
+from outboxd.outbox.filters import may_begin_an_id
 from outboxd.outbox.model import EntryChange
 from outboxd.producer.command_line import Arguments
-from outboxd.times import rfc3339
 
 ID_CHARACTERS = 36
-PREFIX_CHARACTERS_MIN = 8
-# An id begins with its time in ms, 12 hexadecimal digits of it.
-TIME_DIGITS = 12
-# Between an id's own time and the entry's time of receipt.
-TIME_SLACK_MS = 5_000
-PREFIX_ENTRIES_MAX = 5_000
+PREFIX_ENTRIES_MAX = 5  # shown where several begin alike
 
 
 class Queue(Protocol):
@@ -92,30 +87,18 @@ def socket_path(arguments: Arguments, config: Config) -> str:
 def resolve_id(queue: Queue, id: str) -> str:
     """The whole id for its beginning; raises UnknownId, or EventError where it fits several."""
     id = id.strip().lower()
-    if len(id) >= ID_CHARACTERS or len(id) < PREFIX_CHARACTERS_MIN or not _may_begin_an_id(id):
+    if len(id) >= ID_CHARACTERS or not may_begin_an_id(id):
         return id
-    digits = id.replace("-", "")[:TIME_DIGITS]
-    earliest = int(digits.ljust(TIME_DIGITS, "0"), 16) - TIME_SLACK_MS
-    latest = int(digits.ljust(TIME_DIGITS, "f"), 16) + TIME_SLACK_MS
-    params = [("since", rfc3339(earliest)), ("until", rfc3339(latest))]
-    found: list[str] = []
-    cursor: str | None = None
-    seen = 0
-    while seen < PREFIX_ENTRIES_MAX:
-        page = queue.page(params, cursor, 500)
-        seen += len(page.entries)
-        ids = (read_entry(entry).id for entry in page.entries)
-        found += [each for each in ids if each.startswith(id)]
-        cursor = page.next
-        if cursor is None or len(found) > 1:
-            break
+    page = queue.page([("id", id)], None, PREFIX_ENTRIES_MAX)
+    found = [read_entry(entry) for entry in page.entries]
     if len(found) > 1:
-        raise EventError(f"{len(found)} or more ids begin with {id!r}", None, "give more of it")
+        some = ", ".join(entry.short_id for entry in found)
+        raise EventError(f"several ids begin with {id!r}", None, f"give more of it: {some}")
     if not found:
         raise UnknownId(
             f"there is no entry whose id begins with {id!r}", "`outboxd events` lists them"
         )
-    return found[0]
+    return found[0].id
 
 
 def pending_id(queue: Queue, id: str, done: str) -> str:
@@ -126,7 +109,3 @@ def pending_id(queue: Queue, id: str, done: str) -> str:
             f"{entry.id} is {entry.state}", None, f"only what is pending can be {done}"
         )
     return entry.id
-
-
-def _may_begin_an_id(text: str) -> bool:
-    return all(each in "0123456789abcdef-" for each in text)

@@ -10,14 +10,18 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from outboxd.cli.rows import EntryRow
-from outboxd.producer.messages import printable as printable  # used with this room's name
+from outboxd.text import harmless
 from outboxd.times import parse_rfc3339
 from outboxd.units import format_duration
 
-NARROWEST = 8  # columns of a cell that was cut
+NARROWEST = 6  # columns of a cell that was cut
+WIDE = 120  # columns from which on a listing has its scope
+
+# (entries, now in ms, columns of the terminal or None, coloured): lines
+EntriesTable = Callable[[Iterable[EntryRow], int, int | None, bool], list[str]]
 
 
 def width(text: str) -> int:
@@ -44,14 +48,38 @@ def cut(text: str, columns: int) -> str:
     return kept + "…"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], columns: int | None) -> list[str]:
-    """Lines of a table; the last column takes what is left of `columns` (None: all it needs)."""
-    cells = [list(heads), *([printable(cell) for cell in row] for row in rows)]
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    columns: int | None,
+    cut_first: Sequence[int] = (),
+    paint: Callable[[int, int], str] = lambda row, column: "",
+) -> list[str]:
+    """Lines of a table that fit into `columns` (None: as wide as they need).
+
+    Where they do not fit the columns of `cut_first` are cut, in that order, and
+    the last one at last. `paint(row, column)` names the colour of a cell.
+    """
+    cells = [list(heads), *([harmless(cell) for cell in row] for row in rows)]
     widths = [max(width(row[index]) for row in cells) for index in range(len(heads))]
     if columns is not None:
-        left = columns - sum(widths[:-1]) - 2 * (len(heads) - 1)
-        widths[-1] = min(widths[-1], max(NARROWEST, left))
-    return ["  ".join(_cells(row, widths)).rstrip() for row in cells]
+        over = sum(widths) + 2 * (len(heads) - 1) - columns
+        for index in (*cut_first, len(heads) - 1):
+            least = max(NARROWEST, width(heads[index]))
+            taken = max(0, min(over, widths[index] - least))
+            widths[index] -= taken
+            over -= taken
+    lines = []
+    for number, row in enumerate(cells):
+        shown = [_cell(cell, columns) for cell, columns in zip(row, widths, strict=True)]
+        shown[-1] = shown[-1].rstrip()
+        if number:
+            shown = [
+                colour(cell, paint(number - 1, index), True) if paint(number - 1, index) else cell
+                for index, cell in enumerate(shown)
+            ]
+        lines.append("  ".join(shown).rstrip())
+    return lines
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -121,29 +149,95 @@ def scope_text(scope: dict[str, list[str]] | None) -> str:
     return " ".join(parts)
 
 
-def entries_table(entries: Iterable[EntryRow], now_ms: int, columns: int | None) -> list[str]:
-    """The listing of `events` and `dead-letters list`."""
-    heads = ("ID", "RECEIVED", "STATE", "SEVERITY", "TYPE", "SCOPE", "SUMMARY")
+SEVERITY_COLOURS = {"warning": "yellow", "error": "red"}
+
+
+def entries_table(
+    entries: Iterable[EntryRow], now_ms: int, columns: int | None, coloured: bool = False
+) -> list[str]:
+    """The listing of `events`; on a terminal an entry has one line."""
+    entries = list(entries)
+    wide = columns is None or columns >= WIDE
+    heads = ["ID", "RECEIVED", "STATE", "SEVERITY", "TYPE", *(["SCOPE"] * wide), "SUMMARY"]
     rows = [
         (
-            entry.id,
-            local_time(entry.received_at),
-            state_text(entry, now_ms),
-            entry.severity,
-            cut(printable(entry.event_type), 30) if columns else entry.event_type,
-            cut(printable(scope_text(entry.scope)), 30) if columns else scope_text(entry.scope),
+            _id(entry, columns),
+            _received(entry, now_ms, columns),
+            state_text(entry, now_ms) if wide else short_state(entry),
+            entry.severity if wide else entry.severity[:4],
+            entry.event_type,
+            *([scope_text(entry.scope)] * wide),
             entry.summary,
         )
         for entry in entries
     ]
-    return table(heads, rows, columns)
+
+    def paint(row: int, column: int) -> str:
+        if not coloured:
+            return ""
+        if heads[column] == "STATE":
+            return _state_colour(entries[row])
+        is_severity = heads[column] == "SEVERITY"
+        return SEVERITY_COLOURS.get(entries[row].severity, "") if is_severity else ""
+
+    if not wide:
+        heads[3] = "SEV"
+    return table(heads, rows, columns, cut_first=(4, 5) if wide else (4,), paint=paint)
 
 
-def _cells(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    shown = [cut(cell, columns) for cell, columns in zip(row, widths, strict=True)]
-    return [
-        cell + " " * (columns - width(cell)) for cell, columns in zip(shown, widths, strict=True)
+def dead_letters_table(
+    entries: Iterable[EntryRow], now_ms: int, columns: int | None, coloured: bool = False
+) -> list[str]:
+    """The listing of `dead-letters`: why each was given up stands before what it said."""
+    entries = list(entries)
+    heads = ("ID", "RECEIVED", "REASON", "STATUS", "TYPE", "ERROR", "SUMMARY")
+    rows = [
+        (
+            _id(entry, columns),
+            _received(entry, now_ms, columns),
+            entry.dead_reason or "",
+            "-" if entry.last_status is None else str(entry.last_status),
+            entry.event_type,
+            entry.last_error or "-",
+            entry.summary,
+        )
+        for entry in entries
     ]
+    return table(
+        heads, rows, columns, (4, 5), lambda _, column: "red" if coloured and column == 2 else ""
+    )
+
+
+def _id(entry: EntryRow, columns: int | None) -> str:
+    """What `show` takes: short for eyes, whole for programs."""
+    return entry.id if columns is None or not entry.short_id else entry.short_id
+
+
+def _received(entry: EntryRow, now_ms: int, columns: int | None) -> str:
+    if columns is None:
+        return local_time(entry.received_at)
+    moment, now = (time.localtime(at / 1000) for at in (parse_rfc3339(entry.received_at), now_ms))
+    if moment[:3] == now[:3]:
+        return time.strftime("%H:%M:%S", moment)
+    return time.strftime("%m-%d %H:%M" if moment[0] == now[0] else "%Y-%m-%d", moment)
+
+
+def short_state(entry: EntryRow) -> str:
+    """An entry's state in a word."""
+    if entry.state == "dead":
+        return "dead" if entry.last_status is None else f"dead {entry.last_status}"
+    return "held" if entry.held and entry.state == "pending" else entry.state
+
+
+def _state_colour(entry: EntryRow) -> str:
+    if entry.state == "pending":
+        return "yellow" if entry.held else "bold"
+    return "red" if entry.state == "dead" else "green"
+
+
+def _cell(text: str, columns: int) -> str:
+    shown = cut(text, columns)
+    return shown + " " * (columns - width(shown))
 
 
 COLOUR_CODES = {"green": "32", "yellow": "33", "red": "31", "bold": "1", "dim": "2"}

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from outboxd.text import harmless_json
+
 NOTHING = msgspec.Raw(b"null")
 
 Params = Sequence[tuple[str, str]]  # filters as the query of GET /v1/events has them
@@ -41,6 +43,7 @@ class EntryRow(msgspec.Struct, rename="camel"):
     event_type: str
     summary: str
     received_at: str
+    short_id: str = ""
     severity: str = "information"
     held: bool = False
     scope: dict[str, list[str]] | None = None
@@ -64,7 +67,7 @@ class EntryRow(msgspec.Struct, rename="camel"):
 read_entry = msgspec.json.Decoder(EntryRow).decode
 
 
-def one_line(entry: msgspec.Raw) -> str:
-    """The entry on a line of its own; numbers keep their text."""
+def one_line(content: bytes | msgspec.Raw) -> str:
+    """JSON on a line of its own that drives no terminal; numbers keep their text."""
     # A producer's own line breaks stand between the tokens of its details.
-    return msgspec.json.format(bytes(entry), indent=-1).decode()
+    return harmless_json(msgspec.json.format(bytes(content), indent=-1).decode())

@@ -9,6 +9,7 @@ from outboxd.cli import render
 from outboxd.errors import EX_OK
 from outboxd.event.scope import Inventory, correlated
 from outboxd.producer.command_line import Arguments
+from outboxd.text import harmless, harmless_json
 
 
 def run(arguments: Arguments) -> int:
@@ -22,7 +23,7 @@ def run(arguments: Arguments) -> int:
     services = correlated(scope, inventory)
     if arguments.json:
         for service in services:
-            print(json.dumps(service.as_json(), ensure_ascii=False))
+            print(harmless_json(json.dumps(service.as_json(), ensure_ascii=False)))
     elif services:
         rows = [(service.cluster, service.namespace, service.service) for service in services]
         heads = ("CLUSTER", "NAMESPACE", "SERVICE")
@@ -47,5 +48,5 @@ def _explain(scope: dict[str, list[str]], count: int, inventory: Inventory) -> N
     ):
         for name in names:
             if name not in known:
-                shown = render.printable(name)
+                shown = harmless(name)
                 print(f"the inventory has no {word} {shown!r}", file=sys.stderr)

@@ -11,10 +11,11 @@ from outboxd.api.status import CRITICAL, LEVELS, OK, judge
 from outboxd.cli import figures, render
 from outboxd.cli.agent import AgentQueue
 from outboxd.cli.queue import Queue, client_config, open_queue, socket_path
-from outboxd.cli.rows import read_entry
+from outboxd.cli.rows import one_line, read_entry
 from outboxd.config.load import Config
 from outboxd.errors import EX_OK, ConfigError, OutboxdError, UsageError
 from outboxd.producer.command_line import Arguments
+from outboxd.text import harmless
 from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import format_duration, format_size
 
@@ -53,7 +54,7 @@ def run(arguments: Arguments) -> int:
     config = client_config(arguments)
     with open_queue(arguments) as queue:
         if arguments.json:
-            print(msgspec.json.encode(queue.status()).decode())
+            print(one_line(msgspec.json.encode(queue.status())))
             return EX_OK
         picture = take(queue, arguments, config)
     for line in screen(picture, config, render.colours()):
@@ -73,7 +74,7 @@ def check(arguments: Arguments) -> int:
     except (ConfigError, UsageError):
         raise
     except OutboxdError as error:
-        print(f"OUTBOXD CRITICAL - {render.printable(error.message)}")
+        print(f"OUTBOXD CRITICAL - {harmless(error.message)}")
         return CRITICAL
     now_ms = time.time_ns() // 1_000_000
     findings = judge(status, now_ms)
@@ -84,7 +85,7 @@ def check(arguments: Arguments) -> int:
     worst = [found.message for found in findings if found.level == level]
     told = "; ".join(worst) or f"destination {status['destination']['state']}"
     print(
-        f"OUTBOXD {LEVELS[level].upper()} - {render.printable(told)};"
+        f"OUTBOXD {LEVELS[level].upper()} - {harmless(told)};"
         f" {outbox['pending']} pending, {outbox['dead']} dead"
         f" | pending={outbox['pending']} dead={outbox['dead']} held={outbox['held']}"
         f" oldest={oldest_s}s"
@@ -110,7 +111,7 @@ def screen(picture: Picture, config: Config, coloured: bool) -> list[str]:
     else:
         head = "no agent is running; this is what the outbox's file says"
         head = render.colour(head, "red", coloured)
-    lines = [render.printable(head) if not coloured else head, ""]
+    lines = [harmless(head) if not coloured else head, ""]
     return lines + render.fields(
         [
             *_destination_fields(picture, coloured),
@@ -127,10 +128,10 @@ def _destination_fields(picture: Picture, coloured: bool) -> list[tuple[str, str
     if destination.get("since"):
         told += f" since {render.time_and_distance(destination['since'], picture.now_ms)}"
     if destination.get("reason"):
-        told += f"\n{render.printable(destination['reason'])}"
+        told += f"\n{harmless(destination['reason'])}"
     if destination.get("nextProbeAt"):
         told += f"\nnext try {render.distance(destination['nextProbeAt'], picture.now_ms)}"
-    found = [("Destination", told), ("Endpoint", render.printable(destination["endpoint"]))]
+    found = [("Destination", told), ("Endpoint", harmless(destination["endpoint"]))]
     if picture.running:
         found.append(
             ("Sending", f"{destination['inFlight']} in flight, {destination['permits']} permitted")
@@ -169,7 +170,7 @@ def _room_fields(picture: Picture, config: Config, coloured: bool) -> list[tuple
     intake, outbox = status["intake"], status["outbox"]
     accepting = render.colour("accepting", "green", coloured)
     refusing = render.colour("not accepting", "red", coloured)
-    why = f": {render.printable(intake['reason'])}" if intake.get("reason") else ""
+    why = f": {harmless(intake['reason'])}" if intake.get("reason") else ""
     found = [("Intake", accepting if intake["accepting"] else refusing + why)]
     free_bytes = status["disk"]["freeBytes"]
     disk = "unknown" if free_bytes is None else f"{format_size(free_bytes)} free"

@@ -13,7 +13,6 @@ from outboxd.producer.commands import AGENT, CONFIG, EMIT, EXEC, SCOPE, USAGE
 JSON_LINES = Option("--json", "", "print JSON, an entry a line")
 JSON = Option("--json", "", "print JSON")
 
-SEVERITIES = ("information", "warning", "error")
 STATES = ("pending", "delivered", "dead")
 
 DONE = (0, "done")
@@ -27,18 +26,12 @@ FILTERS = (
     Option(
         "--severity",
         "S",
-        "only this severity (repeatable)",
-        choices=SEVERITIES,
+        "only this severity, in any case (repeatable)",
         repeated=True,
     ),
     Option("--cluster", "C", "only events that name this cluster (repeatable)", repeated=True),
     Option("--namespace", "N", "only those that name this namespace (repeatable)", repeated=True),
     Option("--service", "S", "only events that name this service (repeatable)", repeated=True),
-    Option("--q", "TEXT", "only events with this text in type, summary or details"),
-    Option("--since", "T", "only from this time on (RFC 3339, or a duration ago such as 2h)"),
-    Option("--until", "T", "only before this time (RFC 3339, or a duration ago)"),
-)
-DEAD_FILTERS = (
     Option(
         "--reason",
         "R",
@@ -52,7 +45,28 @@ DEAD_FILTERS = (
         "only those whose last answer had this status of HTTP (repeatable)",
         repeated=True,
     ),
-    *FILTERS,
+    Option(
+        "--source",
+        "S",
+        "only what came in this way: socket, batch, spool, agent (repeatable)",
+        repeated=True,
+    ),
+    Option(
+        "--not",
+        "NAME=V",
+        "leave out what has this value: --not type=backup; any of the above (repeatable)",
+        repeated=True,
+    ),
+    Option("--key", "K", "only the event with this dedup key"),
+    Option("--error", "TEXT", "only those whose last error has this text"),
+    Option(
+        "--q",
+        "TEXT",
+        "only events with this text: type, summary, scope, values of details, dedup key,"
+        " errors, a status, an id's beginning",
+    ),
+    Option("--since", "T", "only from this time on (RFC 3339, or a duration ago such as 2h)"),
+    Option("--until", "T", "only before this time (RFC 3339, or a duration ago)"),
 )
 IDS = Positional("ID", "the entry's id", count="any")
 ALL = Option("--all", "", "every dead letter that the filters leave")
@@ -165,7 +179,7 @@ _DEAD_LETTERS = Command(
             "list",
             "list dead letters, newest first (the default)",
             options=(
-                *DEAD_FILTERS,
+                *FILTERS,
                 *_PAGE,
             ),
         ),
@@ -179,7 +193,7 @@ _DEAD_LETTERS = Command(
             "retry",
             "send them back to be delivered",
             positionals=(IDS,),
-            options=(ALL, *DEAD_FILTERS),
+            options=(ALL, *FILTERS),
             examples=(("outboxd dead-letters retry --all --since 24h --status 400", ""),),
         ),
         Command(
@@ -189,7 +203,7 @@ _DEAD_LETTERS = Command(
             options=(
                 ALL,
                 Option("--yes", "", "with --all: do not ask for the number of events"),
-                *DEAD_FILTERS,
+                *FILTERS,
             ),
             examples=(("outboxd dead-letters drop --all --reason expired --yes", ""),),
         ),
@@ -197,7 +211,7 @@ _DEAD_LETTERS = Command(
             "export",
             "print them as JSON Lines, which the batch route takes back",
             positionals=(IDS,),
-            options=DEAD_FILTERS,
+            options=FILTERS,
             examples=(("outboxd dead-letters export > dead.jsonl", ""),),
         ),
     ),

@@ -10,7 +10,7 @@ from outboxd.cli.queue import Queue, open_queue, resolve_id
 from outboxd.cli.rows import EntryRow, read_entry
 from outboxd.errors import EX_OK, EX_UNAVAILABLE, Unavailable
 from outboxd.producer.command_line import Arguments
-from outboxd.producer.messages import printable
+from outboxd.text import harmless
 
 EXIT_DEAD = 1
 PAUSE_FIRST_S = 0.02
@@ -44,7 +44,7 @@ def _verdict(entry: EntryRow, queue: Queue) -> int:
     if entry.state == "delivered":
         return EX_OK
     if entry.state == "dead":
-        why = f": {printable(entry.last_error)}" if entry.last_error else ""
+        why = f": {harmless(entry.last_error)}" if entry.last_error else ""
         print(f"outboxd: {entry.id} is a dead letter ({entry.dead_reason}){why}", file=sys.stderr)
         return EXIT_DEAD
     reason = why_it_waits(entry, time.time_ns() // 1_000_000, queue)

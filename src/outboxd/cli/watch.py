@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Sequence
 
-from outboxd.cli import render
 from outboxd.cli.queue import client_config, open_queue
 from outboxd.cli.status import screen, take
 from outboxd.config.load import Config
 from outboxd.errors import EX_OK, OutboxdError
 from outboxd.producer.command_line import Arguments
+from outboxd.text import harmless
 
 INTERVAL_S = 1.0
 BARS = " ▁▂▃▄▅▆▇█"
@@ -58,7 +58,7 @@ def _lines(arguments: Arguments, config: Config, coloured: bool) -> list[str]:
         with open_queue(arguments) as queue:
             picture = take(queue, arguments, config)
     except OutboxdError as error:
-        return [render.printable(error.message), *([error.hint] if error.hint else [])]
+        return [harmless(error.message), *([error.hint] if error.hint else [])]
     lines = screen(picture, config, coloured)
     if picture.activity and len(picture.activity["at"]) > 1:
         lines += ["", "Backlog of the last hour:", bars(picture.activity["pending"])]

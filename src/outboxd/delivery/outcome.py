@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from outboxd.delivery.retry_after import wait_s
 from outboxd.outbox.model import Outcome
+from outboxd.text import harmless
 
 
 class Fault(StrEnum):
@@ -212,7 +213,6 @@ def _named(status: int) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Fit for a log line and a terminal: no control characters, and short."""
-    words = " ".join(text.split())
-    clean = "".join(c if c.isprintable() else "\ufffd" for c in words[: _ERROR_CHARS + 1])
+    """Fit for a log line and a terminal: nothing that drives one, and short."""
+    clean = harmless(" ".join(text.split())[: _ERROR_CHARS + 1])
     return clean if len(clean) <= _ERROR_CHARS else clean[: _ERROR_CHARS - 1] + "…"

@@ -13,6 +13,8 @@ explain an error or to encode nested values.
 
 from __future__ import annotations
 
+from outboxd.text import harmless
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -106,7 +108,7 @@ def shown(text: str, length_max: int = 60) -> str:
     """Text of unknown origin, short and harmless enough for a message."""
     if len(text) > length_max:
         text = text[: length_max - 1] + "…"
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return harmless(text)
 
 
 def path_to(parent: str, key: str | int) -> str:

@@ -24,6 +24,7 @@ from outboxd.clock import Clock
 from outboxd.observe.redact import Redactor
 from outboxd.observe.sink import Sink
 from outboxd.observe.throttle import Throttle
+from outboxd.text import harmless
 from outboxd.times import rfc3339
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -161,17 +162,9 @@ def _printable(values: EventDict) -> EventDict:
     """The same with control characters spelt out, so that no text from outside
     can drive the reader's terminal."""
     return {
-        key: _spell_controls(value) if isinstance(value, str) else value
+        key: harmless(value, lines=True) if isinstance(value, str) else value
         for key, value in values.items()
     }
-
-
-def _spell_controls(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text
-    )
 
 
 def _limit(_logger: WrappedLogger, method: str, values: EventDict) -> EventDict:

@@ -24,6 +24,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
     pending = entry.state == "pending"
     return {
         "id": entry.id,
+        "shortId": entry.short_id,
         "state": entry.state,
         "held": entry.held,
         "eventType": entry.event_type,

@@ -37,7 +37,7 @@ HEAD = """\
 # Written by `python -m outboxd.producer.build`, to be replaced by a rename.
 """
 SOURCE = Path(outboxd.__file__).parent
-MODULES = ("__init__", "errors", "locations", "times", "units")
+MODULES = ("__init__", "errors", "locations", "text", "times", "units")
 ROOMS = ("event", "producer")
 # Of the full program alone.
 LEFT_OUT = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from outboxd.errors import EventError, OutboxdError
+from outboxd.text import harmless
 
 MESSAGE_CHARACTERS_MAX = 4000
 
@@ -27,7 +28,7 @@ def report(error: OutboxdError) -> None:
 
 def say(text: str) -> None:
     """One line on stderr, whatever the text holds; never fails."""
-    line = printable(text)
+    line = harmless(text)
     if len(line) > MESSAGE_CHARACTERS_MAX:
         line = line[:MESSAGE_CHARACTERS_MAX] + "..."
     try:
@@ -36,13 +37,3 @@ def say(text: str) -> None:
             sys.stderr.flush()
     except (OSError, ValueError):
         pass  # nobody reads it; the exit code still tells
-
-
-def printable(text: str) -> str:
-    """The text in one line that cannot steer a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode("ascii")
-        for each in text
-    )

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from outboxd.errors import EventError
 from outboxd.spool.files import Identity, SpoolFolder, identity_of
+from outboxd.text import harmless
 from outboxd.times import rfc3339
 
 FAULTS_TOLD_MAX = 1000
@@ -180,7 +181,7 @@ def clean_up(folder: SpoolFolder) -> None:
 def printable(name: str) -> str:
     """A file's name that may hold any bytes, for a text or a log line."""
     shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+    return harmless(shown)
 
 
 def _head(name: str, identity: Identity | None, now_ms: int) -> str:

@@ -8,6 +8,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 import threading
 
 import pytest
@@ -389,3 +390,93 @@ def _drain(descriptor: int) -> None:
             pass
     except OSError:
         pass
+
+
+HOSTILE = "\x1b]0;owned\x07\x9b2J\u202egnp.exe"
+
+
+def test_nothing_of_an_event_drives_the_terminal(world):
+    scope = {key: [HOSTILE] for key in ("clusters", "namespaces", "servicesNames")}
+    details = {HOSTILE: HOSTILE, "deep": [{HOSTILE: HOSTILE}]}
+    id = world.dead(HOSTILE, scope=scope, details=details, dedupKey=HOSTILE)
+    for words in (
+        ("events",),
+        ("events", "--json"),
+        ("events", "show", id),
+        ("events", "show", id, "--json"),
+        ("events", "--cluster", HOSTILE),
+        ("dead-letters", "list"),
+        ("dead-letters", "show", id),
+        ("dead-letters", "export", id),
+        ("status",),
+    ):
+        done = world.run(*words)
+        for text in (done.out, done.err):
+            assert all(line.isprintable() for line in text.split("\n")), (words, text)
+    assert world.run("events", "show", id, "--json").json["scope"] == scope
+
+
+def on_a_terminal(world, *words, columns=80, **environment):
+    """What a command writes to a terminal that is so wide, colours and all."""
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (40, columns))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "outboxd", *words, "-c", str(world.config)],
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        env={**world.environment, **environment},
+    )
+    os.close(follower)
+    written = b""
+    try:
+        while part := os.read(leader, 65536):
+            written += part
+    except OSError:
+        pass  # the other side has closed it
+    os.close(leader)
+    assert process.wait(30) == 0, process.stderr.read()
+    process.stderr.close()
+    return written.decode().replace("\r\n", "\n").splitlines()
+
+
+def test_an_event_has_one_line_of_80_columns_whose_id_can_be_shown(world):
+    long = "a summary that is much longer than any terminal is wide, and goes on and on"
+    id = world.add(long, eventType="A rather long event type", scope={"clusters": ["prod"]})
+    world.run("wait", id)
+    dead = world.dead(long, severity="error")
+    lines = on_a_terminal(world, "events", "--limit", "2")
+    plain = [re.sub(r"\x1b\[\d+m", "", line) for line in lines]
+    assert len(plain) == 3
+    assert max(map(len, plain)) == 80
+    assert [world.run("events", "show", line.split()[0], "--json").json["id"]
+            for line in plain[1:]] == [dead, id]  # fmt: skip
+    assert "\x1b[31m" in lines[1], "an error and a dead letter are red"
+    assert "a summary" in plain[2]
+    assert lines != plain
+    assert on_a_terminal(world, "events", "--limit", "2", NO_COLOR="1") == plain
+
+
+def test_dead_letters_are_listed_with_status_and_error(world):
+    world.dead("refused")
+    for columns in (80, 200):
+        lines = on_a_terminal(world, "dead-letters", "--limit", "1", columns=columns, NO_COLOR="1")
+        heads = ["ID", "RECEIVED", "REASON", "STATUS", "TYPE", "ERROR", "SUMMARY"]
+        assert lines[0].split() == heads
+        assert lines[1].split()[2:4] == ["rejected", "400"]
+        assert max(map(len, lines)) <= columns
+
+
+def test_filters_name_reason_status_source_and_what_to_leave_out(world):
+    id = world.dead("filtered", eventType="only here")
+    for words, found in (
+        (("--reason", "rejected", "--status", "400", "--type", "only here"), [id]),
+        (("--type", "only here", "--not", "reason=rejected"), []),
+        (("--type", "only here", "--source", "socket", "--severity", "INFO"), [id]),
+        (("--type", "only here", "--not", "status=400"), []),
+        (("--q", id[:18]), [id]),
+    ):
+        done = world.run("events", "--json", *words)
+        assert [entry["id"] for entry in done.lines] == found, words
+    wrong = world.run("events", "--not", "colour=red")
+    assert wrong.code == 64
+    assert "NAME=VALUE" in wrong.err

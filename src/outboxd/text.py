@@ -1,0 +1,41 @@
+"""Text of unknown origin, made harmless for whoever looks at it.
+
+What an event, a file's name or an answer says may hold control characters that
+drive a terminal (C0, C1), or format characters that show another text than the
+one that is there (U+202E and the like). They are spelt out, never dropped: the
+reader sees that there was something. Pure, and light: a cron job loads it.
+"""
+
+from __future__ import annotations
+
+
+def harmless(text: str, *, lines: bool = False) -> str:
+    """The text with everything spelt out that is not simply shown: `\\x1b`, `\\u202e`.
+
+    With `lines` its line breaks stay; else the result is one line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each
+        if each.isprintable() or (lines and each == "\n")
+        else each.encode("unicode_escape").decode("ascii")
+        for each in text
+    )
+
+
+def harmless_json(text: str) -> str:
+    """JSON text that means the same, with such characters as JSON's own escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in "\n\r\t" else _json_escape(each) for each in text
+    )
+
+
+def _json_escape(character: str) -> str:
+    code = ord(character)
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    code -= 0x10000
+    return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
