@@ -523,3 +523,60 @@ def test_ipv6_works(loopback):
         return answer
 
     assert asyncio.run(main()).status == 201
+
+
+# -- several addresses ----------------------------------------------------------------------
+
+
+def leads_to(monkeypatch, *addresses):
+    """Every name has these addresses, in this order."""
+
+    def looked_up(_host, _port, *_rest, **_more):
+        families = {2: socket.AF_INET, 4: socket.AF_INET6}
+        return [
+            (families[len(at)], socket.SOCK_STREAM, socket.IPPROTO_TCP, "", at) for at in addresses
+        ]
+
+    monkeypatch.setattr(connections.socket, "getaddrinfo", looked_up)
+
+
+def test_an_address_that_refuses_is_followed_by_the_next(loopback, monkeypatch):
+    async def main():
+        async with loopback.Server(loopback.good) as server:
+            closed = ("127.0.0.1", loopback.closed_port())
+            six = ("::1", closed[1], 0, 0)
+            leads_to(monkeypatch, closed, six, closed, ("127.0.0.1", server.port))
+            return await loopback.send_once(loopback.Komodor("http://komodor.test/events"))
+
+    assert asyncio.run(main()).status == 201
+
+
+def test_an_address_that_is_silent_does_not_hold_up_the_others(loopback, monkeypatch):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:  # until the backlog is full, and a SYN is dropped
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+
+        async def main():
+            async with loopback.Server(loopback.good) as server:
+                leads_to(monkeypatch, silent.getsockname(), ("127.0.0.1", server.port))
+                settings = loopback.Komodor("http://komodor.test/events", connect_timeout_s=30)
+                settings.request_timeout_s = 30
+                return await loopback.send_once(settings)
+
+        answer = asyncio.run(main())
+        for filler in fillers:
+            filler.close()
+    assert answer.status == 201
+
+
+def test_of_addresses_that_all_refuse_the_first_is_told(loopback, monkeypatch):
+    leads_to(monkeypatch, *(("127.0.0.1", loopback.closed_port()) for _ in range(3)))
+    answer = asyncio.run(loopback.send_once(loopback.Komodor("http://komodor.test/events")))
+    assert (answer.fault, answer.fault_text) == (
+        Fault.CONNECT,
+        "komodor.test: Connection refused",
+    )

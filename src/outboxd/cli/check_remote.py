@@ -17,12 +17,13 @@ from urllib.parse import SplitResult, urlsplit
 from outboxd import __version__
 from outboxd.cli.findings import Finding, bad, good, note
 from outboxd.config.load import Config
-from outboxd.delivery.outcome import Answer, Fault, is_html_page
+from outboxd.delivery.outcome import Answer, Fault, decide
 from outboxd.delivery.proxied import Asked, ask
 from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for
 from outboxd.delivery.tls import Tls
 from outboxd.delivery.transport import validate_url
 from outboxd.errors import EX_CONFIG, EX_NOPERM, EX_UNAVAILABLE, ConfigError
+from outboxd.outbox.model import Outcome
 from outboxd.units import format_duration
 
 EVENTS_END = "/events"
@@ -160,7 +161,7 @@ def _key(answer: Answer, status: int, key: str | None) -> Finding:
             return note("endpoint", "reached; it wants a key, as it should", hint)
         told = f"the key was refused ({status})"
         return bad("API key", told, "make a new one in Komodor, and put it in place", EX_NOPERM)
-    if 200 <= status < 300 and not is_html_page(answer):
+    if decide(answer, 0, 0.0).outcome is Outcome.DELIVERED:
         return good("API key", "valid")
     if 200 <= status < 400:
         told = f"answered {status} with a page: a captive portal, or not Komodor"

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import httpx
 
 from outboxd.delivery import faults
-from outboxd.delivery.exchange import ANSWER_BYTES_MAX, KEEPALIVE_S, REST_S, decoded
+from outboxd.delivery.exchange import KEEPALIVE_S, REST_S
 from outboxd.delivery.outcome import BODY_START_BYTES, Answer, Fault
+from outboxd.delivery.reading import ANSWER_BYTES_MAX, decoded
 from outboxd.errors import ConfigError
 
 # What httpcore says where a SOCKS proxy wants other credentials, or any.
