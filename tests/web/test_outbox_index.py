@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from outboxd.clock import FakeClock
+from outboxd.outbox.mentions import Texts
 from outboxd.outbox.model import Attempt, EntryChange, EntryFilter, Incoming, Settlement
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.engine import SqliteEngine
-from outboxd.web import outbox_index
+from outboxd.web import outbox_index, searches, text_scan
 from outboxd.web.outbox_index import OutboxIndex
 from outboxd.web.tally import BLOCK_ROWS
 
@@ -149,10 +150,10 @@ def test_a_text_is_found_in_old_bodies_and_in_new_ones(tmp_path) -> None:
             await states(index, clock)
 
             async def matched(text: str) -> int:
-                while True:
-                    places, done = await index.find_text(text, 0.05)
-                    if done:
-                        return (await index.tally.facets(EntryFilter(q=text), places)).matched
+                where = EntryFilter(q=text)
+                while not (scan := await index.find_texts(Texts.of(where), 0.05)).is_done:
+                    pass
+                return (await index.tally.facets(where, scan.places)).matched
 
             assert await matched("RUN 12") == 111, "12, 120 to 129, 1200 to 1299"
             await outbox.accept([item(12)])
@@ -185,5 +186,53 @@ def test_every_look_is_at_a_small_part_so_that_the_writer_can_go_on(tmp_path) ->
             await index.catch_up(30)
             assert max(seen) <= max(BLOCK_ROWS, outbox_index.SLICE_ROWS) + 1
             assert sum(seen) > entries
+
+    asyncio.run(main())
+
+
+def test_what_fails_after_it_was_looked_at_is_found_by_its_error(tmp_path) -> None:
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):
+            await outbox.accept([item(n) for n in range(50)])
+            await states(index, clock)
+            where = EntryFilter(q="no such field")
+            scan = await index.find_texts(Texts.of(where), 5)
+            assert scan.below(1 << 40, 10) == []
+            attempt = Attempt(NOW, 5, "rejected", 422, "no such field")
+            await outbox.exchange([Settlement(7, "dead", attempt, dead_reason="rejected")], ())
+            await states(index, clock)
+            scan = await index.find_texts(Texts.of(where), 5)
+            assert scan.below(1 << 40, 10) == [7]
+
+    asyncio.run(main())
+
+
+def test_a_search_that_nobody_asks_for_any_more_ends(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(text_scan, "SLICE_S", 0.0)
+
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):
+            await outbox.accept([item(n) for n in range(3000)])
+            texts = Texts.of(EntryFilter(q="nowhere"))
+            scan = await index.find_texts(texts, 0.1)
+            assert not scan.is_done
+            clock.advance(searches.WANTED_S + 1)
+            running = index._searches._running
+            assert running is not None
+            async with asyncio.timeout(30):
+                await running
+            assert not scan.is_done
+
+    asyncio.run(main())
+
+
+def test_what_nobody_looks_at_is_let_go(tmp_path) -> None:
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):
+            await outbox.accept([item(n) for n in range(10)])
+            await states(index, clock)
+            index.let_go()
+            assert len(index.tally) == 0
+            assert (await states(index, clock))["pending"] == 10
 
     asyncio.run(main())

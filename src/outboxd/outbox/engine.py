@@ -163,6 +163,9 @@ class Engine(Protocol):
         `bytes_max` of bodies. A first match is taken whatever it weighs, unless the
         page `is_begun` and has one."""
 
+    def entries_of(self, where: EntryFilter, seqs: Sequence[int]) -> list[Entry]:
+        """Those of a few entries that match but for its texts, newest first."""
+
     def oldest_pending_at(self) -> int | None:
         """When the pending entry that waits longest was received."""
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from outboxd.outbox.filters import may_begin_an_id
+from outboxd.outbox.model import EntryFilter
 
 
 class Text(NamedTuple):
@@ -16,6 +17,29 @@ class Text(NamedTuple):
     dedup_key: str | None
     attempts: str
     body: str
+
+
+class Texts(NamedTuple):
+    """What a filter asks for that no count by value can tell."""
+
+    q: str = ""
+    error: str = ""
+    dedup_key: str | None = None
+    id: str | None = None
+
+    @classmethod
+    def of(cls, where: EntryFilter) -> Texts:
+        """Of a filter; its texts case-folded."""
+        return cls(where.q.casefold(), where.error.casefold(), where.dedup_key, where.id)
+
+    def match(self, text: Text) -> bool:
+        """Whether an entry has all of them."""
+        return (
+            (self.dedup_key is None or self.dedup_key == text.dedup_key)
+            and (self.id is None or text.id.startswith(self.id))
+            and (not self.error or in_last_error(text.attempts, self.error))
+            and (not self.q or mentions(text, self.q))
+        )
 
 
 def mentions(text: Text, needle: str) -> bool:

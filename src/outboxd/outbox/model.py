@@ -242,7 +242,15 @@ class IndexRow(NamedTuple):
     severity: str
     state: str
     held: int
-    scope: str
+    scope: str  # UNLISTED where it is too long to be looked into
+    dead_reason: str | None
+    last_status: int | None  # HTTP's, of the newest attempt
+    source: str
+
+
+# A scope that names so much that no list of counts can hold it.
+UNLISTED = "*"
+SCOPE_LISTED_MAX = 4096  # characters
 
 
 class Unsettled(StrEnum):

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from outboxd.outbox.mentions import mentions
-from outboxd.outbox.model import EntryFilter
+from outboxd.outbox.mentions import Texts
+from outboxd.outbox.model import SCOPE_LISTED_MAX, UNLISTED, EntryFilter, IndexRow, State
 from outboxd.sandbox.listing import text_of
 from outboxd.sandbox.received import Record
 from outboxd.web.axis import axis
 from outboxd.web.source import Json, Kind
-from outboxd.web.tally import BLOCK_ROWS, Row, Tally
+from outboxd.web.tally import BLOCK_ROWS, Tally
 
 if TYPE_CHECKING:
     from outboxd.sandbox.server import Sandbox
@@ -44,7 +44,7 @@ class SandboxSource:
 
     async def facets(self, where: EntryFilter) -> Json:
         await self._catch_up()
-        facets = await self._tally.facets(where, await self._find_text(where.q))
+        facets = await self._tally.facets(where, await self._find_texts(where))
         return {**facets.to_json(), "complete": True, "expected": len(self._tally)}
 
     async def histogram(
@@ -58,7 +58,7 @@ class SandboxSource:
             max(now, span[1] + 1) if until is None else until,
             buckets,
         )
-        matches = await self._find_text(where.q)
+        matches = await self._find_texts(where)
         found = await self._tally.histogram(where, low, high, step_ms, matches)
         return {**found.to_json(), "complete": True}
 
@@ -119,7 +119,7 @@ class SandboxSource:
         self._newest, self._oldest = received.count, oldest
         for number in sorted(stale, reverse=True):
             start = number * BLOCK_ROWS
-            rows: list[Row] = []
+            rows: list[IndexRow] = []
             for record in received.newest_first(start + BLOCK_ROWS):
                 if record.arrival < start:
                     break
@@ -127,22 +127,22 @@ class SandboxSource:
             self._tally.put(number, rows[::-1])
             await asyncio.sleep(0)
 
-    async def _find_text(self, text: str) -> dict[int, set[int]] | None:
-        """By block, the places of the events that hold the text; None without a text."""
-        if not text:
+    async def _find_texts(self, where: EntryFilter) -> dict[int, int] | None:
+        """By block, a bit for each event that has the filter's texts; None without any."""
+        texts = Texts.of(where)
+        if texts == Texts():
             return None
-        found: dict[int, set[int]] = {}
-        needle = text.casefold()
+        found: dict[int, int] = {}
         for number, record in enumerate(self._sandbox.received.newest_first(), start=1):
-            if mentions(text_of(record), needle):
-                place = record.arrival % BLOCK_ROWS
-                found.setdefault(record.arrival // BLOCK_ROWS, set()).add(place)
+            if texts.match(text_of(record)):
+                block, place = divmod(record.arrival, BLOCK_ROWS)
+                found[block] = found.get(block, 0) | 1 << place
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
         return found
 
 
-def _row(record: Record) -> Row:
+def _row(record: Record) -> IndexRow:
     event = record.event
     fields = {
         "clusters": event.clusters,
@@ -150,12 +150,15 @@ def _row(record: Record) -> Row:
         "servicesNames": event.services,
     }
     scope = msgspec.json.encode(fields).decode() if any(fields.values()) else ""
-    return (
+    return IndexRow(
         record.arrival,
         record.received_at,
         event.event_type,
         event.severity,
-        "delivered",
+        State.DELIVERED,
         0,
-        scope,
+        scope if len(scope) <= SCOPE_LISTED_MAX else UNLISTED,
+        None,
+        201,
+        "",
     )

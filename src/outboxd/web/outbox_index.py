@@ -10,23 +10,23 @@ nothing that writes has to tell.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import Protocol, TypeVar
+from collections.abc import Collection, Iterable
+from typing import TypeVar
 
 from outboxd.clock import Clock
-from outboxd.outbox.engine import Engine
+from outboxd.outbox.mentions import Texts
 from outboxd.outbox.model import Counts, IndexRow, Place, State, Unsettled
+from outboxd.web.searches import ReadableOutbox, Searches
 from outboxd.web.tally import BLOCK_ROWS, Tally
 from outboxd.web.text_scan import TextScan
 
 T = TypeVar("T")
 
-PAUSE_S = 0.002  # after each slice
+PAUSE_S = 0.002  # after each slice, while nothing else happens
+BUSY_PAUSE_S = 0.012  # and while events come and go
 REFRESH_MIN_S = 0.5  # between two looks for changes
 CHECK_SHARE = 4  # checking old entries takes at most one part in so many of the time
 SWEEP_MIN_S = 30.0  # between two counts of every block
-TEXTS_KEPT = 3
 SLICE_ROWS = 6000  # of an index
 _SWEEP_BLOCKS = 8
 _SETTLED_AFTER = 32  # blocks in a row without a gap
@@ -34,14 +34,6 @@ _SETTLED_AFTER = 32  # blocks in a row without a gap
 # Sums of the seqs that are pending, held and dead: they change when a state does.
 _Signature = tuple[int, int, int]
 _SETTLED: _Signature = (0, 0, 0)
-
-
-class ReadableOutbox(Protocol):
-    """What is read of the outbox."""
-
-    counts: Counts
-
-    def read(self, verb: Callable[[Engine], T]) -> Awaitable[T]: ...
 
 
 class OutboxIndex:
@@ -54,10 +46,11 @@ class OutboxIndex:
         self._rows: dict[int, int] = {}  # by block
         self._signatures: dict[int, _Signature] = {}  # by block, where not settled
         self._catching_up: asyncio.Task[None] | None = None
+        self._counts_seen: Counts | None = None
         self._next_look_s = float("-inf")
         self._next_check_s = float("-inf")
         self._next_sweep_s = float("-inf")
-        self._texts: dict[str, TextScan] = {}
+        self._searches = Searches(outbox, clock.monotonic_s)
 
     async def catch_up(self, budget_s: float) -> bool:
         """Follow the outbox for at most so long; whether everything has been seen.
@@ -76,25 +69,25 @@ class OutboxIndex:
             task.result()
         return task.done()
 
-    async def find_text(self, text: str, budget_s: float) -> tuple[dict[int, set[int]], bool]:
-        """Where the text stands, as far as it was found within the time; and whether
-        everything was looked at. Ask again to go on."""
-        scan = self._texts.pop(text, None) or TextScan(text)
-        self._texts[text] = scan  # now the latest
-        while len(self._texts) > TEXTS_KEPT:
-            del self._texts[next(iter(self._texts))]
-        end_s = time.perf_counter() + budget_s
-        while not (done := await self._outbox.read(scan.step)):
-            if time.perf_counter() > end_s:
-                break
-            await asyncio.sleep(PAUSE_S)
-        return scan.places, done
+    async def find_texts(self, texts: Texts, budget_s: float) -> TextScan:
+        """Where the texts stand, as far as it was found within the time; see `Searches`."""
+        return await self._searches.find(texts, budget_s)
+
+    def let_go(self) -> None:
+        """Nobody looks: give the memory back. The next look reads everything anew."""
+        if self._catching_up is None or self._catching_up.done():
+            self.tally = Tally()
+            self._rows.clear()
+            self._signatures.clear()
+            self._next_look_s = self._next_check_s = float("-inf")
+        self._searches.forget_old()
 
     async def close(self) -> None:
         """Stop what goes on in the background."""
         if self._catching_up is not None:
             self._catching_up.cancel()
             await asyncio.gather(self._catching_up, return_exceptions=True)
+        await self._searches.close()
 
     # --- following ---
 
@@ -126,11 +119,17 @@ class OutboxIndex:
             self.tally.put(number, rows)
             self._rows[number] = len(rows)  # one without rows is known too
             signature = _signature(rows)
+            if signature != self._signatures.get(number, _SETTLED):
+                self._searches.look_again(number)
             if signature == _SETTLED:
                 self._signatures.pop(number, None)
             else:
                 self._signatures[number] = signature
-            await asyncio.sleep(PAUSE_S)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        counts, self._counts_seen = self._counts_seen, self._outbox.counts
+        await asyncio.sleep(PAUSE_S if counts == self._counts_seen else BUSY_PAUSE_S)
 
     async def _read_block(self, number: int) -> list[IndexRow]:
         seqs = range(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)
@@ -164,7 +163,7 @@ class OutboxIndex:
             if len(places) < SLICE_ROWS:
                 return sums
             after = places[-1]
-            await asyncio.sleep(PAUSE_S)
+            await self._pause()
 
     async def _unsettled(self, kind: Unsettled, after: Place) -> list[Place]:
         return await self._outbox.read(lambda engine: engine.unsettled(kind, after, SLICE_ROWS))
@@ -193,7 +192,7 @@ class OutboxIndex:
     async def _with_gaps(self, numbers: Collection[int]) -> list[int]:
         seqs = range(min(numbers) * BLOCK_ROWS, (max(numbers) + 1) * BLOCK_ROWS)
         counted = await self._outbox.read(lambda engine: engine.rows_by_block(BLOCK_ROWS, seqs))
-        await asyncio.sleep(PAUSE_S)
+        await self._pause()
         return [number for number in numbers if counted.get(number, 0) != self._rows[number]]
 
     def _forget(self, number: int) -> None:

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 from outboxd.clock import Clock
-from outboxd.outbox.listing import Page
-from outboxd.outbox.model import Counts, EntryFilter
+from outboxd.outbox.filters import read_cursor
+from outboxd.outbox.listing import PAGE_BYTES_MAX, Page
+from outboxd.outbox.mentions import Texts
+from outboxd.outbox.model import Counts, Entry, EntryFilter
 from outboxd.web.activity import Activity
 from outboxd.web.axis import axis
-from outboxd.web.outbox_index import OutboxIndex, ReadableOutbox
+from outboxd.web.outbox_index import OutboxIndex
+from outboxd.web.searches import ReadableOutbox
 from outboxd.web.source import Json, Kind
+from outboxd.web.tally import TextMatches
 
 # A first answer comes within this time, be it not complete; the page asks again.
 BUDGET_S = 0.15
+PAGE_S = 1.0  # a page of a search is answered with what was found by then
+LET_GO_S = 60.0  # after the last look its index is let go
+_MATCHES = 25  # entries read at once
+_SEQ_MAX = 1 << 62
 LOOK_S = 0.25  # how often a listening page's agent is looked at for changes
 
 
@@ -47,6 +56,7 @@ class OutboxSource:
         self._clock = clock or Clock()
         self._index = OutboxIndex(outbox, self._clock)
         self._closed = asyncio.Event()
+        self._letting_go: asyncio.TimerHandle | None = None
 
     @property
     def kind(self) -> Kind:
@@ -55,29 +65,70 @@ class OutboxSource:
     async def page(
         self, where: EntryFilter, cursor: str | None, limit: int, given_up: Callable[[], bool]
     ) -> Page:
-        """A page of the listing."""
-        return await self._outbox.page(where, cursor, limit, given_up)
+        """A page of the listing, or what was found of it within a second: then `next`
+        goes on where the search stands."""
+        end_s = time.monotonic() + PAGE_S
+        texts = Texts.of(where)
+
+        def is_over() -> bool:
+            return given_up() or time.monotonic() > end_s
+
+        if texts == Texts() or where.id is not None:
+            return await self._outbox.page(where, cursor, limit, is_over)
+        return await self._page_of_matches(where, texts, cursor, limit, is_over)
+
+    async def _page_of_matches(
+        self,
+        where: EntryFilter,
+        texts: Texts,
+        cursor: str | None,
+        limit: int,
+        is_over: Callable[[], bool],
+    ) -> Page:
+        """A page from what the scan of the texts has found, which all who look share."""
+        before = read_cursor(cursor) or _SEQ_MAX
+        found: list[Entry] = []
+        size = 0
+        while True:
+            scan = await self._index.find_texts(texts, 0.0 if found or is_over() else LOOK_S)
+            seqs = scan.below(before, _MATCHES)
+            for entry in await self._outbox.read(lambda e, s=seqs: e.entries_of(where, s)):  # type: ignore[misc]
+                if found and size + len(entry.body) > PAGE_BYTES_MAX:
+                    return Page(found, str(entry.seq + 1))
+                found.append(entry)
+                size += len(entry.body)
+                if len(found) == limit:
+                    return Page(found, str(entry.seq))
+            if seqs:
+                before = seqs[-1]
+            elif scan.is_done:
+                return Page(found, None)
+            elif is_over():
+                return Page(found, str(min(before, max(scan.low, 1))))
+            else:
+                before = min(before, max(scan.low, 1))
 
     async def facets(self, where: EntryFilter) -> Json:
+        self._looked()
         complete = await self._index.catch_up(BUDGET_S)
-        matches = None
-        if where.q:
-            matches, searched = await self._index.find_text(where.q, BUDGET_S)
-            complete = complete and searched
+        matches, searched = await self._matches(where)
         facets = await self._index.tally.facets(where, matches)
         # How many there will be when all are counted.
         counts = self._outbox.counts
         expected = counts.pending + counts.delivered + counts.dead
-        return {**facets.to_json(), "complete": complete, "expected": expected}
+        return {
+            **facets.to_json(),
+            "complete": complete and searched is None,
+            "expected": expected,
+            "searched": searched,
+        }
 
     async def histogram(
         self, where: EntryFilter, since: int | None, until: int | None, buckets: int
     ) -> Json:
+        self._looked()
         complete = await self._index.catch_up(BUDGET_S)
-        matches = None
-        if where.q:
-            matches, searched = await self._index.find_text(where.q, BUDGET_S)
-            complete = complete and searched
+        matches, searched = await self._matches(where)
         now = self._clock.wall_ms()
         span = self._index.tally.span or (now, now)
         low, high, step_ms = axis(
@@ -86,7 +137,23 @@ class OutboxSource:
             buckets,
         )
         found = await self._index.tally.histogram(where, low, high, step_ms, matches)
-        return {**found.to_json(), "complete": complete}
+        return {**found.to_json(), "complete": complete and searched is None}
+
+    async def _matches(self, where: EntryFilter) -> tuple[TextMatches | None, int | None]:
+        """Where the filter's texts stand, if it has some; and how many entries were
+        looked at so far, None for all."""
+        texts = Texts.of(where)
+        if texts == Texts():
+            return None, None
+        scan = await self._index.find_texts(texts, BUDGET_S)
+        return dict(scan.places), None if scan.is_done else scan.looked
+
+    def _looked(self) -> None:
+        """Somebody looks; a while after the last one the index is let go."""
+        if self._letting_go is not None:
+            self._letting_go.cancel()
+        loop = asyncio.get_running_loop()
+        self._letting_go = loop.call_later(LET_GO_S, self._index.let_go)
 
     async def activity(self) -> Json | None:
         return self._activity.to_json()
@@ -111,6 +178,8 @@ class OutboxSource:
     async def close(self) -> None:
         """End the streams and what goes on in the background."""
         self._closed.set()
+        if self._letting_go is not None:
+            self._letting_go.cancel()
         await self._index.close()
 
     def _now(self) -> tuple[Counts, object, object]:

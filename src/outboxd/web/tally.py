@@ -1,9 +1,10 @@
 """Counts over very many entries, kept up to date a block at a time.
 
-Pure: it is given rows and asked for counts, and never opens, waits or reads a
-clock. A million entries take some 16 MB: each has a row of three numbers, and
-what they have in common (type, severity, state, scope) stands once as a group.
-So any filter is answered from memory, and a change costs one block.
+It is given rows and asked for counts, and opens nothing. A long answer leaves
+the loop to others every few milliseconds. A million entries take some 16 MB:
+each has a row of three numbers, and what they have in common (type, severity,
+state, scope …) stands once as a group. So any filter is answered from memory,
+and a change costs one block.
 """
 
 from __future__ import annotations
@@ -15,23 +16,30 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from time import perf_counter
+from typing import Any, NamedTuple
 
-from outboxd.outbox.model import EntryFilter
+from outboxd.outbox.model import UNLISTED, EntryFilter, IndexRow
 
 BLOCK_ROWS = 1024
-GROUPS_MAX = 100_000  # more kinds of entries than this are counted as 'other'
+# Kinds of entries are told apart up to so many bytes; more are counted as 'other'.
+GROUPS_BYTES_MAX = 32 * 1024 * 1024
 VALUES_MAX = 200  # of one filter, in an answer
-_YIELD_EVERY = 24  # blocks, before others get their turn on the loop
+VALUE_CHARACTERS_MAX = 1000  # of one value; longer ones cannot be filters
+_SLICE_S = 0.002  # of the loop's time, before others get their turn
+_REST_S = 0.004  # and for how long
+# What Python takes for a group, for a value of one, and for a value not met before.
+_GROUP_BYTES, _NAME_BYTES, _TEXT_BYTES = 700, 8, 150
 
 SEVERITIES = ("information", "warning", "error")
-DIMENSIONS = ("type", "severity", "state", "held", "cluster", "namespace", "service")
+DIMENSIONS = (
+    *("type", "severity", "state", "held", "cluster", "namespace", "service"),
+    *("reason", "status", "source"),
+)
 
-# seq, received_at, event_type, severity, state, held, scope
-Row = tuple[int, int, str, str, str, int, str]
-# For each block, the places (seq modulo BLOCK_ROWS) of the entries that match a text.
-TextMatches = Mapping[int, Collection[int]]
-_Key = tuple[str, str, str, int, str]
+# For each block, a bit for each place (seq modulo BLOCK_ROWS) of an entry that matches a text.
+TextMatches = Mapping[int, int]
+_Key = tuple[Any, ...]  # an IndexRow from its event_type on
 _Values = tuple[tuple[str, ...], ...]
 
 
@@ -79,13 +87,12 @@ class Histogram(NamedTuple):
 class _Block:
     """Some neighbouring entries: a column a field."""
 
-    __slots__ = ("counts", "first_at", "groups", "in_order", "last_at", "places", "times")
+    __slots__ = ("first_at", "groups", "in_order", "last_at", "places", "times")
 
     def __init__(self, places: Sequence[int], groups: Sequence[int], times: Sequence[int]) -> None:
         self.places = array("H", places)
         self.groups = array("I", groups)
         self.times = array("q", times)
-        self.counts = Counter(groups)
         self.first_at = min(times)
         self.last_at = max(times)
         # The clock may have been set back in the middle of a block.
@@ -95,8 +102,8 @@ class _Block:
 class Tally:
     """Groups of like entries, and which entry is of which group."""
 
-    def __init__(self, groups_max: int = GROUPS_MAX) -> None:
-        self._groups_max = groups_max
+    def __init__(self, groups_bytes_max: int = GROUPS_BYTES_MAX) -> None:
+        self._groups_bytes_max = groups_bytes_max
         self._blocks: dict[int, _Block] = {}
         self._clear_groups()
 
@@ -121,26 +128,23 @@ class Tally:
         blocks = self._blocks.values()
         return min(b.first_at for b in blocks), max(b.last_at for b in blocks)
 
-    def put(self, number: int, rows: Sequence[Row]) -> None:
+    def put(self, number: int, rows: Sequence[IndexRow]) -> None:
         """Replace a block by what it holds now; without rows it is forgotten."""
         old = self._blocks.pop(number, None)
         if old is not None:
-            self._totals.subtract(old.counts)
+            self._totals.subtract(old.groups)
         if not rows:
             return
-        ids, base = self._ids, number * BLOCK_ROWS
-        groups = [
-            group if (group := ids.get(row[2:])) is not None else self._learn(row[2:])
-            for row in rows
-        ]
-        block = _Block([row[0] - base for row in rows], groups, [row[1] for row in rows])
+        base = number * BLOCK_ROWS
+        groups = [self._group(row) for row in rows]
+        block = _Block([row.seq - base for row in rows], groups, [row.received_at for row in rows])
         self._blocks[number] = block
-        self._totals.update(block.counts)
+        self._totals.update(block.groups)
 
     def forget_unused(self) -> bool:
         """Start afresh where most groups stand empty; True: every block must be put again."""
         used = sum(1 for count in self._totals.values() if count > 0)
-        if not self._limited or used > self._groups_max // 2:
+        if not self._limited or used > len(self._values) // 2:
             return False
         self._blocks.clear()
         self._clear_groups()
@@ -148,18 +152,19 @@ class Tally:
 
     async def facets(self, where: EntryFilter, matches: TextMatches | None = None) -> Facets:
         """Count every value of every filter; a filter's own choice does not narrow itself."""
-        totals = await self._count(where.since, where.until, matches)
+        pace = _Pace()
+        all_values = self._values
+        totals = await self._count(where.since, where.until, matches, pace)
         counted: dict[str, Counter[str]] = {name: Counter() for name in DIMENSIONS}
         wanted = _wanted(where)
         matched = 0
         for group, count in totals.items():
+            await pace.rest()
             if count <= 0:
                 continue
-            values = self._values[group]
+            values = all_values[group]
             misses = [
-                index
-                for index, choice in enumerate(wanted)
-                if choice and choice.isdisjoint(values[index])
+                index for index, choice in enumerate(wanted) if not choice.fits(values[index])
             ]
             if not misses:
                 matched += count
@@ -169,14 +174,15 @@ class Tally:
             elif len(misses) == 1:
                 for value in values[misses[0]]:
                     counted[DIMENSIONS[misses[0]]][value] += count
+        shown = {}
+        for index, (name, counter) in enumerate(counted.items()):
+            await pace.rest()
+            shown[name] = _most_frequent(counter, wanted[index])
         return Facets(
             matched=matched,
             total=len(self),
             limited=self._limited,
-            values={
-                name: _most_frequent(counter, wanted[index])
-                for index, (name, counter) in enumerate(counted.items())
-            },
+            values=shown,
             distinct={name: len(counter) for name, counter in counted.items()},
         )
 
@@ -190,7 +196,8 @@ class Tally:
     ) -> Histogram:
         """Count by time and severity from `since`, which the first bucket begins at."""
         buckets = max(1, -(-(until - since) // step_ms))
-        severity_of = self._matching_groups(where)
+        pace = _Pace()
+        severity_of = await self._matching_groups(where, pace)
         counts = [[0] * buckets for _ in SEVERITIES]
 
         def add(at: int, groups: Iterable[tuple[int, int]]) -> None:
@@ -200,13 +207,12 @@ class Tally:
                 if severity is not None:
                     counts[severity][bucket] += count
 
-        for index, (number, block) in enumerate(list(self._blocks.items())):
-            if index % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
+        for number, block in list(self._blocks.items()):
+            await pace.rest()
             if block.last_at < since or block.first_at >= until:
                 continue
             if matches is not None:
-                chosen = matches.get(number, ())
+                chosen = matches.get(number, 0)
                 for at, group in _rows_at(block, chosen):
                     if since <= at < until:
                         add(at, ((group, 1),))
@@ -216,24 +222,39 @@ class Tally:
 
     def _clear_groups(self) -> None:
         self._ids: dict[_Key, int] = {}
+        self._texts: dict[str, str] = {}  # each value once
+        self._bytes = 0
         self._values: list[_Values] = []
         self._totals: Counter[int] = Counter()
         self._limited = False
 
+    def _group(self, row: IndexRow) -> int:
+        """The number of the group that a row belongs to."""
+        key = row[2:]
+        group = self._ids.get(key)
+        return self._learn(key) if group is None else group
+
     def _learn(self, key: _Key) -> int:
         """The number of a group not met before."""
-        if len(self._ids) >= self._groups_max:
-            # Severity and state stay exact; type and scope are too many to tell.
+        if key[4] == UNLISTED or self._bytes >= self._groups_bytes_max:
+            # Severity and state stay exact; the rest is too much to tell.
             self._limited = True
-            key = ("", key[1], key[2], key[3], "")
+            is_full = self._bytes >= self._groups_bytes_max
+            key = ("" if is_full else key[0], *key[1:4], "", *key[5:])
             if key in self._ids:
                 return self._ids[key]
+        values = tuple(
+            tuple(self._texts.setdefault(value, value) for value in own) for own in _values(key)
+        )
+        names = sum(map(len, values))
+        self._bytes += _GROUP_BYTES + len(key[4]) + names * _NAME_BYTES
+        self._bytes += sum(_TEXT_BYTES + len(v) for own in values[4:7] for v in own)
         group = self._ids[key] = len(self._values)
-        self._values.append(_values(key))
+        self._values.append(values)
         return group
 
     async def _count(
-        self, since: int | None, until: int | None, matches: TextMatches | None
+        self, since: int | None, until: int | None, matches: TextMatches | None, pace: _Pace
     ) -> Mapping[int, int]:
         """How many entries of each group there are between two moments."""
         if since is None and until is None and matches is None:
@@ -241,16 +262,15 @@ class Tally:
         low = since if since is not None else -(2**62)
         high = until if until is not None else 2**62
         totals: Counter[int] = Counter()
-        for index, (number, block) in enumerate(list(self._blocks.items())):
-            if index % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
+        for number, block in list(self._blocks.items()):
+            await pace.rest()
             if block.last_at < low or block.first_at >= high:
                 continue
             if matches is not None:
-                rows = _rows_at(block, matches.get(number, ()))
+                rows = _rows_at(block, matches.get(number, 0))
                 totals.update(group for at, group in rows if low <= at < high)
             elif block.first_at >= low and block.last_at < high:
-                totals.update(block.counts)
+                totals.update(block.groups)
             elif block.in_order:
                 start, end = bisect_left(block.times, low), bisect_left(block.times, high)
                 totals.update(block.groups[start:end])
@@ -259,17 +279,40 @@ class Tally:
                 totals.update(group for at, group in rows_all if low <= at < high)
         return totals
 
-    def _matching_groups(self, where: EntryFilter) -> dict[int, int]:
+    async def _matching_groups(self, where: EntryFilter, pace: _Pace) -> dict[int, int]:
         """The groups that the filter leaves, each with its severity's place."""
         wanted = _wanted(where)
-        return {
-            group: SEVERITIES.index(values[1][0])
-            for group, values in enumerate(self._values)
-            if not any(
-                choice and choice.isdisjoint(own)
-                for choice, own in zip(wanted, values, strict=True)
-            )
-        }
+        found = {}
+        for group, values in enumerate(self._values):
+            await pace.rest()
+            if all(choice.fits(own) for choice, own in zip(wanted, values, strict=True)):
+                found[group] = SEVERITIES.index(values[1][0])
+        return found
+
+
+class _Pace:
+    """Keeps one answer from taking the loop: some milliseconds of work, then others' turn."""
+
+    def __init__(self) -> None:
+        self._end_s = perf_counter() + _SLICE_S
+
+    async def rest(self) -> None:
+        if perf_counter() > self._end_s:
+            await asyncio.sleep(_REST_S)
+            self._end_s = perf_counter() + _SLICE_S
+
+
+class _Choice(NamedTuple):
+    """What a filter wants of one dimension."""
+
+    wanted: frozenset[str]
+    unwanted: frozenset[str]
+
+    def fits(self, values: tuple[str, ...]) -> bool:
+        return not (
+            (self.wanted and self.wanted.isdisjoint(values))
+            or (self.unwanted and not self.unwanted.isdisjoint(values))
+        )
 
 
 def _add_block(
@@ -282,7 +325,7 @@ def _add_block(
     """Give a block's entries to `add` in as few calls as its times allow."""
     first, last = block.first_at, block.last_at
     if first >= since and last < until and (first - since) // step_ms == (last - since) // step_ms:
-        add(first, block.counts.items())
+        add(first, Counter(block.groups).items())
         return
     if not block.in_order:
         for at, group in zip(block.times, block.groups, strict=True):
@@ -299,47 +342,58 @@ def _add_block(
         start = stop
 
 
-def _rows_at(block: _Block, places: Collection[int]) -> Iterable[tuple[int, int]]:
-    """Time and group of the entries at these places."""
-    if not places:
+def _rows_at(block: _Block, mask: int) -> Iterable[tuple[int, int]]:
+    """Time and group of the entries whose bits are set."""
+    if not mask:
         return ()
-    chosen = set(places)
     rows = zip(block.places, block.times, block.groups, strict=True)
-    return ((at, group) for place, at, group in rows if place in chosen)
+    return ((at, group) for place, at, group in rows if mask >> place & 1)
 
 
 def _values(key: _Key) -> _Values:
     """A group's values in the order of DIMENSIONS; none where it names none."""
-    event_type, severity, state, held, scope = key
+    event_type, severity, state, held, scope, reason, status, source = key
     named = json.loads(scope) if scope else {}
     return (
-        (event_type,) if event_type else (),
+        (event_type[:VALUE_CHARACTERS_MAX],) if event_type else (),
         (severity,),
         (state,),
         ("true" if held else "false",),
         *(
-            tuple(dict.fromkeys(named.get(field, ())))
+            tuple(dict.fromkeys(name[:VALUE_CHARACTERS_MAX] for name in named.get(field, ())))
             for field in ("clusters", "namespaces", "servicesNames")
         ),
+        (reason,) if reason else (),
+        (str(status),) if status is not None else (),
+        (source,),
     )
 
 
-def _wanted(where: EntryFilter) -> tuple[frozenset[str], ...]:
+def _wanted(where: EntryFilter) -> tuple[_Choice, ...]:
     """The filter's choices in the order of DIMENSIONS."""
-    held = {None: frozenset[str](), True: frozenset({"true"}), False: frozenset({"false"})}
-    return (
-        frozenset(where.event_types),
-        frozenset(where.severities),
-        frozenset(where.states),
+    held = {None: (), True: ("true",), False: ("false",)}
+    wanted: tuple[Iterable[str], ...] = (
+        where.event_types,
+        where.severities,
+        where.states,
         held[where.held],
-        frozenset(where.clusters),
-        frozenset(where.namespaces),
-        frozenset(where.services),
+        where.clusters,
+        where.namespaces,
+        where.services,
+        where.dead_reasons,
+        map(str, where.last_statuses),
+        where.sources,
+    )
+    return tuple(
+        _Choice(frozenset(own), frozenset(v for n, v in where.excluded if n == name))
+        for name, own in zip(DIMENSIONS, wanted, strict=True)
     )
 
 
-def _most_frequent(counter: Counter[str], chosen: frozenset[str]) -> list[tuple[str, int]]:
+def _most_frequent(counter: Counter[str], choice: _Choice) -> list[tuple[str, int]]:
     """The values to show: the most frequent, and whatever is chosen, be it at 0."""
-    shown = sorted(counter.items(), key=lambda item: (-item[1], item[0]))[:VALUES_MAX]
-    missing = sorted(chosen - {value for value, _ in shown})
+    least = sorted(counter.values(), reverse=True)[:VALUES_MAX][-1:] or [0]
+    frequent = [item for item in counter.items() if item[1] >= least[0]]
+    shown = sorted(frequent, key=lambda item: (-item[1], item[0]))[:VALUES_MAX]
+    missing = sorted((choice.wanted | choice.unwanted) - {value for value, _ in shown})
     return shown + [(value, counter.get(value, 0)) for value in missing]

@@ -299,6 +299,9 @@ class SqliteEngine:
     ) -> ListStep:
         return listing.list_step(self.connection, where, place, limit, bytes_max, is_begun)
 
+    def entries_of(self, where: EntryFilter, seqs: Sequence[int]) -> list[Entry]:
+        return listing.entries_of(self.connection, where, seqs)
+
     def oldest_pending_at(self) -> int | None:
         return query.oldest_pending_at(self.connection)
 

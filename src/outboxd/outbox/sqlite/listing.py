@@ -11,6 +11,7 @@ which on have an index each; everything else walks the table.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from time import perf_counter
 from typing import Any
@@ -45,6 +46,22 @@ def list_step(
     while not step.look(end_s) and perf_counter() <= end_s:
         pass
     return ListStep(step.found, step.place, step.is_full)
+
+
+def entries_of(
+    connection: sqlite3.Connection, where: EntryFilter, seqs: Sequence[int]
+) -> list[Entry]:
+    """Those of some entries that match but for its texts, newest first."""
+    clauses, values = conditions(where)
+    rows = connection.execute(
+        f"SELECT {ENTRY}, {NEIGHBOURS}, b.body FROM entries e JOIN bodies b ON b.seq = e.seq"
+        f" WHERE e.seq IN (SELECT value FROM json_each(?)){clauses} ORDER BY e.seq DESC",
+        (_json(list(seqs)), *values),
+    )
+    return [
+        entry_of(EntryRow._make(columns), body, before, after)
+        for *columns, before, after, body in rows
+    ]
 
 
 class _Step:

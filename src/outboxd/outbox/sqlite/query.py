@@ -17,6 +17,8 @@ import msgspec
 from outboxd.errors import UnknownId
 from outboxd.outbox.mentions import Text
 from outboxd.outbox.model import (
+    SCOPE_LISTED_MAX,
+    UNLISTED,
     Claimed,
     Counts,
     Entry,
@@ -353,7 +355,9 @@ def seq_range(connection: sqlite3.Connection) -> range:
 def index_rows(connection: sqlite3.Connection, seqs: range) -> list[IndexRow]:
     """The entries with these seqs."""
     (text,) = connection.execute(
-        f"SELECT json_group_array(json_array({', '.join(IndexRow._fields)})) FROM entries"
+        "SELECT json_group_array(json_array(seq, received_at, event_type, severity, state, held,"
+        f" CASE WHEN length(scope) <= {SCOPE_LISTED_MAX} THEN scope ELSE '{UNLISTED}' END,"
+        " dead_reason, json_extract(attempts, '$[#-1][3]'), source)) FROM entries"
         " WHERE seq >= ? AND seq < ?",
         (seqs.start, seqs.stop),
     ).fetchone()

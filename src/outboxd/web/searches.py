@@ -1,0 +1,97 @@
+"""The texts that somebody looks for: one scan for each, shared, and bounded.
+
+All scans together take one slice of the writer's time after the other, with a
+pause behind each, and only while somebody asks: a search that its browser gave
+up ends within seconds. It never keeps more than a few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.mentions import Texts
+from outboxd.outbox.model import Counts
+from outboxd.web.text_scan import TextScan
+
+T = TypeVar("T")
+
+WANTED_S = 3.0  # a page asks again sooner than this
+KEPT_S = 60.0  # for whoever comes back
+TEXTS_KEPT = 8
+PAUSE_S = 0.008  # after each slice: a scan's share of the writer stays under a third
+_LOOK_S = 0.05
+
+
+class ReadableOutbox(Protocol):
+    """What is read of the outbox."""
+
+    counts: Counts
+
+    def read(self, verb: Callable[[Engine], T]) -> Awaitable[T]: ...
+
+
+class Searches:
+    """Scans by their texts."""
+
+    def __init__(self, outbox: ReadableOutbox, monotonic_s: Callable[[], float]) -> None:
+        self._outbox = outbox
+        self._monotonic_s = monotonic_s
+        self._scans: dict[Texts, TextScan] = {}  # asked for last comes last
+        self._asked_s: dict[Texts, float] = {}
+        self._running: asyncio.Task[None] | None = None
+
+    async def find(self, texts: Texts, budget_s: float) -> TextScan:
+        """The scan, after some time at most; ask again to keep it going."""
+        scan = self._scans.pop(texts, None) or TextScan(texts)
+        self._scans[texts] = scan
+        self._asked_s[texts] = self._monotonic_s()
+        while len(self._scans) > TEXTS_KEPT:
+            self._drop(next(iter(self._scans)))
+        await self._outbox.read(scan.step)  # what came in since, at least
+        end_s = time.monotonic() + budget_s
+        while not scan.is_done and time.monotonic() < end_s:
+            if self._running is None or self._running.done():
+                if self._running is not None:
+                    self._running.result()  # a fault must not stay hidden
+                self._running = asyncio.ensure_future(self._run())
+            await asyncio.wait({self._running}, timeout=_LOOK_S)
+        return scan
+
+    def look_again(self, block: int) -> None:
+        """Entries of a block have changed: errors and statuses may stand there now."""
+        for scan in self._scans.values():
+            scan.look_again(block)
+
+    def forget_old(self) -> None:
+        """Let go of what nobody has asked for in a while."""
+        before_s = self._monotonic_s() - KEPT_S
+        for texts in [texts for texts, asked_s in self._asked_s.items() if asked_s < before_s]:
+            self._drop(texts)
+
+    async def close(self) -> None:
+        """Stop what goes on in the background."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while wanted := self._wanted():
+            for scan in wanted:
+                await self._outbox.read(scan.step)
+                await asyncio.sleep(PAUSE_S)
+
+    def _wanted(self) -> list[TextScan]:
+        since_s = self._monotonic_s() - WANTED_S
+        return [
+            scan
+            for texts, scan in self._scans.items()
+            if not scan.is_done and self._asked_s[texts] >= since_s
+        ]
+
+    def _drop(self, texts: Texts) -> None:
+        del self._scans[texts]
+        del self._asked_s[texts]
