@@ -18,6 +18,7 @@ from outboxd.intake.admission import Admission
 from outboxd.observe.metrics import Metrics
 from outboxd.outbox.model import Incoming
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.sqlite.copying import copied
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.serve.guards import browser_guard
 from outboxd.serve.server import HttpServer
@@ -95,7 +96,8 @@ class Agent(SimpleNamespace):
 @asynccontextmanager
 async def running(path, tcp=False):
     clock = FakeClock()
-    outbox = await Outbox.start(SqliteEngine(str(path / "outbox.db"), clock))
+    engine = SqliteEngine(str(path / "outbox.db"), clock)
+    outbox = await Outbox.start(engine)
     metrics = Metrics("1.2.3", clock)
     admission = Admission(lambda: outbox.counts, lambda: 123456789, clock, 0, 1)
     agent = Agent(
@@ -118,6 +120,7 @@ async def running(path, tcp=False):
         sent_body=lambda entry: entry.body,
         unhealthy=lambda: agent.unhealthy,
         ready=lambda: agent.is_ready,
+        copied=lambda: copied(outbox, engine),
     )
     reading = ReadingRoutes(context).routes()
     server = HttpServer(RouteTable([*reading, *ControlRoutes(context).routes()]))

@@ -130,6 +130,7 @@ class AgentParts:
             sent_body=self.sent_body,
             unhealthy=self.unhealthy,
             ready=lambda: self._ready,
+            copied=lambda: opened.copied(outbox),
         )
         self._activity = Activity(outbox, self.sender, clock)
         self._timeline = OutboxSource(outbox, self._activity, self._api.status, clock)

@@ -61,6 +61,8 @@ def run_agent(config_path: str | None) -> int:
     )
     if opened.recovery is not None:
         tell_recovery(opened.recovery)
+    if opened.put_back:
+        log.error("outbox.put_back", found=opened.put_back, hint="see 'Copies' in the README")
     # Threads share the interpreter: let the writer have it back soon after its sync.
     sys.setswitchinterval(0.0002)
     agent = Agent(config, config_path, key, opened, passed, clock)

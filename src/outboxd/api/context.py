@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 from outboxd.api.status import OutboxStatus, status_json
@@ -47,6 +47,8 @@ class ApiContext(NamedTuple):
     unhealthy: Callable[[], str | None]
     # Whether intake is open.
     ready: Callable[[], bool]
+    # A consistent copy of the outbox's file: its size in bytes, and its parts.
+    copied: Callable[[], Awaitable[tuple[int, AsyncIterator[bytes]]]]
 
     def status(self) -> dict[str, Any]:
         """The shape of `GET /v1/status`."""

@@ -1,4 +1,4 @@
-"""The routes that change entries or hold the destination.
+"""The routes that change entries, hold the destination, or copy the outbox.
 
 For root and the agent's own user, on the Unix socket alone. Each change is
 logged with who asked for it; nothing is changed silently.
@@ -15,7 +15,7 @@ from outboxd.outbox.bulk import BulkChange
 from outboxd.outbox.filters import read_order
 from outboxd.outbox.model import Entry, EntryChange, State
 from outboxd.outbox.shapes import entry_json
-from outboxd.serve.answers import Refusal, Response, reply
+from outboxd.serve.answers import Refusal, Response, Streamed, reply
 from outboxd.serve.body import read_body
 from outboxd.serve.peer import Peer
 from outboxd.serve.request import Request
@@ -50,6 +50,7 @@ class ControlRoutes:
             Route("POST", "/v1/events/{id}/drop", self.drop),
             Route("POST", "/v1/dead-letters/retry", self.retry_dead),
             Route("POST", "/v1/dead-letters/drop", self.drop_dead),
+            Route("GET", "/v1/backup", self.backup),
         ]
 
     async def hold(self, request: Request, _: str) -> Response:
@@ -91,6 +92,13 @@ class ControlRoutes:
     async def drop_dead(self, request: Request, _: str) -> Response:
         """Remove all dead letters that match the filters, for good."""
         return await self._change_dead(EntryChange.DROP, request)
+
+    async def backup(self, request: Request, _: str) -> Streamed:
+        """A consistent copy of the outbox, as the file that it is: `outboxd backup`."""
+        peer = require_operator(request)
+        size_bytes, parts = await self._context.copied()
+        _log.info("outbox.copied", bytes=size_bytes, by=str(peer))
+        return Streamed(parts, size_bytes, content_type="application/vnd.sqlite3", close=True)
 
     async def _change_dead(self, action: EntryChange, request: Request) -> Response:
         peer = require_operator(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -28,6 +28,7 @@ from outboxd.outbox.model import EntryChange
 TIMEOUT_S = 15.0
 # For a change of very many entries: 200,000 take some 20 s.
 BULK_TIMEOUT_S = 900.0
+COPY_CHUNK_BYTES = 256 * 1024
 
 
 class NoAgent(Unavailable):
@@ -81,6 +82,29 @@ class AgentQueue:
         body = self._ask("POST", f"/v1/dead-letters/{change}?{query}", {})
         self._connection.set_timeout(TIMEOUT_S)
         return msgspec.json.decode(body, type=_Changed).changed
+
+    def copy(self) -> Iterator[bytes]:
+        """The outbox's file, whole, in parts."""
+        try:
+            self._connection.request("GET", "/v1/backup")
+            answer = self._connection.getresponse()
+            if answer.status >= 300:
+                raise _refusal(answer.status, answer.read())
+            left = int(answer.headers["Content-Length"])
+            while left:
+                chunk = answer.read(min(left, COPY_CHUNK_BYTES))
+                if not chunk:
+                    raise Unavailable(
+                        f"the agent at {self.socket_path} ended the copy before its end",
+                        "its log says why; it may be restarting: try again",
+                    )
+                left -= len(chunk)
+                yield chunk
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(
+                f"the agent at {self.socket_path} ended the connection ({error})",
+                "it may be restarting: try again",
+            ) from None
 
     def hold(self, id: str | None, reason: str | None) -> None:
         wanted = {"id": id} if id else {}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from socket import gethostname
 from typing import Any
@@ -23,11 +25,11 @@ from outboxd.config.load import Config
 from outboxd.delivery.late import shown_body
 from outboxd.errors import NotPermitted, OutboxLocked, Unavailable
 from outboxd.outbox.bulk import BulkChange
-from outboxd.outbox.engine import Engine
 from outboxd.outbox.filters import read_filter
 from outboxd.outbox.listing import read_page
 from outboxd.outbox.model import Counts, Damage, DestinationHold, EntryChange
 from outboxd.outbox.shapes import attempts_json, entry_json
+from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.sqlite.opening import open_offline
 from outboxd.status import DestinationState, DestinationStatus
 
@@ -44,7 +46,7 @@ class FileQueue:
         path = config.outbox.path
         self._config = config
         self._opened = ExitStack()
-        self._engine: Engine | None = None
+        self._engine: SqliteEngine | None = None
         if not _exists(path):
             return
         try:
@@ -55,6 +57,8 @@ class FileQueue:
                 "an agent or another command has it; if it is the agent, give it time to open"
                 " its socket, or name that with --socket",
             ) from None
+        if self._engine.put_back:
+            print(f"outboxd: {self._engine.put_back}", file=sys.stderr)
 
     def close(self) -> None:
         self._opened.close()
@@ -128,6 +132,17 @@ class FileQueue:
             bulk.committed(step)
         return bulk.changed
 
+    def copy(self) -> Iterator[bytes]:
+        """The outbox's file, whole, in parts; raises Unavailable where there is none."""
+        engine = self._open()
+        copy = engine.begin_copy()
+        offset = 0
+        while offset < copy.size_bytes:
+            chunk = copy.read(offset)
+            offset += len(chunk)
+            yield chunk
+        engine.end_copy(copy)
+
     def hold(self, id: str | None, reason: str | None) -> None:
         engine = self._open()
         with engine.transaction():
@@ -146,7 +161,7 @@ class FileQueue:
             else:
                 engine.set_destination_hold(None)
 
-    def _open(self) -> Engine:
+    def _open(self) -> SqliteEngine:
         if self._engine is None:
             raise Unavailable(
                 f"no agent is running, and there is no outbox at {self._config.outbox.path}",

@@ -170,6 +170,22 @@ _WAIT = Command(
     examples=(("outboxd wait $(outboxd emit deploy 'v2 is out') --timeout 30s", ""),),
 )
 
+_BACKUP = Command(
+    "backup",
+    "copy the outbox into a file, with or without an agent",
+    description=(
+        "Writes a consistent copy of the outbox, which opens as an outbox: stop the agent, put the "
+        "copy in the outbox's place (with nothing beside it), give it to the agent's user, start "
+        "the agent. It says that it found a copy, and sends what is pending in it as possible "
+        "duplicates, because it may have been delivered since. To copy the outbox's file with cp "
+        "is not enough: what came in last stands in its log."
+    ),
+    positionals=(Positional("FILE", "the copy; replaced when there is one", complete="file"),),
+    options=AGENT,
+    exits=(DONE, USAGE, UNREACHED, FORBIDDEN, CONFIGURATION),
+    examples=(("outboxd backup /var/backups/outbox.db", ""),),
+)
+
 _DEAD_LETTERS = Command(
     "dead-letters",
     "look at what was given up, and send it back, drop or export it",
@@ -347,7 +363,7 @@ _HELP = Command(
 
 GROUPS = (
     ("Hand in events", (EMIT, EXEC)),
-    ("Look and mend", (_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _HOLD, _RELEASE, _CHECK)),
+    ("Look and mend", (_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _BACKUP, _HOLD, _RELEASE, _CHECK)),
     ("Run", (_RUN, _SANDBOX, _DEMO)),
     ("Tools", (_SCOPE, _MONITORING, _COMPLETION, _MANPAGE, _HELP)),
 )

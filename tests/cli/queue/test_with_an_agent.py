@@ -8,10 +8,13 @@ import pty
 import re
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 
 import pytest
+
+from outboxd.outbox.sqlite.opening import open_offline
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -274,6 +277,39 @@ def test_at_a_terminal_dropping_all_asks_for_the_number_of_events(world, typed, 
     world.run("dead-letters", "drop", "--all", "--q", f"asked about {typed}", "--yes")
 
 
+def test_a_backup_of_a_running_agent_opens_as_an_outbox(world, tmp_path):
+    id = world.dead("to be backed up")
+    world.run("hold")
+    waiting = world.add("waits in the backup")
+    copy = tmp_path / "copy.db"
+    for _ in range(2):  # the second replaces the first
+        done = world.run("backup", str(copy))
+        assert done.code == 0, done
+        assert str(copy) in done.out
+    world.run("release")
+    assert [file.name for file in tmp_path.iterdir()] == ["copy.db"]
+    assert copy.stat().st_mode & 0o777 == 0o600
+    with open_offline(str(copy)) as engine:
+        assert engine.get(id).state == "dead"
+        (claimed,) = [c for c in engine.fetch(9, (), "mixed", 0, 300).entries if c.id == waiting]
+        assert claimed.id == waiting
+        assert "a backup of" in engine.put_back
+
+
+def test_a_backup_says_why_it_cannot_be(world, tmp_path):
+    assert world.run("backup").code == 64
+    itself = world.run("backup", str(world.outbox))
+    assert itself.code == 64
+    assert "the outbox itself" in itself.err
+    assert world.run("backup", str(tmp_path)).code == 64
+    nowhere = world.run("backup", str(tmp_path / "no" / "where.db"))
+    assert nowhere.code == 69
+    assert "No such file" in nowhere.err
+    (tmp_path / "used.db-wal").touch()
+    assert world.run("backup", str(tmp_path / "used.db")).code == 64
+    assert [file.name for file in tmp_path.iterdir()] == ["used.db-wal"]
+
+
 def test_dropped_is_gone_for_good(world):
     id = world.dead("to be dropped")
     assert world.run("dead-letters", "drop", id).code == 0
@@ -345,6 +381,10 @@ def test_another_user_may_look_and_not_touch(world):
         done = world.run(*words, nobody=True)
         assert done.code == 77, done
         assert "may not" in done.err
+    with tempfile.TemporaryDirectory() as anywhere:
+        os.chmod(anywhere, 0o777)
+        done = world.run("backup", f"{anywhere}/theirs.db", nobody=True)
+        assert (done.code, "may not" in done.err, os.listdir(anywhere)) == (77, True, [])
     assert world.run("events", "show", id, "--json").json["state"] == "dead"
 
 

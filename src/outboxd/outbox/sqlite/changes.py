@@ -221,6 +221,9 @@ def set_aside_damaged(
 # sending            JSON list of the seqs in flight
 # destination_hold   JSON {"reason", "by", "since"}
 # last_seq           the highest seq given when entries were last deleted
+# running            there is a log beside the file: an agent has it, or had when it died
+# copied_at          when this copy was made, in ms
+# doubtful_until     what is pending up to this seq may have been delivered
 # salvaged, lost     how much damage has cost so far
 
 

@@ -16,7 +16,7 @@ import msgspec
 import uuid_utils
 
 from outboxd.clock import Clock
-from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, SyncFailed
+from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, SyncFailed, Unavailable
 from outboxd.outbox.mentions import Text
 from outboxd.outbox.model import (
     ChangeStep,
@@ -49,6 +49,36 @@ from outboxd.outbox.sqlite.rows import Tally, read_states, write_states
 # A checkpoint's work is bounded by the log's size; a small log also bounds
 # what damage to it can cost.
 WAL_BYTES_MAX = 8 * 1024 * 1024
+# While the file is copied no checkpoint may change it; a copy that takes longer
+# than the log has room is given up.
+COPY_WAL_BYTES_MAX = 512 * 1024 * 1024
+COPY_CHUNK_BYTES = 256 * 1024
+
+
+class FileCopy:
+    """The file of an open outbox, to be read whole while its log grows."""
+
+    def __init__(self, engine: SqliteEngine) -> None:
+        """On the engine's thread.
+
+        Raises:
+            DiskShort: there is no room to empty the log.
+        """
+        if not engine.checkpoint():
+            raise DiskShort("the log cannot be emptied now", "try again")
+        self._descriptor = engine.descriptor()
+        self.size_bytes = os.fstat(self._descriptor).st_size
+        self.is_broken = False
+
+    def read(self, offset: int) -> bytes:
+        """The next bytes from there on. Raises Unavailable: the file has changed."""
+        chunk = os.pread(self._descriptor, COPY_CHUNK_BYTES, offset)
+        if self.is_broken or not chunk:
+            raise Unavailable(
+                "the copy took too long: the outbox's log grew too large meanwhile",
+                "copy to a faster disk, or when less comes in",
+            )
+        return chunk
 
 
 class SqliteEngine:
@@ -69,6 +99,9 @@ class SqliteEngine:
         self.path = path
         self.clock = clock or Clock()
         self.ballast = Ballast(path)
+        self._copies: set[FileCopy] = set()
+        self._descriptor: int | None = None
+        self.put_back = ""  # what kind of copy the file is, in words; "" for none
         self.set_windows(key_window_s, repeat_window_s)
         try:
             self.connection = connect(path)
@@ -92,6 +125,7 @@ class SqliteEngine:
         self._counts = query.counts(self.connection)
         self._next_seq = query.last_seq(self.connection) + 1
         self._accepted_in_transaction = 0
+        self.load_doubt()
 
     # --- running ---
 
@@ -147,24 +181,44 @@ class SqliteEngine:
         Raises:
             SyncFailed: the file is not closed, because that would sync it again.
         """
+        self._break_copies()
         try:
+            self._say_closed()
             self.checkpoint()
         except SyncFailed:
             raise
         except OutboxdError:
             pass  # the log stays, whole
         self.connection.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def _say_closed(self) -> None:
+        """From here on the file needs no log; that of a copy without one still does."""
+        with self.reading():
+            is_said = changes.get_meta(self.connection, "running") is None
+        if is_said or self.put_back:
+            return
+        try:
+            with self.transaction():
+                changes.set_meta(self.connection, "running", None)
+        except DiskShort:
+            if self.make_room():
+                self._say_closed()
 
     def set_windows(self, key_window_s: float, repeat_window_s: float) -> None:
         self._windows = accepting.Windows(round(key_window_s * 1000), round(repeat_window_s * 1000))
 
     def tidy(self) -> None:
         """Keep the log small: explicitly, so that a failure is seen."""
-        if self.log_bytes() >= WAL_BYTES_MAX:
+        if self.log_bytes() >= (COPY_WAL_BYTES_MAX if self._copies else WAL_BYTES_MAX):
+            self._break_copies()
             self.empty_log()
 
     def empty_log(self) -> None:
-        """Bring the log into the file. A full disk is waited out."""
+        """Bring the log into the file. A full disk is waited out, and so is a copy."""
+        if self._copies:
+            return
         try:
             self.checkpoint()
         except DiskShort:
@@ -200,6 +254,13 @@ class SqliteEngine:
         accepting.forget_spool(self.connection, file_keys)
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
+        if self._doubtful_until:
+            settlements = [
+                settlement._replace(possible_duplicate=True)
+                if settlement.seq <= self._doubtful_until
+                else settlement
+                for settlement in settlements
+            ]
         changes.settle(self.connection, settlements, self.clock.wall_ms(), self._tally)
 
     def set_sending(self, seqs: Collection[int]) -> None:
@@ -284,20 +345,34 @@ class SqliteEngine:
     ) -> Fetched:
         now = self.clock.wall_ms()
         horizon = now + round(due_horizon_s * 1000)
-        return query.fetch(
+        found = query.fetch(
             self.connection, count, taken, order == "fifo", fresh_share, now, horizon
         )
+        if not self._doubtful_until:
+            return found
+        entries = [
+            entry._replace(possible_duplicate=True) if entry.seq <= self._doubtful_until else entry
+            for entry in found.entries
+        ]
+        return found._replace(entries=entries)
+
+    def _doubted(self, entry: Entry) -> Entry:
+        """The entry as it would be sent, where a copy was put back."""
+        if entry.seq <= self._doubtful_until and entry.state == State.PENDING:
+            return entry._replace(possible_duplicate=True)
+        return entry
 
     def expired(self, limit: int) -> Expired:
         return query.expired(self.connection, self.clock.wall_ms(), limit)
 
     def get(self, id: str) -> Entry:
-        return query.get(self.connection, id)
+        return self._doubted(query.get(self.connection, id))
 
     def list_step(
         self, where: EntryFilter, place: ListPlace, limit: int, bytes_max: int, is_begun: bool
     ) -> ListStep:
-        return listing.list_step(self.connection, where, place, limit, bytes_max, is_begun)
+        step = listing.list_step(self.connection, where, place, limit, bytes_max, is_begun)
+        return step._replace(entries=list(map(self._doubted, step.entries)))
 
     def entries_of(self, where: EntryFilter, seqs: Sequence[int]) -> list[Entry]:
         return listing.entries_of(self.connection, where, seqs)
@@ -370,7 +445,42 @@ class SqliteEngine:
 
     def give_back(self, pages: int) -> None:
         """Return free pages to the file system, at most so many."""
-        self.connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        # As a script: of a statement without columns Python's `execute` makes a single
+        # step, and this one steps once a page.
+        self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+
+    # --- copies ---
+
+    def begin_copy(self) -> FileCopy:
+        """From here on the file does not change until `end_copy`. Raises DiskShort."""
+        copy = FileCopy(self)
+        self._copies.add(copy)
+        return copy
+
+    def end_copy(self, copy: FileCopy) -> None:
+        """It was read, or nobody wants it any more. From any thread."""
+        self._copies.discard(copy)
+
+    def _break_copies(self) -> None:
+        for copy in list(self._copies):
+            copy.is_broken = True
+        self._copies.clear()
+
+    def descriptor(self) -> int:
+        """The file, to be read from. It stays open as long as the connection: to close
+        it would take SQLite's own locks away, which are the process's."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._descriptor
+
+    def doubt_pending(self) -> None:
+        """What is pending now may have been delivered already: say so when it is sent."""
+        self._doubtful_until = self._next_seq - 1
+        changes.set_meta(self.connection, "doubtful_until", str(self._doubtful_until))
+
+    def load_doubt(self) -> None:
+        """Up to which seq what is pending may have been delivered; 0 for none."""
+        self._doubtful_until = int(changes.get_meta(self.connection, "doubtful_until") or 0)
 
     def free_pages(self) -> tuple[int, int]:
         """Free pages and all pages of the file."""

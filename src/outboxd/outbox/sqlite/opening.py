@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from time import perf_counter
@@ -19,9 +19,11 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, OutboxLocked, Unavailable
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.sqlite import copying
 from outboxd.outbox.sqlite.connection import translate, unusable
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.sqlite.lock import OutboxLock
+from outboxd.outbox.sqlite.owner import as_owner
 from outboxd.outbox.sqlite.rescue import diagnosis, recovery
 from outboxd.outbox.sqlite.rescue.recovery import Recovery, Rescue
 from outboxd.outbox.sqlite.upkeep import FileUpkeep
@@ -42,6 +44,11 @@ class Opened(NamedTuple):
     lock: OutboxLock
     recovery: Recovery | None = None
     rescues: Sequence[Rescue] = ()
+    put_back: str = ""  # what kind of copy the file was, in words; "" for none
+
+    def copied(self, outbox: Outbox) -> Awaitable[tuple[int, AsyncIterator[bytes]]]:
+        """The size of a consistent copy, in bytes, and its parts; raises DiskShort."""
+        return copying.copied(outbox, self.engine)
 
     def jobs(self, outbox: Outbox) -> list[Job]:
         """The upkeep of the file while an agent runs."""
@@ -90,6 +97,7 @@ def _open(
     path: str, lock: OutboxLock, make_engine: Callable[[], SqliteEngine], clock: Clock
 ) -> Opened:
     began_s = perf_counter()
+    had_log = os.path.exists(path + "-wal")
     asides = recovery.resume_moving(path)
     fault = recovery.suspicion(path)
     fault = fault or diagnosis.before_opening(path, diagnosis.was_outbox(path))
@@ -105,10 +113,13 @@ def _open(
             engine.connection.close()
         engine = None
     engine = engine or make_engine()
-    if not asides:
-        _empty_log(engine)
-        return Opened(engine, lock)
     try:
+        put_back = copying.what_was_put_back(engine, had_log)
+        _empty_log(engine)
+        copying.take_over(engine, bool(put_back))
+        _empty_log(engine)  # whoever copies the file alone copies the mark, too
+        if not asides:
+            return Opened(engine, lock, put_back=put_back)
         report, left = recovery.start(engine, asides, began_s)
     except BaseException:
         engine.connection.close()
@@ -126,13 +137,8 @@ def _begin_again(path: str) -> None:
 def _empty_log(engine: SqliteEngine) -> None:
     """What a crash left behind the last commit must not stand between what is
     written from now on: it would look like damage at the next start."""
-    try:
+    with suppress(DiskShort):
         engine.checkpoint()
-    except DiskShort:
-        pass
-    except OutboxdError:
-        engine.connection.close()
-        raise
 
 
 def _checked(path: str, make_engine: Callable[[], SqliteEngine]) -> tuple[SqliteEngine | None, str]:
@@ -176,15 +182,22 @@ def _lock(path: str) -> OutboxLock:
 def open_offline(path: str) -> Iterator[SqliteEngine]:
     """Open an existing outbox for one command, while no agent runs.
 
-    What is damaged is left as it is: to set aside and salvage is the agent's.
+    What is damaged is left as it is: to set aside and salvage is the agent's. While
+    it is open root is the owner of its directory.
 
     Raises:
+        NotPermitted: somebody has put a link in its place.
         OutboxLocked: an agent has it; ask that one over its socket.
         Unavailable: there is no outbox at `path`.
         OutboxUnusable: what stands there cannot be opened.
         OutboxDamaged: the agent must salvage it first.
     """
-    path = os.path.realpath(path)
+    with as_owner(path), _offline(os.path.realpath(path)) as engine:
+        yield engine
+
+
+@contextmanager
+def _offline(path: str) -> Iterator[SqliteEngine]:
     if not os.path.exists(path) and not os.path.exists(path + ".recovery"):
         raise Unavailable(
             f"there is no outbox at {path}, and no agent answers",
@@ -200,7 +213,9 @@ def open_offline(path: str) -> Iterator[SqliteEngine]:
                 f"{path} is damaged: {fault}",
                 "start the agent: it sets the file aside and salvages what can be read",
             )
+        had_log = os.path.exists(path + "-wal")
         engine = SqliteEngine(path)
+        engine.put_back = copying.what_was_put_back(engine, had_log)
         try:
             yield engine
         finally:

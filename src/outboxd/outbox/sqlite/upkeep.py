@@ -15,9 +15,11 @@ from outboxd.outbox.upkeep import TICK_S, Job
 
 SCRUB_REST_S = 3600.0  # between looks at every checksum of the outbox
 SPARE_BYTES = 16 * 1024 * 1024  # of free disk, before ballast is laid out
-# Free pages are returned where there are many, so few at a time.
-GIVE_BACK_PAGES_MIN = 1024
-GIVE_BACK_PAGES = 256
+# Free pages are returned where they are many and a good part of the file, so few
+# at a time that no commit waits long, and so many at once that 50 MB take a minute.
+FREE_PAGES_KEPT = 256
+GIVE_BACK_PAGES = 64
+GIVE_BACK_STEPS = 32
 
 
 class FileUpkeep:
@@ -37,7 +39,7 @@ class FileUpkeep:
         return [
             Job("ballast", 30.0, self.lay_ballast),
             Job("checkpoint", TICK_S, self.checkpoint_when_idle),
-            Job("give_back", 60.0, self.give_back),
+            Job("give_back", TICK_S, self.give_back),
             Job("scrub", TICK_S, self.scrub),
         ]
 
@@ -58,12 +60,16 @@ class FileUpkeep:
     async def give_back(self) -> None:
         """Return some free pages to the file system when there are many."""
 
-        def step(_: object) -> None:
+        def step(_: object) -> bool:
             free, pages = self._engine.free_pages()
-            if free > GIVE_BACK_PAGES_MIN and free * 4 > pages:
-                self._engine.give_back(GIVE_BACK_PAGES)
+            if free <= FREE_PAGES_KEPT or free * 4 <= pages:
+                return False
+            self._engine.give_back(GIVE_BACK_PAGES)
+            return True
 
-        await self._outbox.read(step)
+        for _ in range(GIVE_BACK_STEPS):
+            if not await self._outbox.read(step):
+                return
 
     async def scrub(self) -> None:
         """Look at a slice of the outbox: is every row the one that was written?

@@ -49,7 +49,7 @@ _END: Any = object()
 # Left free for seqs of a large outbox that no one has read to its end yet.
 _SEQS_RESERVED = 1 << 32
 _SUFFIXES = ("-wal", "-journal", "-shm", "")
-_META_KEPT = ("destination_hold",)
+_META_KEPT = ("destination_hold", "doubtful_until")
 
 
 class Recovery(NamedTuple):
@@ -214,6 +214,7 @@ class Rescue:
         for key in _META_KEPT:
             if key in small.meta and changes.get_meta(connection, key) is None:
                 changes.set_meta(connection, key, small.meta[key])
+        engine.load_doubt()
         insert_rows(
             connection,
             "INSERT OR IGNORE INTO spool_progress (file_key, lines_done, crc)",

@@ -33,6 +33,10 @@ ENTRY_COLUMNS = len(EntryRow._fields)
 _ROWS_A_PAGE = 64
 _SEQ_MAX = 1 << 48
 _NOTHING: list[int] = []
+# Settings that say nothing of what is in flight.
+_NOT_OF_SENDING = frozenset(
+    ("salvaged", "lost", "destination_hold", "salvaged_from", "running", "copied_at")
+)
 
 
 class Row(NamedTuple):
@@ -177,8 +181,7 @@ class Salvage:
         if self._bad_table_pages or self._unsure_before:
             return True
         return any(
-            key not in ("salvaged", "lost", "destination_hold", "salvaged_from")
-            and crc != text_crc(key, value)
+            key not in _NOT_OF_SENDING and crc != text_crc(key, value)
             for key, value, crc in self._small_rows("meta")
         )
 

@@ -1,0 +1,75 @@
+"""`outboxd backup FILE`: a consistent copy of the outbox, which opens as an outbox.
+
+The copy is written beside FILE, synced, looked through and then renamed: FILE is
+at any time either what it was or a whole copy.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from outboxd.cli.queue import client_config, open_queue
+from outboxd.errors import EX_OK, NotPermitted, Unavailable, UsageError
+from outboxd.producer.command_line import Arguments
+
+
+def run(arguments: Arguments) -> int:
+    """0 once the copy is on its disk."""
+    path = os.path.abspath(arguments.file)
+    _check(path, client_config(arguments).outbox.path)
+    part = path + ".part"
+    try:
+        descriptor = _create(part)
+        try:
+            with open(descriptor, "wb") as file, open_queue(arguments) as queue:
+                for chunk in queue.copy():
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            # It loads SQLite, which a command that asks an agent needs for nothing else.
+            from outboxd.outbox.sqlite.copying import seal
+
+            count = seal(part)
+            os.rename(part, path)
+            _sync(os.path.dirname(path))
+        except BaseException:
+            for leftover in (part, part + "-wal"):
+                with suppress(OSError):
+                    os.unlink(leftover)
+            raise
+    except OSError as error:
+        kind = NotPermitted if isinstance(error, PermissionError) else Unavailable
+        hint = "name a file where there is room and permission"
+        raise kind(f"cannot write {path}: {error.strerror}", hint) from error
+    print(f"{path}: a copy of {count} entries")
+    return EX_OK
+
+
+def _check(path: str, outbox_path: str) -> None:
+    """Raises UsageError where a copy would do harm."""
+    if os.path.realpath(path) == os.path.realpath(outbox_path):
+        raise UsageError(f"{path} is the outbox itself", "name another file for the copy")
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a directory", "name a file in it")
+    for suffix in ("-wal", ".lock"):
+        if os.path.lexists(path + suffix):
+            raise UsageError(
+                f"{path} is an outbox that is in use, or was: {path}{suffix} is there",
+                "name another file for the copy",
+            )
+
+
+def _create(part: str) -> int:
+    # What a copy that was killed has left is of no use to anyone.
+    with suppress(FileNotFoundError):
+        os.unlink(part)
+    return os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _sync(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

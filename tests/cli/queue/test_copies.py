@@ -1,0 +1,91 @@
+"""Backups, copies without a log, and links in the place of the outbox, by the commands."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@pytest.fixture(autouse=True)
+def fresh(world):
+    """Each test begins with no agent and no outbox."""
+    world.stop_agent()
+    for file in world.directory.glob("outbox.db*"):
+        file.unlink()
+    yield
+    world.stop_agent()
+
+
+def test_a_backup_of_the_file_goes_back_and_an_agent_says_what_it_found(world, tmp_path):
+    world.start_agent()
+    world.run("hold")
+    id = world.add("waits in the backup")
+    world.stop_agent()
+    world.run("release")
+    copy = tmp_path / "copy.db"
+    done = world.run("backup", str(copy))
+    assert done.code == 0, done
+    assert world.run("events", "show", id, "--json").json["state"] == "pending"
+    world.outbox.rename(tmp_path / "original.db")
+    copy.rename(world.outbox)
+    told = world.run("events", "show", id)
+    assert told.code == 0
+    assert "a backup of" in told.err
+    world.start_agent()
+    assert world.run("wait", id, "--timeout", "30s").code == 0
+    entry = world.run("events", "show", id, "--json").json
+    assert entry["sentBody"]["details"]["possibleDuplicate"] is True
+    assert "outbox.put_back" in (world.directory / "agent.log").read_text()
+
+
+def test_a_file_copied_without_its_log_is_told_by_command_and_agent(world, tmp_path):
+    world.start_agent()
+    world.run("hold")
+    world.add("in the log alone")
+    alone = tmp_path / "alone.db"
+    alone.write_bytes(world.outbox.read_bytes())
+    world.run("release")
+    world.stop_agent()
+    world.outbox.rename(tmp_path / "original.db")
+    alone.rename(world.outbox)
+    assert "without its log" in world.run("events").err
+    (world.directory / "agent.log").unlink()
+    world.start_agent()
+    assert "without its log" in (world.directory / "agent.log").read_text()
+    world.stop_agent()
+    assert "without its log" not in world.run("events").err, "the agent has told it"
+
+
+@root_only
+@pytest.mark.parametrize("suffix", ["", "-wal", ".lock", ".recovery", ".suspect"])
+def test_root_follows_no_link_that_the_agents_user_has_put_there(world, tmp_path, suffix):
+    """What root alone may read or write stays so, whatever stands beside the outbox."""
+    tmp_path.chmod(0o755)
+    world.start_agent()
+    world.dead("a dead letter")
+    world.stop_agent()
+    theirs, secret = tmp_path / "theirs", tmp_path / "secret.db"
+    theirs.mkdir()
+    secret.write_bytes(world.outbox.read_bytes() if not suffix else b"only root's")
+    secret.chmod(0o600)
+    before = secret.read_bytes()
+    outbox = theirs / "outbox.db"
+    if suffix:
+        outbox.write_bytes(world.outbox.read_bytes())
+        os.chown(outbox, 65534, 65534)
+    link = theirs / f"outbox.db{suffix}"
+    link.symlink_to(secret)
+    os.lchown(link, 65534, 65534)
+    os.chown(theirs, 65534, 65534)
+    world.write_config()
+    config = world.config.read_text().replace('path = "outbox.db"', f'path = "{outbox}"')
+    world.config.write_text(config)
+    done = world.run("dead-letters", "drop", "--all", "--yes")
+    world.write_config()
+    assert done.code != 0, done
+    assert secret.read_bytes() == before
+    made = [file for file in theirs.iterdir() if not file.is_symlink()]
+    assert all(file.stat().st_uid == 65534 for file in made), "what root made is the agent's"
