@@ -210,7 +210,7 @@ def _by() -> str:
         return f"uid {os.getuid()}"
 
 
-def _outbox_status(engine: Engine | None) -> OutboxStatus:
+def _outbox_status(engine: SqliteEngine | None) -> OutboxStatus:
     if engine is None:
         return OutboxStatus(Counts(0, 0, 0, 0), None, None, 0, Damage(0, 0))
     return OutboxStatus(
