@@ -98,7 +98,7 @@ class ControlRoutes:
         peer = require_operator(request)
         size_bytes, parts = await self._context.copied()
         _log.info("outbox.copied", bytes=size_bytes, by=str(peer))
-        return Streamed(parts, size_bytes, content_type="application/vnd.sqlite3", close=True)
+        return Streamed(parts, size_bytes, content_type="application/octet-stream", close=True)
 
     async def _change_dead(self, action: EntryChange, request: Request) -> Response:
         peer = require_operator(request)
