@@ -27,6 +27,7 @@ NOBODY = 65534
 AS_NOBODY = f"""
 import os, sys
 import outboxd.producer.emit_command, outboxd.producer.exec_command, pwd, json, signal
+import outboxd.producer.hand_in, outboxd.producer.masking, outboxd.producer.settings
 from outboxd.cli.main import main
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 sys.exit(main(sys.argv[1:]))

@@ -139,7 +139,6 @@ def test_a_refusal_for_good_is_65_and_nothing_is_kept(place, agent):
         (["t", "s", "--occurred-at", "yesterday"], b"", "$.occurredAt"),
         (["t", "s", "--ttl", "0s"], b"", "$.ttlSeconds"),
         (["t", "s", "--dedup-key", ""], b"", "$.dedupKey"),
-        ([b"t", b"\xff"], b"", "$.summary"),
         (["--json", "-"], b"", "no event"),
         (["--json", "-"], b"{", "not JSON"),
         (["--json", "-"], b'{"eventType":"t","summary":"s","sumary":1}', '"summary"'),
@@ -283,3 +282,38 @@ def test_closed_standard_streams_do_not_matter(place, agent):
     done = subprocess.run(["bash", "-c", script], env=place.environment, check=False, timeout=60)
     assert done.returncode == 0
     assert json.loads(agent.bodies[0])["summary"] == "s"
+
+
+def test_text_that_is_not_utf_8_is_stored_with_a_gap_and_a_warning(place, agent):
+    done = place.run("emit", b"t\xc3", b"St\xf6rung", "--detail", b"\xff=\xfe", "--cluster", "c")
+    assert (done.returncode, done.stdout) == (0, f"{ID}\n")
+    assert agent.events[0]["summary"] == "St\ufffdrung"
+    assert agent.events[0]["details"] == {"\ufffd": "\ufffd"}
+    assert done.stderr == (
+        "outboxd: warning: type, summary, detail: what is not UTF-8 was replaced by \ufffd\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "format",
+    [
+        "--rfc-3339=seconds",
+        "--rfc-3339=ns",
+        "-Iseconds",
+        "-Ins",
+        "-Iminutes",
+        "+%FT%T%z",
+        "+%F %T%:z",
+    ],
+)
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/St_Johns"])
+def test_a_time_is_taken_as_date_prints_it(place, agent, format, zone):
+    moment = "2026-11-22 00:31:36.5 UTC"
+    printed = subprocess.run(
+        ["date", "-d", moment, format],
+        env={**place.environment, "TZ": zone, "LC_ALL": "C"},
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    done = place.run("emit", "t", "s", "--cluster", "c", "--occurred-at", printed)
+    assert done.returncode == 0, done.stderr
+    assert agent.events[0]["occurredAt"][:16] == "2026-11-22T00:31"

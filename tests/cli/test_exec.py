@@ -320,3 +320,28 @@ def test_at_a_terminal_an_interrupt_comes_once(place):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
     os.close(terminal)
     assert count.read_text() == "x\n"
+
+
+def test_what_looks_like_a_secret_is_not_in_the_event(place):
+    script = "echo 'Authorization: Bearer hunter2' >&2; exit 3"
+    place.run("exec", "--", "sh", "-c", script, "--password=hunter2", "--token", "hunter2")
+    (event,) = place.spooled()
+    assert "hunter2" not in str(event)
+    assert "--token" in event["details"]["command"]
+
+
+def test_the_command_line_can_be_left_out(place):
+    assert place.run("exec", "--no-command", "--", "sh", "-c", "exit 3 # private").returncode == 3
+    (event,) = place.spooled()
+    assert "command" not in event["details"]
+    assert "private" not in str(event)
+    assert event["summary"].startswith("the job failed with exit code 3")
+
+
+def test_text_that_is_not_utf_8_is_stored_with_a_gap_and_a_warning(place):
+    done = place.run("exec", "--summary", b"St\xf6rung", "--", "sh", "-c", "exit 3", b"\xff")
+    assert done.returncode == 3
+    (event,) = place.spooled()
+    assert event["summary"] == "St\ufffdrung"
+    assert event["details"]["command"].endswith("'\ufffd'")
+    assert done.stderr.count("warning: summary: ") == 1

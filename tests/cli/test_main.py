@@ -186,6 +186,12 @@ LIGHT = {
     *("__future__", "errno", "struct", "_struct", "_socket", "_json", "time", "_signal", "select"),
     "pwd",
 }
+# What an event about a job needs beside: `re`, to mask what looks like a secret.
+MASKING = {
+    *("collections", "copyreg", "enum", "functools", "keyword", "operator", "re", "reprlib"),
+    *("re._casefix", "re._compiler", "re._constants", "re._parser", "types"),
+    *("_collections", "_functools", "_operator", "_sre", "itertools"),
+}
 LOADED = """
 import sys
 before = set(sys.modules)
@@ -201,6 +207,7 @@ OURS = {
         *("cli", "cli.main", "cli.table", "producer", "producer.main", "producer.messages"),
         *("producer.command_line", "producer.commands", "producer.emit_command"),
         *("producer.exec_command", "producer.job", "producer.settings", "producer.plain_toml"),
+        *("producer.signals", "producer.output", "producer.words", "producer.masking"),
         *("producer.hand_in", "producer.socket", "producer.spool", "locations"),
         *("event", "event.komodor", "event.strictjson", "errors", "text", "times", "units"),
     )
@@ -229,7 +236,7 @@ def test_emit_and_exec_import_nothing_heavy(place, request, words, running):
         timeout=30,
     )
     modules, own = done.stderr.splitlines()[-1].split("|")
-    assert set(modules.split()) <= LIGHT
+    assert set(modules.split()) <= LIGHT | (MASKING if words[-1] == "false" else set())
     assert set(own.split()) <= OURS
 
 

@@ -50,7 +50,7 @@ EMIT = Command(
         *SCOPE,
         DETAIL,
         DEDUP_KEY,
-        Option("--occurred-at", "T", "when it happened (RFC 3339), if not now"),
+        Option("--occurred-at", "T", "when it happened, as RFC 3339 or date writes it, if not now"),
         TTL,
         Option(
             "--json",
@@ -78,8 +78,11 @@ EXEC = Command(
     description=(
         "Runs COMMAND with its input, output, signals and exit status untouched. When it fails, "
         "an event says so, with the command, its exit code or signal, duration, user, host and "
-        "the last lines of its stderr. The event never changes how the job ends: where it cannot "
-        "be stored, one line on stderr says so. A signal to exec goes on to the command."
+        "the last lines of its stderr (of its output, where both are one file or pipe; none of "
+        "what it writes to a terminal). All who may read events see these: what looks like a "
+        "password, token or key is masked in command line and output, and the options below "
+        "leave either out. The event never changes how the job ends: where it cannot be stored, "
+        "one line on stderr says so. A signal to exec goes on to the command, once."
     ),
     positionals=(
         Positional("COMMAND", "the command and its arguments", count="rest", name="argv"),
@@ -108,6 +111,7 @@ EXEC = Command(
             default="10s",
         ),
         Option("--no-output", "", "leave stderr wholly alone: none of it in the event"),
+        Option("--no-command", "", "leave the command line out of the event"),
         *AGENT,
     ),
     exits=(

@@ -16,16 +16,23 @@ from outboxd.producer import settings
 from outboxd.producer.command_line import Arguments
 from outboxd.producer.hand_in import Stored, hand_in
 from outboxd.producer.messages import say
+from outboxd.producer.words import make_readable, moment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 READ_BYTES = 65536
+# What of the command line becomes text of the event.
+TEXTS = (
+    *("type", "summary", "severity", "cluster", "namespace", "service", "detail"),
+    *("dedup_key", "occurred_at"),
+)
 
 
 def run(arguments: Arguments) -> int:
     _check_form(arguments)
+    make_readable(arguments, TEXTS)
     details = read_details(arguments.detail)
     place = settings.load(arguments.config)
     if place.warning is not None:
@@ -42,7 +49,7 @@ def run(arguments: Arguments) -> int:
             arguments.service,
             details,
             arguments.dedup_key,
-            arguments.occurred_at,
+            arguments.occurred_at and moment(arguments.occurred_at),
             arguments.ttl_s,
         )
     stored = hand_in(data, place, arguments.socket)

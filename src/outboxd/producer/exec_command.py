@@ -13,6 +13,7 @@ from outboxd.errors import EventError, EventTooLarge, OutboxdError, UsageError
 from outboxd.producer.command_line import Arguments
 from outboxd.producer.job import Ending, Job
 from outboxd.producer.messages import say
+from outboxd.producer.words import UNREADABLE, make_readable, readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ OPTIONS = {
     "$.dedupKey": "dedup_key",
     "$.ttlSeconds": "ttl_s",
 }
+TEXTS = ("type", "summary", "severity", "cluster", "namespace", "service", "detail", "dedup_key")
 
 
 def run(arguments: Arguments) -> int:
@@ -67,6 +69,7 @@ def _report(arguments: Arguments, ending: Ending) -> None:
 def _hand_in(arguments: Arguments, ending: Ending, place: Settings) -> None:
     from outboxd.producer.hand_in import hand_in
 
+    make_readable(arguments, TEXTS)
     details = _details(arguments, ending)
     options = {name: getattr(arguments, name) for name in OPTIONS.values()}
     while True:
@@ -95,7 +98,7 @@ def _event(
     default_severity = "error" if ending.failed else "information"
     return build(
         _given(options["type"], default_type),
-        _given(options["summary"], _summary(arguments.argv, ending)),
+        _given(options["summary"], _summary(arguments, ending)),
         _given(options["severity"], default_severity),
         arguments.cluster,
         arguments.namespace,
@@ -111,10 +114,12 @@ def _given(option: object, default: str) -> str:
     return default if option is None else str(option)
 
 
-def _summary(argv: list[str], ending: Ending) -> str:
+def _summary(arguments: Arguments, ending: Ending) -> str:
     from outboxd.units import format_duration
 
-    command = _cut(command_text(argv), COMMAND_IN_SUMMARY_MAX)
+    command = "the job"
+    if not arguments.no_command:
+        command = _cut(command_text(arguments.argv), COMMAND_IN_SUMMARY_MAX)
     short = ending.duration_s < 10
     took = f"{ending.duration_s:.1f}s" if short else format_duration(ending.duration_s)
     if ending.error is not None:
@@ -130,13 +135,15 @@ def _summary(argv: list[str], ending: Ending) -> str:
 
 def _details(arguments: Arguments, ending: Ending) -> dict[str, object]:
     """What is to be said of the job; details that were given win over ours."""
+    from outboxd.producer.masking import masked_text
+
     details: dict[str, object] = {}
     for pair in arguments.detail:
         name, _, value = pair.partition("=")
         details[name] = value
-    ours: dict[str, object] = {
-        "command": _cut(command_text(arguments.argv), COMMAND_CHARACTERS_MAX)
-    }
+    ours: dict[str, object] = {}
+    if not arguments.no_command:
+        ours["command"] = _cut(command_text(arguments.argv), COMMAND_CHARACTERS_MAX)
     if ending.signal is not None:
         ours["signal"] = signal_name(ending.signal)
     else:
@@ -150,14 +157,16 @@ def _details(arguments: Arguments, ending: Ending) -> dict[str, object]:
     ours["host"] = os.uname().nodename
     if ending.stderr:
         # U+0000 is in no event; and whatever bytes these are, the event is UTF-8.
-        ours["stderr"] = ending.stderr.decode("utf-8", "replace").replace("\0", "\ufffd")
+        text = ending.stderr.decode("utf-8", "replace").replace("\0", UNREADABLE)
+        ours["stderr"] = masked_text(text)
     return {**ours, **details}
 
 
 def command_text(argv: list[str]) -> str:
-    """The command as one could type it."""
-    text = " ".join(_quoted(word) for word in argv)
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """The command as one could type it, but for what looks like a secret."""
+    from outboxd.producer.masking import masked_command
+
+    return readable(" ".join(_quoted(word) for word in masked_command(argv)))
 
 
 def signal_name(number: int) -> str:

@@ -1,48 +1,35 @@
 """A command run as a child, with everything about it left as it would be.
 
-It gets our standard streams, our environment and every signal that we get; of
-its stderr a copy of the end is kept while it passes through. Signals are passed on
-from the handler itself, so that they arrive also while we wait to write. It
-must never make the job wait, nor outlive it because a grandchild still holds
-its stderr. It uses the C cores of `signal` and `select` alone, to start at once.
+It gets our standard streams, environment, working directory, umask, signal mask
+and dispositions, and every signal that we get. Signals are passed on from the
+handler itself, so that they arrive also while we wait to write. It must never
+make the job wait, and runs it even where it cannot watch it.
 """
-
-# ruff: noqa: SIM105 (contextlib brings half a dozen modules that a cron job would wait for)
 
 from __future__ import annotations
 
 import os
 import select
-from time import monotonic
+from time import monotonic, sleep
+
+from outboxd.producer.output import READ_BYTES, Output
+from outboxd.producer.signals import ALL, CAUGHT, Witness, ignored_by_caller, restore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as signals
     from collections.abc import Sequence
+    from typing import NoReturn
 else:
     import _signal as signals
 
-STDERR = 2
-TAIL_BYTES_MAX, TAIL_LINES_MAX = 4096, 20
-READ_BYTES = 65536
-# More than a pipe holds: what the job wrote before its end is all within it.
-DRAIN_BYTES_MAX = 2 * 1024 * 1024
 EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
-
-# Everything that would end us and leave the job alone behind.
-FORWARDED = (
-    signals.SIGTERM,
-    signals.SIGINT,
-    signals.SIGHUP,
-    signals.SIGQUIT,
-    signals.SIGUSR1,
-    signals.SIGUSR2,
-    signals.SIGALRM,
-)
-# A terminal sends these to its whole foreground group, so the job has them already.
-OF_TERMINAL = (signals.SIGINT, signals.SIGQUIT)
-# The interpreter ignores these at its start; the job must not inherit that.
-IGNORED_BY_PYTHON = (signals.SIGPIPE, signals.SIGXFSZ)
+ENOEXEC = 8
+# A signal to the whole group reaches us and the witness at the same time; systemd sends one
+# to each process of a control group, one after the other.
+GROUP_GRACE_S, GROUP_REST_S = 0.02, 0.002
+# What Python sets LC_CTYPE to in the C locale, for itself (PEP 538).
+COERCED_LOCALES = (b"C.UTF-8", b"C.utf8", b"UTF-8")
 
 
 class Ending:
@@ -90,251 +77,299 @@ class Job:
         kill_after_s: float = 10.0,
     ) -> None:
         self._argv = list(argv)
+        self._keep_stderr = keep_stderr
         self._timeout_s = timeout_s
         self._kill_after_s = kill_after_s
-        self._pid: int | None = None
-        self._early: list[int] = []  # signals from before the job had started
-        self._timed_out = False
+        self._ignored = ignored_by_caller()
+        self._mask = signals.pthread_sigmask(signals.SIG_BLOCK, ())
+        self._is_at_terminal = _terminal_group() == os.getpgrp()
         # A job with a timeout has a process group of its own, so that all of it can
         # be ended; but at a terminal that would cut it off from its input.
-        self._own_group = timeout_s is not None and _terminal_group() is None
-        self._tail = _Tail() if keep_stderr and _is_open(STDERR) else None
+        self._own_group = timeout_s is not None and not self._is_at_terminal
+        self._pid: int | None = None
+        self._witness: Witness | None = None
+        self._output: Output | None = None
+        self._woken = -1  # where each signal that arrives leaves its number
+        self._is_taking_signals = False
+        self._is_writing = False
+        self._alarm_at_s: float | None = None
+        self._timed_out = False
         self._wait_status = 0
 
     def run(self) -> Ending:
         """Run it to its end."""
-        woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signals.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        self._catch_signals()
+        # Until there is somebody to pass them on to, signals wait.
+        signals.pthread_sigmask(signals.SIG_SETMASK, ALL)
         started_s = monotonic()
         try:
-            stderr = self._start()
-        except OSError as error:
-            return self._not_started(error)
-        if self._timeout_s is not None:
-            signals.setitimer(signals.ITIMER_REAL, max(self._timeout_s, 0.001))
-        self._attend(woken, stderr)
+            # Before any other descriptor, which could be given the number of a closed stream.
+            self._output = Output() if self._keep_stderr else None
+            self._woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            failed, failure = os.pipe2(os.O_CLOEXEC)
+            self._catch_signals(wake)
+            self._pid = os.fork()
+        except OSError:
+            # No descriptors or no processes left, for us: it may still do for the job itself.
+            try:
+                _become_job(self._argv, self._ignored, self._mask)
+            except OSError as unfit:
+                return _not_started(unfit)
+        if self._pid == 0:
+            self._be_the_job(failure)
+        os.close(failure)
+        if self._output is not None:
+            self._output.close_write_end()
+        self._witness = Witness(self._pid if self._own_group else os.getpgrp())
+        signals.pthread_sigmask(signals.SIG_SETMASK, ())
+        error = _read_failure(failed)
+        if error is None and self._timeout_s is not None:
+            self._set_alarm(self._timeout_s)
+        self._attend()
+        self._witness.end()
         duration_s = monotonic() - started_s
-        if stderr is not None and self._tail is not None and not self._tail.ended:
-            self._drain(stderr)
+        if error is not None:
+            return _not_started(error)
+        if self._output is not None:
+            self._output.drain()
         code = os.waitstatus_to_exitcode(self._wait_status)
         return Ending(
             exit_code=code if code >= 0 else None,
             signal=-code if code < 0 else None,
             duration_s=duration_s,
             timed_out=self._timed_out,
-            stderr=self._tail.last_lines() if self._tail is not None else None,
+            stderr=self._output.last_lines() if self._output is not None else None,
         )
 
-    def _catch_signals(self) -> None:
-        for number in FORWARDED:
-            # What was ignored when we started (nohup, a shell's background) stays ignored, by us
-            # and by the job.
-            if signals.getsignal(number) != signals.SIG_IGN:
-                signals.signal(number, self._forward)
+    def _catch_signals(self, wake: int) -> None:
+        signals.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in CAUGHT - self._ignored:
+            signals.signal(number, self._on_signal)
+        signals.signal(signals.SIGCHLD, self._on_signal)
         if self._timeout_s is not None:
-            signals.signal(signals.SIGALRM, self._time_is_up)
-        signals.signal(signals.SIGCHLD, _wake_up)
+            signals.signal(signals.SIGALRM, self._on_signal)
 
-    def _start(self) -> int | None:
-        """Start it; gives the end of the pipe at which its stderr comes out."""
-        if self._tail is None:
-            self._spawn([])
-            return None
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    def _be_the_job(self, failure: int) -> NoReturn:
+        """In the child: become the job, or say on `failure` which error kept it from that."""
         try:
-            self._spawn([(os.POSIX_SPAWN_DUP2, write_end, STDERR)])
-        except OSError:
-            os.close(read_end)
-            raise
-        finally:
-            os.close(write_end)
-        return read_end
-
-    def _spawn(self, file_actions: list[tuple[int, int, int]]) -> None:
-        argv = self._argv
-        try:
-            self._pid = self._spawn_program(argv[0], argv, file_actions)
+            if self._own_group:
+                os.setpgid(0, 0)
+            if self._output is not None and self._output.write_end is not None:
+                for descriptor in self._output.descriptors:
+                    os.dup2(self._output.write_end, descriptor)
+            _become_job(self._argv, self._ignored, self._mask)
         except OSError as error:
-            if error.errno != 8:  # ENOEXEC: a script without a first line; a shell runs it itself
-                raise
-            import shutil
+            os.write(failure, str(error.errno).encode())
+        finally:
+            os._exit(EXIT_NOT_FOUND)
 
-            script = shutil.which(argv[0]) or argv[0]
-            self._pid = self._spawn_program("/bin/sh", ["sh", script, *argv[1:]], file_actions)
-        for number in self._early:
-            self._signal(number)
-
-    def _spawn_program(
-        self, path: str, argv: list[str], file_actions: list[tuple[int, int, int]]
-    ) -> int:
-        environment = _environment()
-        if self._own_group:
-            return os.posix_spawnp(
-                path,
-                argv,
-                environment,
-                file_actions=file_actions,
-                setsigdef=IGNORED_BY_PYTHON,
-                setpgroup=0,
-            )
-        return os.posix_spawnp(
-            path, argv, environment, file_actions=file_actions, setsigdef=IGNORED_BY_PYTHON
-        )
-
-    def _not_started(self, error: OSError) -> Ending:
-        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        return Ending(
-            exit_code=EXIT_NOT_FOUND if missing else EXIT_NOT_EXECUTABLE,
-            error="command not found" if missing else (error.strerror or str(error)),
-        )
-
-    def _attend(self, woken: int, stderr: int | None) -> None:
-        """Pass its stderr through until it ends."""
+    def _attend(self) -> None:
+        """Pass its output through, and signals on, until it ends."""
         waiting = select.poll()
-        waiting.register(woken, select.POLLIN)
-        if stderr is not None:
-            waiting.register(stderr, select.POLLIN)
+        waiting.register(self._woken, select.POLLIN)
+        output = self._output.read_end if self._output is not None else None
+        if output is not None:
+            waiting.register(output, select.POLLIN)
         while not self._has_ended():
             for descriptor, _ in waiting.poll():
-                if descriptor == woken:
-                    _empty(woken)
-                elif self._tail is not None and not self._tail.pass_on(descriptor):
+                if descriptor == self._woken:
+                    self._take_signals()
+                    continue
+                assert self._output is not None
+                self._is_writing = True
+                self._output.pass_on()
+                self._is_writing = False
+                if self._output.read_end is None:
                     waiting.unregister(descriptor)
-                    os.close(descriptor)
 
     def _has_ended(self) -> bool:
+        """Whether the job has; other children that ended are reaped, which as process 1 are
+        all that have lost their parent."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                self._pid = None  # reaped by nobody we know: there is no status to be had
+                return True
+            if ended is None:
+                break
+            pid = ended.si_pid
+            if pid == self._pid:
+                # Before it is reaped: from then on its number may be another process's.
+                self._pid = None
+                _, self._wait_status = os.waitpid(pid, 0)
+                if self._alarm_at_s is not None:
+                    signals.setitimer(signals.ITIMER_REAL, 0)
+                return True
+            if self._witness is None or pid != self._witness.pid:
+                os.waitpid(pid, 0)
+            else:
+                self._witness.renew()
+        if self._is_at_terminal:
+            self._stop_with_job()
+        return False
+
+    def _stop_with_job(self) -> None:
+        """Where the job stopped itself, the shell that waits for us must see that."""
         assert self._pid is not None
-        pid = self._pid
-        try:
-            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            self._pid = None  # reaped by nobody we know: there is no status to be had
-            return True
-        if ended is None:
-            return False
-        # Before it is reaped: from then on its number may be another process's.
-        self._pid = None
-        _, self._wait_status = os.waitpid(pid, 0)
-        if self._timeout_s is not None:
-            signals.setitimer(signals.ITIMER_REAL, 0)
-        return True
+        if os.waitid(os.P_PID, self._pid, os.WSTOPPED | os.WNOHANG) is not None:
+            os.kill(os.getpid(), signals.SIGSTOP)
 
-    def _drain(self, stderr: int) -> None:
-        """What it wrote before its end; a grandchild may write on, but not to us."""
-        assert self._tail is not None
-        os.set_blocking(stderr, False)
-        passed_bytes = 0
-        try:
-            while passed_bytes < DRAIN_BYTES_MAX:
-                before = self._tail.passed_bytes
-                if not self._tail.pass_on(stderr):
-                    os.close(stderr)
-                    return
-                passed_bytes += self._tail.passed_bytes - before
-        except BlockingIOError:
-            pass
-        os.set_blocking(stderr, True)
-        _leave_to_cat(stderr)
+    def _on_signal(self, number: int, frame: object) -> None:
+        """Mostly what it leaves in the pipe wakes us; but writing may last as long as our reader
+        likes."""
+        if self._is_writing:
+            self._take_signals()
 
-    def _forward(self, number: int, frame: object) -> None:
-        if self._pid is None:
-            self._early.append(number)
-        elif number not in OF_TERMINAL or _terminal_group() != os.getpgrp():
-            self._signal(number)
-
-    def _time_is_up(self, number: int, frame: object) -> None:
-        if self._pid is None:
+    def _take_signals(self) -> None:
+        """See to every signal that has arrived. Where one interrupts this, it is seen to by
+        the call that it interrupted."""
+        if self._is_taking_signals or self._witness is None:
             return
+        self._is_taking_signals = True
+        try:
+            while numbers := self._arrived():
+                self._pass_on(numbers)
+        finally:
+            self._is_taking_signals = False
+
+    def _arrived(self) -> list[int]:
+        """The signals since the last call, each as often as it came, but for our own."""
+        try:
+            numbers = list(os.read(self._woken, READ_BYTES))
+        except BlockingIOError:
+            return []
+        if signals.SIGALRM in numbers and self._is_time_up():
+            numbers.remove(signals.SIGALRM)
+            self._time_is_up()
+        return [each for each in numbers if each != signals.SIGCHLD and each not in self._ignored]
+
+    def _pass_on(self, numbers: list[int]) -> None:
+        """Give the job those that it does not have already."""
+        assert self._witness is not None
+        deadline_s = monotonic() + GROUP_GRACE_S
+        while True:
+            sent_to_all = self._witness.pending()
+            if sent_to_all.issuperset(numbers):
+                sleep(GROUP_REST_S)  # we may be the last of the group to get it
+                numbers += self._arrived()
+                break
+            if monotonic() >= deadline_s:
+                break
+            sleep(0.001)
+            numbers += self._arrived()
+        if not sent_to_all.isdisjoint(numbers):
+            self._witness.renew()
+            if not self._is_with_witness():
+                sent_to_all = frozenset()
+        for number in numbers:
+            if number not in sent_to_all:
+                self._signal(number)
+        if signals.SIGTSTP in numbers:
+            self._stop()
+
+    def _is_with_witness(self) -> bool:
+        """Whether the job is in the group that we started it in, and had what went to all."""
+        if self._pid is None:
+            return False
+        try:
+            group = os.getpgid(self._pid)
+        except OSError:
+            return False
+        return group == (self._pid if self._own_group else os.getpgrp())
+
+    def _stop(self) -> None:
+        """Stop as without a handler: not at all where no shell could continue us."""
+        signals.signal(signals.SIGTSTP, signals.SIG_DFL)
+        os.kill(os.getpid(), signals.SIGTSTP)
+        signals.signal(signals.SIGTSTP, self._on_signal)
+
+    def _set_alarm(self, seconds: float) -> None:
+        seconds = max(seconds, 0.001)
+        self._alarm_at_s = monotonic() + seconds
+        signals.setitimer(signals.ITIMER_REAL, seconds)
+
+    def _is_time_up(self) -> bool:
+        """Whether an alarm is our own, and not somebody's signal."""
+        return self._alarm_at_s is not None and monotonic() >= self._alarm_at_s - 0.001
+
+    def _time_is_up(self) -> None:
         if self._timed_out:
             self._signal(signals.SIGKILL)
             return
         self._timed_out = True
         self._signal(signals.SIGTERM)
         self._signal(signals.SIGCONT)  # a stopped job would not notice
-        signals.setitimer(signals.ITIMER_REAL, max(self._kill_after_s, 0.001))
+        self._set_alarm(self._kill_after_s)
 
     def _signal(self, number: int) -> None:
         if self._pid is None:
             return
         try:
-            os.kill(-self._pid if self._own_group else self._pid, number)
+            if self._own_group and self._timed_out:
+                os.killpg(self._pid, number)
+            else:
+                os.kill(self._pid, number)
         except OSError:
             pass  # it has just ended, or became another user: then it hears of nobody
 
 
-class _Tail:
-    """What passes through to our own stderr, and its last lines."""
-
-    def __init__(self) -> None:
-        self.ended = False
-        self.passed_bytes = 0
-        self._kept = b""
-
-    def pass_on(self, descriptor: int) -> bool:
-        """Pass on what can be read now; False at the end."""
-        data = os.read(descriptor, READ_BYTES)
-        if data:
-            self.passed_bytes += len(data)
-            self._kept = (self._kept + data)[-TAIL_BYTES_MAX:]
-            if _write(data):
-                return True
-        # At its end; or nobody reads our stderr any more, which the job learns by
-        # the closing of its own, as it would without us.
-        self.ended = True
-        return False
-
-    def last_lines(self) -> bytes:
-        lines = self._kept.rstrip(b"\n").split(b"\n")
-        return b"\n".join(lines[-TAIL_LINES_MAX:])
-
-
-def _write(data: bytes) -> bool:
-    """All of it to stderr; False where nobody reads that any more."""
-    view = memoryview(data)
-    while view:
+def _become_job(argv: list[str], ignored: frozenset[int], mask: set[int]) -> NoReturn:
+    """Replace this process by the job. Raises the OSError that keeps it from that."""
+    _restore_locale()
+    restore(ignored, mask)
+    program = os.fsencode(argv[0])
+    error: OSError = FileNotFoundError(2, "No such file or directory")
+    for path in _candidates(program):
         try:
-            view = view[os.write(STDERR, view) :]
-        except BlockingIOError:
-            writable = select.poll()
-            writable.register(STDERR, select.POLLOUT)
-            writable.poll(1000)
-        except BrokenPipeError:
-            return False
-        except OSError:
-            return True  # a full disk, say: the job would have gone on too
-    return True
+            os.execv(path, argv)
+        except (FileNotFoundError, NotADirectoryError) as missing:
+            if b"/" in program:
+                error = missing
+        except PermissionError as denied:
+            error = denied  # as a shell does: another directory may have one
+        except OSError as other:
+            if other.errno != ENOEXEC:
+                raise
+            # A script without a first line; a shell runs it itself.
+            os.execv("/bin/sh", ["sh", os.fsdecode(path), *argv[1:]])
+    raise error
 
 
-def _leave_to_cat(stderr: int) -> None:
-    """Let what the job left running write on to our stderr when we are gone."""
+def _candidates(program: bytes) -> list[bytes]:
+    """The files that a program's name may mean, as execvp(3) looks for them."""
+    if b"/" in program:
+        return [program]
+    directories = os.environb.get(b"PATH", b"/bin:/usr/bin").split(b":")
+    return [(directory or b".") + b"/" + program for directory in directories]
+
+
+def _restore_locale() -> None:
+    """In the C locale, which cron has, the interpreter adds a variable to its own environment;
+    the job must not see that. All else of the environment is as it was given to us."""
+    if os.environb.get(b"LC_CTYPE") not in COERCED_LOCALES:
+        return
     try:
-        os.posix_spawn(
-            "/bin/cat",
-            ["cat"],
-            {},
-            file_actions=[(os.POSIX_SPAWN_DUP2, stderr, 0), (os.POSIX_SPAWN_DUP2, STDERR, 1)],
-            setsigdef=IGNORED_BY_PYTHON,
-            setpgroup=0,
-        )
+        with open("/proc/self/environ", "rb") as file:
+            given = file.read().split(b"\0")
     except OSError:
-        pass
-    os.close(stderr)
+        return
+    if not any(each.startswith(b"LC_CTYPE=") for each in given):
+        os.unsetenv("LC_CTYPE")
 
 
-def _environment() -> dict[bytes, bytes]:
-    """The environment as we got it. In the C locale, which cron has, the interpreter
-    adds a variable to its own; the job must not see that."""
-    environment = dict(os.environb)
-    if environment.get(b"LC_CTYPE") == b"C.UTF-8":
-        try:
-            with open("/proc/self/environ", "rb") as file:
-                given = file.read().split(b"\0")
-        except OSError:
-            return environment
-        if not any(each.startswith(b"LC_CTYPE=") for each in given):
-            del environment[b"LC_CTYPE"]
-    return environment
+def _read_failure(failed: int) -> OSError | None:
+    """Why the child could not become the job; None once it has."""
+    text = os.read(failed, 32)
+    os.close(failed)
+    return OSError(int(text), os.strerror(int(text))) if text else None
+
+
+def _not_started(error: OSError) -> Ending:
+    missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return Ending(
+        exit_code=EXIT_NOT_FOUND if missing else EXIT_NOT_EXECUTABLE,
+        error="command not found" if missing else (error.strerror or str(error)),
+    )
 
 
 def _terminal_group() -> int | None:
@@ -349,23 +384,3 @@ def _terminal_group() -> int | None:
         return None
     finally:
         os.close(terminal)
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
-
-
-def _empty(descriptor: int) -> None:
-    try:
-        while len(os.read(descriptor, READ_BYTES)) == READ_BYTES:
-            pass
-    except BlockingIOError:
-        pass
-
-
-def _wake_up(number: int, frame: object) -> None:
-    """That there is a handler is enough: it makes the wake-up pipe readable."""

@@ -1,0 +1,168 @@
+"""Takes what looks like a secret out of a command line and of what a job wrote.
+
+Everyone who may look at an event sees these. What is known by its name
+(`--password=x`, `TOKEN=x`, `Authorization: x`), by its place (`mysql -px`, a
+URL's `user:x@`) or by its shape (keys of AWS, GitHub and others) is replaced;
+better a harmless word too many than a password in a timeline. What has neither
+name, place nor shape cannot be known: `--no-command` and `--no-output` are for
+that. Pure; imported only for an event of a job, since `re` is slow to come.
+"""
+
+from __future__ import annotations
+
+import re
+
+MASK = "***"
+# More is never shown; a limit for what is looked at.
+TEXT_CHARACTERS_MAX = 20_000
+
+# A name that ends with one of these holds a secret, whatever stands before it.
+_STRONG = r"passw(?:or)?d|passphrase|secret|token|api[_-]?key|(?:access|private|secret)[_-]?key"
+# These only as a word of their own.
+_WEAK = r"pass|pwd|pw|key|auth|credentials?"
+_NAME = rf"(?:[\w.-]*(?:{_STRONG})s?|(?:[\w.-]*[_.-])?(?:{_WEAK}))"
+_STRONG_NAME = rf"[\w.-]*(?:{_STRONG})s?"
+_VALUE = r"\"[^\"\n]*\"?|'[^'\n]*'?|[^\s\"'&;,)}\]]+"
+
+_TEXTS = tuple(
+    (re.compile(pattern, flags), replacement)
+    for pattern, flags, replacement in (
+        (
+            r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+            re.DOTALL,
+            MASK,
+        ),
+        # A header, to the end of its line or of the quotes around it.
+        (
+            r"\b((?:proxy-)?authorization|(?:set-)?cookie|[\w-]*(?:api-?key|token))(\s*:\s*)"
+            r"[^\r\n\"']+",
+            re.IGNORECASE,
+            rf"\1\2{MASK}",
+        ),
+        (r"\b(bearer|basic)(\s+)[\w.~+/=-]{6,}", re.IGNORECASE, rf"\1\2{MASK}"),
+        # A URL's credentials: user and password, or a token alone.
+        (r"(\b[a-z][a-z0-9+.-]*://[^\s/:@\"']*):[^\s/\"']+@", re.IGNORECASE, rf"\1:{MASK}@"),
+        (r"(\b[a-z][a-z0-9+.-]*://)[^\s/:@\"']{20,}@", re.IGNORECASE, rf"\1{MASK}@"),
+        (
+            rf"(?<![\w.-])(-{{0,2}}{_NAME}[\"']?\s*=\s*)(?:{_VALUE})",
+            re.IGNORECASE,
+            rf"\1{MASK}",
+        ),
+        (
+            rf"(?<![\w.-])({_STRONG_NAME}[\"']?\s*:\s*)(?:{_VALUE})",
+            re.IGNORECASE,
+            rf"\1{MASK}",
+        ),
+        (r"\b(pass:)\S+", 0, rf"\1{MASK}"),  # as openssl takes it
+        (
+            r"\b(?:A[KS]IA[0-9A-Z]{16}|gh[opsru]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
+            r"|xox[a-z]-[\w-]{10,}|[sr]k_(?:live|test)_\w{10,}|AIza[\w-]{35}"
+            r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)",
+            0,
+            MASK,
+        ),
+    )
+)
+_OPTION = re.compile(rf"--?{_NAME}", re.IGNORECASE)
+_ASSIGNMENT = re.compile(rf"(-{{0,2}}{_NAME}=)(.+)", re.IGNORECASE | re.DOTALL)
+_BLANKS = re.compile(r"(\s+)")
+
+# Programs whose short options hold a secret: glued to the option's letter, and as its next word.
+_GLUED = {
+    "-p": ("mysql", "mariadb", "sshpass", "mongo", "7z", "7za", "7zz", "rar", "unrar"),
+    "-a": ("redis-cli",),
+    "-w": ("ldap",),
+    "-P": ("zip", "unzip"),
+    "-u": ("curl",),
+    "-U": ("curl", "smbclient"),
+}
+_NEXT = {
+    "-p": ("sshpass", "mongo", "docker", "podman", "helm", "az"),
+    "-a": ("redis-cli",),
+    "-w": ("ldap",),
+    "-P": ("zip", "unzip"),
+    "-u": ("curl",),
+    "-U": ("curl", "smbclient"),
+    "--user": ("curl",),
+    "--proxy-user": ("curl",),
+    "--pass": ("curl",),
+}
+
+
+def masked_command(argv: list[str]) -> list[str]:
+    """The command and its arguments, each word without what looks like a secret."""
+    words = _Words()
+    return [words.masked(word[:TEXT_CHARACTERS_MAX]) for word in argv[:1000]]
+
+
+def masked_text(text: str) -> str:
+    """The same for any text, such as a script in one word, or what a job wrote."""
+    text = text[-TEXT_CHARACTERS_MAX:]
+    for pattern, replacement in _TEXTS:
+        text = pattern.sub(replacement, text)
+    words = _Words()
+    parts = _BLANKS.split(text)
+    # Every second part is the blanks between two words.
+    return "".join(
+        part if place % 2 or not part else words.masked_in_text(part)
+        for place, part in enumerate(parts)
+    )
+
+
+class _Words:
+    """One command line, read word by word."""
+
+    def __init__(self) -> None:
+        self._program = ""
+        self._next_is_secret = False
+        self._next_is_script = False
+
+    def masked(self, word: str) -> str:
+        is_script, self._next_is_script = self._next_is_script, word in _TAKE_SCRIPT
+        if self._is_secret(word):
+            return MASK
+        assignment = None if is_script else _ASSIGNMENT.fullmatch(word)
+        if assignment is not None:
+            return f"{assignment[1]}{MASK}"
+        glued = self._glued(word)
+        if glued is not None:
+            return glued
+        self._look_ahead(word)
+        return masked_text(word)
+
+    def masked_in_text(self, word: str) -> str:
+        """The same where the text around it was looked at already."""
+        bare = word.strip("\"'`();")
+        if self._is_secret(bare):
+            return word.replace(bare, MASK)
+        glued = self._glued(bare)
+        if glued is not None:
+            return word.replace(bare, glued)
+        self._look_ahead(bare)
+        return word
+
+    def _is_secret(self, word: str) -> bool:
+        is_secret, self._next_is_secret = self._next_is_secret, False
+        # `--token --verbose`: it had its value from elsewhere.
+        return is_secret and word != "" and not word.startswith("-")
+
+    def _glued(self, word: str) -> str | None:
+        programs = _GLUED.get(word[:2], ())
+        if len(word) > 2 and self._program.startswith(programs) and programs:
+            return f"{word[:2]}{MASK}"
+        return None
+
+    def _look_ahead(self, word: str) -> None:
+        programs = _NEXT.get(word, ())
+        self._next_is_secret = _OPTION.fullmatch(word) is not None or (
+            programs != () and self._program.startswith(programs)
+        )
+        if not word.startswith("-"):
+            name = word.rpartition("/")[2]
+            if name.startswith(_PROGRAMS):
+                self._program = name
+
+
+# What a shell's next word is a script behind.
+_TAKE_SCRIPT = ("-c", "-ec", "-euc", "-euxc", "-lc", "-xc", "-exc")
+_PROGRAMS = tuple({name for table in (_GLUED, _NEXT) for names in table.values() for name in names})
