@@ -16,6 +16,10 @@ class Clock:
         """Seconds that only ever grow; of no meaning outside this process."""
         return time.monotonic()
 
+    def since_boot_s(self) -> float:
+        """As `monotonic_s`, with the time in which the host was suspended."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
     def wall_ms(self) -> int:
         """Milliseconds since 1970 (UTC); may jump either way."""
         return time.time_ns() // 1_000_000
@@ -29,6 +33,9 @@ class FakeClock(Clock):
         self._monotonic_s = monotonic_s
 
     def monotonic_s(self) -> float:
+        return self._monotonic_s
+
+    def since_boot_s(self) -> float:
         return self._monotonic_s
 
     def wall_ms(self) -> int:

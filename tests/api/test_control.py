@@ -76,6 +76,7 @@ def test_the_destination_can_be_held_and_released(agent):
                 assert (status, told["state"]) == (200, "held")
                 status, told = await running.request("POST", "/v1/release", body)
                 assert (status, told["state"]) == (200, "ok")
+                assert told["was"]["state"] == "held"
 
     asyncio.run(main())
 

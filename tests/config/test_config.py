@@ -54,7 +54,7 @@ def test_built_in_defaults_are_the_documented_ones(write):
     assert (config.outbox.retain_delivered_s, config.outbox.ttl_s) == (7 * 86_400, 0)
     assert (config.dedup.key_window_s, config.dedup.repeat_window_s) == (7 * 86_400, 0)
     delivery = config.delivery
-    assert (delivery.concurrency_max, delivery.rate_max, delivery.attempts_max) == (16, 0, 20)
+    assert (delivery.concurrency_max, delivery.rate_max, delivery.attempts_max) == (64, 0, 20)
     assert (delivery.backoff_initial_s, delivery.backoff_max_s) == (1, 300)
     assert (delivery.hold_probe_s, delivery.late_after_s, delivery.drain_timeout_s) == (300, 60, 10)
     assert (delivery.stamp, delivery.order, delivery.fresh_share) == ("late", "mixed", 0.25)

@@ -129,10 +129,6 @@ ILLEGAL = {
     "begin while throttled": (T, lambda b, _: b.begin(T0 + 10.5)),
     "begin while held": (H, lambda b, _: b.begin(T0 + 10.5)),
     "begin while paused": (P, lambda b, _: b.begin(LATER)),
-    "release while untried": (U, lambda b, _: b.release(LATER)),
-    "release while closed": (C, lambda b, _: b.release(LATER)),
-    "release while open": (O, lambda b, _: b.release(LATER)),
-    "release while throttled": (T, lambda b, _: b.release(LATER)),
     **{
         f"{name} twice": (state, lambda b, old, move=move: move(b, old))
         for name, move in MOVES.items()
@@ -259,14 +255,98 @@ def test_a_new_key_does_not_end_the_operators_hold():
     assert breaker.state is P
 
 
-@pytest.mark.parametrize("state", [H, P])
-def test_a_release_looks_afresh_with_one_request(state):
-    breaker, old, _ = in_state(state)
-    breaker.release(LATER)
-    assert breaker.allowance(LATER) is Allowance.PROBE
-    assert breaker.must_hold(old, "401", LATER) is False
-    breaker.must_hold(breaker.begin(LATER), "401", LATER)
+@pytest.mark.parametrize("state", [U, O, T, H, P])
+def test_a_release_ends_every_wait_and_looks_afresh_with_one_request(state):
+    breaker, old, now_s = in_state(state)
+    assert breaker.release(now_s) is True
+    assert breaker.allowance(now_s) is Allowance.PROBE
+    assert breaker.must_hold(old, "401", now_s) is False
+    breaker.must_hold(breaker.begin(now_s), "401", now_s)
     assert breaker.state is H
+
+
+def test_where_nothing_waits_a_release_changes_nothing():
+    breaker, _, now_s = in_state(C)
+    assert breaker.release(now_s) is False
+    assert breaker.state is C
+
+
+# --- the second opinion ---------------------------------------------------------
+
+
+def in_doubt(state: State):
+    """A breaker in which one entry alone speaks for the state, since LATER."""
+    breaker, _, _ = in_state(C)
+    if state is O:
+        breaker.unavailable(breaker.begin(LATER), "500", LATER, 0.9, doubt=True)
+    else:
+        breaker.must_hold(breaker.begin(LATER), "403", LATER, doubt=True, soon_s=1.0)
+    assert breaker.state is state
+    return breaker
+
+
+@pytest.mark.parametrize("state", [O, H])
+def test_while_only_one_was_refused_another_may_be_asked_soon_or_as_it_comes_in(state):
+    breaker = in_doubt(state)
+    assert breaker.allowance(LATER) is Allowance.NONE
+    soon_s = breaker.next_probe_s(other=True)
+    assert soon_s <= LATER + 1.0
+    breaker.arrived(LATER + 0.1)
+    assert breaker.allowance(LATER + 0.1) is Allowance.OTHER
+    assert breaker.succeeded(breaker.begin(LATER + 0.1), LATER + 0.2)
+    assert breaker.state is C
+
+
+def test_with_nobody_else_to_ask_a_hold_is_probed_slowly():
+    breaker = in_doubt(H)
+    assert breaker.next_probe_s() == LATER + HOLD_PROBE_S
+    assert breaker.allowance(LATER + 2.0) is Allowance.OTHER
+    assert breaker.allowance(LATER + HOLD_PROBE_S) is Allowance.PROBE
+
+
+def test_a_second_refusal_begins_the_slow_probe_and_an_arrival_no_longer_counts():
+    breaker = in_doubt(H)
+    breaker.must_hold(breaker.begin(LATER + 1.0), "403", LATER + 1.0)
+    breaker.arrived(LATER + 2.0)
+    assert breaker.allowance(LATER + 2.0) is Allowance.NONE
+    assert breaker.next_probe_s(other=True) == LATER + 1.0 + HOLD_PROBE_S
+
+
+@pytest.mark.parametrize(
+    ("move", "then"),
+    [
+        (lambda b, t: b.unavailable(t, "down", LATER + 1.0, 0.5), O),
+        (lambda b, t: b.throttled(t, 5.0, "429", LATER + 1.0, 0.5), T),
+    ],
+)
+def test_a_hold_in_doubt_gives_way_to_what_the_second_opinion_says(move, then):
+    breaker = in_doubt(H)
+    move(breaker, breaker.begin(LATER + 1.0))
+    assert breaker.state is then
+
+
+def test_a_good_answer_from_before_the_hold_is_a_reason_to_ask_at_once():
+    breaker, _, _ = in_state(C)
+    first, second = breaker.begin(LATER), breaker.begin(LATER)
+    breaker.must_hold(first, "403", LATER, doubt=True, soon_s=1.0)
+    assert breaker.succeeded(second, LATER + 0.1) is False
+    assert breaker.allowance(LATER + 0.1) is Allowance.OTHER
+
+
+# --- requests that hang -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [U, O, T, H])
+def test_a_probe_that_hangs_is_not_the_only_one_for_long(state):
+    breaker, _, _ = in_state(state)
+    breaker.begin(LATER, 5.0)
+    assert breaker.allowance(LATER + 4.9, 5.0) is Allowance.NONE
+    assert breaker.next_probe_s(5.0) == LATER + 5.0
+    breaker.begin(LATER + 5.0, 5.0)
+    assert breaker.allowance(LATER + 9.9, 5.0) is Allowance.NONE
+    # In trouble two at a time are enough; before the first answer nobody knows.
+    third = Allowance.PROBE if state is U else Allowance.NONE
+    assert breaker.allowance(LATER + 10.0, 5.0) is third
 
 
 def test_a_held_destination_is_probed_slowly_whatever_the_probe_says():
@@ -291,11 +371,3 @@ def test_the_operators_hold_may_be_given_a_new_reason():
     breaker.pause("still", LATER)
     assert breaker.view().reason == "still"
     assert breaker.view().since_s == now_s
-
-
-def test_deliveries_are_counted_in_every_state():
-    for state in State:
-        breaker, old, _ = in_state(state)
-        before = breaker.deliveries
-        breaker.succeeded(old, LATER)
-        assert breaker.deliveries == before + 1

@@ -36,6 +36,36 @@ def test_a_full_and_healthy_round_adds_one_up_to_the_limit():
     assert seen == [2, 3, 4, 4, 4, 4]
 
 
+def test_after_a_start_and_an_outage_rounds_grow_by_half_until_the_first_pressure():
+    limiter = Limiter(64)
+    seen = []
+    for _ in range(9):
+        full_round(limiter)
+        seen.append(limiter.permits)
+    assert seen == [2, 3, 4, 6, 9, 13, 19, 28, 42]
+    limiter.pushed_back(limiter.started())
+    assert limiter.permits == 31
+    full_round(limiter)
+    assert limiter.permits == 32
+    limiter.restart()
+    for _ in range(4):
+        full_round(limiter)
+    assert limiter.permits == 6
+    limiter.failed(limiter.started())
+    full_round(limiter)
+    full_round(limiter)
+    assert limiter.permits == 7
+
+
+def test_what_an_event_is_itself_to_blame_for_is_no_sign_of_pressure():
+    limiter = grown(8)
+    serials = [limiter.started() for _ in range(8)]
+    limiter.ignored(serials[0])
+    for serial in [*serials[1:], limiter.started()]:
+        limiter.succeeded(serial, 0.01)
+    assert limiter.permits > 8
+
+
 def test_without_a_limit_there_is_still_a_ceiling():
     assert grown(CEILING, concurrency_max=0).permits == CEILING
     limiter = grown(CEILING, concurrency_max=0)
@@ -45,20 +75,22 @@ def test_without_a_limit_there_is_still_a_ceiling():
 
 def test_no_growth_while_the_limit_is_not_reached():
     limiter = grown(8)
+    before = limiter.permits
     for _ in range(100):
         limiter.succeeded(limiter.started(), 0.01)
-    assert limiter.permits == 8
+    assert limiter.permits == before
 
 
 @pytest.mark.parametrize("bad", ["failed", "pushed_back"])
 def test_no_growth_in_a_round_with_a_bad_answer(bad):
     limiter = grown(8)
-    serials = [limiter.started() for _ in range(8)]
+    before = limiter.permits
+    serials = [limiter.started() for _ in range(before)]
     getattr(limiter, bad)(serials[0])
     after = limiter.permits
     for serial in serials[1:]:
         limiter.succeeded(serial, 0.01)
-    assert limiter.permits == after <= 8
+    assert limiter.permits == after <= before
 
 
 def test_pushback_shrinks_by_a_ratio_and_once_for_a_round_trip():

@@ -18,7 +18,7 @@ def expected(status: int) -> Outcome:
         return Outcome.DELIVERED
     if status == 429:
         return Outcome.THROTTLED
-    if status in (401, 402, 403, 404, 405, 407) or status in range(300, 400):
+    if status in (401, 402, 403, 404, 405, 407, 421) or status in range(300, 400):
         return Outcome.HOLD
     if status in range(400, 500) and status not in (408, 425):
         return Outcome.REJECTED
@@ -104,8 +104,12 @@ def test_every_fault_means_what_the_table_says_and_may_have_arrived_if_it_was_se
         ({"content-type": "text/html"}, b"  \r\n ", False),
         ({"content-type": "text/html; charset=utf-8"}, b'{"id": "a"}', False),
         ({"content-type": "text/html"}, b"<p>Sign in</p>", True),
-        ({"content-type": "Text/HTML;charset=utf-8"}, b"Sign in", True),
-        ({"content-type": "text/html"}, b"\x1f\x8b\x08\x00", True),
+        ({"content-type": "Text/HTML;charset=utf-8"}, b"OK", False),
+        ({"content-type": "text/html"}, b"\x1f\x8b\x08\x00", False),
+        ({"content-type": "text/html"}, b"accepted <b>1</b>", False),
+        ({}, b"<!doctype HTML PUBLIC '-//W3C//DTD HTML 4.01//EN'>", True),
+        ({}, b"\n<body onload=go()>", True),
+        ({}, b"<h1", True),
         ({"content-type": "application/xhtml+xml"}, b"<?xml version='1.0'?>", True),
         ({}, b"<!DOCTYPE html><html><body>Sign in</body></html>", True),
         ({"content-type": "text/plain"}, b"\xef\xbb\xbf \n<HTML><head>", True),
@@ -115,9 +119,9 @@ def test_every_fault_means_what_the_table_says_and_may_have_arrived_if_it_was_se
         ({}, b"<script>location='/login'</script>", True),
     ],
 )
-def test_a_page_is_known_by_its_type_or_its_start(headers, body, page):
+def test_a_page_is_known_by_its_start_whatever_its_type(headers, body, page):
     answer = Answer(200, headers, body)
-    assert is_html_page(answer) is page
+    assert is_html_page(body) is page
     verdict = decide(answer, NOW_MS, CAP_S)
     assert verdict.outcome is (Outcome.UNAVAILABLE if page else Outcome.DELIVERED)
     assert verdict.may_have_arrived is False
@@ -137,3 +141,18 @@ def test_a_redirect_names_its_target():
     verdict = decide(Answer(302, {"location": "https://portal.example/"}), NOW_MS, CAP_S)
     assert verdict.error == "302 Found: redirected to https://portal.example/"
     assert "never followed" in verdict.hint
+
+
+@pytest.mark.parametrize("status", [s for s in range(400, 500) if s not in (408, 425, 429)])
+def test_an_error_with_a_page_is_not_komodors_and_holds(status):
+    page = b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head>"
+    meaning = decide(Answer(status, {"content-type": "text/html"}, page), NOW_MS, CAP_S)
+    assert meaning.outcome is Outcome.HOLD
+    assert meaning.hint
+
+
+def test_what_never_left_says_nothing_of_the_event():
+    for fault in Fault:
+        for sent in (True, False):
+            meaning = decide(Answer(fault=fault, sent=sent), NOW_MS, CAP_S)
+            assert meaning.concerns_event is (sent or fault is Fault.INTERNAL)

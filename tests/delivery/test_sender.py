@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from simulation.history import DAY_S, SETTINGS, World
 
-from outboxd.delivery import flights
+from outboxd.delivery import in_flight
 from outboxd.delivery.facts import (
     AttemptMade,
     EntryExpired,
@@ -146,7 +146,7 @@ def test_fresh_events_overtake_the_backlog():
         world.run(main())
 
 
-def test_in_strict_order_nothing_overtakes_and_nothing_spins():
+def test_in_strict_order_nothing_overtakes_what_was_not_asked_and_nothing_spins():
     world = World(SETTINGS._replace(order="fifo"))
 
     async def main() -> None:
@@ -156,7 +156,24 @@ def test_in_strict_order_nothing_overtakes_and_nothing_spins():
         await asyncio.sleep(120)
         world.network.turn("slow")
         await world.until_empty(30 * 60)
-        assert arrived(world) == sorted(arrived(world), key=lambda name: int(name[1:]))
+        assert set(arrived(world)) == {f"e{n}" for n in range(30)}
+        world.finish()
+
+    world.run(main())
+
+
+@pytest.mark.parametrize("weather", ["refused", "dns"])
+def test_in_strict_order_an_outage_in_which_nothing_leaves_changes_no_order(weather):
+    world = World(SETTINGS._replace(order="fifo"))
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn(weather)
+        await world.give(30)
+        await asyncio.sleep(HOUR_S)
+        world.network.turn("fine")
+        await world.until_empty(600)
+        assert arrived(world) == [f"e{n}" for n in range(30)]
         world.finish()
 
     world.run(main())
@@ -245,14 +262,14 @@ def test_a_poisoned_event_is_exhausted_while_others_are_delivered():
 
 def test_an_event_that_a_defect_of_ours_keeps_from_being_sent_is_given_up_alone(monkeypatch):
     world = World(SETTINGS._replace(attempts_max=3))
-    stamped = flights.stamped
+    stamped = in_flight.stamped
 
     def defective(entry, *rest):
         if b'"p"' in entry.body:
             raise ZeroDivisionError
         return stamped(entry, *rest)
 
-    monkeypatch.setattr(flights, "stamped", defective)
+    monkeypatch.setattr(in_flight, "stamped", defective)
     world.checks.exchanged = lambda exchange: None  # they know requests alone
 
     async def main() -> None:
@@ -271,14 +288,14 @@ def test_an_event_that_a_defect_of_ours_keeps_from_being_sent_is_given_up_alone(
 
 def test_an_answer_that_a_defect_of_ours_keeps_from_being_understood_is_in_doubt(monkeypatch):
     world = World()
-    decide, defects = flights.decide, [ZeroDivisionError()]
+    decide, defects = in_flight.decide, [ZeroDivisionError()]
 
     def defective(*arguments):
         if defects:
             raise defects.pop()
         return decide(*arguments)
 
-    monkeypatch.setattr(flights, "decide", defective)
+    monkeypatch.setattr(in_flight, "decide", defective)
 
     async def main() -> None:
         await world.start()

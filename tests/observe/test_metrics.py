@@ -67,6 +67,9 @@ def exercise(metrics: Metrics) -> None:
     metrics.delivered(3)
     metrics.delivery_age(0.5)
     metrics.possible_duplicates()
+    for outcome in module.OUTCOMES:
+        metrics.set_aside(outcome)
+    metrics.revived(10)
     metrics.reload(True)
     metrics.limits(events_max=1000, disk_free_min_bytes=64 << 20)
     metrics.watch(

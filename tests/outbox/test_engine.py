@@ -182,13 +182,37 @@ def test_few_entries_are_fetched_once_each(engine, event):
     assert sorted(c.seq for c in fetch(engine, 8, share=0.5)) == [1, 2, 3]
 
 
-def test_strict_order_waits_for_the_oldest(engine, clock, event):
+def test_strict_order_goes_past_what_waits_by_itself(engine, clock, event):
     keep(engine, *[event(f"n{i}") for i in range(3)])
     assert [c.seq for c in fetch(engine, 2, order="fifo")] == [1, 2]
     settle(engine, Settlement(1, "pending", None, due_at=clock.wall_ms() + 5000))
-    assert fetch(engine, 2, order="fifo") == []
+    assert [c.seq for c in fetch(engine, 2, order="fifo")] == [2, 3]
     clock.advance(5)
     assert [c.seq for c in fetch(engine, 2, order="fifo")] == [1, 2]
+
+
+def test_a_rejected_entry_is_revived_and_no_other(engine, clock, event):
+    keep(engine, *[event(f"n{i}") for i in range(3)])
+    attempt = Attempt(clock.wall_ms(), 1, "rejected", 400, "400")
+    settle(engine, Settlement(1, "dead", attempt, dead_reason="rejected"))
+    settle(engine, Settlement(2, "dead", None, dead_reason="expired"))
+    settle(engine, Settlement(3, "delivered", attempt))
+    for seq in (1, 2, 3):
+        settle(engine, Settlement(seq, "pending", None, revives=True))
+    assert [c.seq for c in fetch(engine, 3)] == [1]
+    assert (engine.counts().pending, engine.counts().dead, engine.counts().delivered) == (1, 1, 1)
+
+
+def test_a_ttl_does_not_end_because_the_clock_was_set(engine, clock, event):
+    keep(engine, event("old", at=clock.wall_ms(), expires_at=clock.wall_ms() + 60_000))
+    until = clock.wall_ms()
+    clock.jump(86400)
+    keep(engine, event("new", at=clock.wall_ms(), expires_at=clock.wall_ms() + 60_000))
+    steps = [(until, 86_400_000)]
+    assert engine.expired(9, steps).entries == []
+    clock.advance(61)
+    assert [seq for seq, _ in engine.expired(9, steps).entries] == [1, 2]
+    assert [seq for seq, _ in engine.expired(9).entries] == [1, 2]
 
 
 def test_an_entry_is_not_fetched_before_its_due_time(engine, clock, event):

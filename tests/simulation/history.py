@@ -161,12 +161,12 @@ class World:
             r for r in self.network.requests
             if r.incarnation == self.network.incarnation and r.unsettled
         ]  # fmt: skip
-        limit = self.settings.concurrency_max
+        limit = self.settings.concurrency_max + 4  # of them, those that hang
         if len({r.id for r in unsettled}) > limit:
             self.checks.problems.append(f"{len(unsettled)} in doubt at a crash, limit {limit}")
         self.network.incarnation += 1
         agent.task.cancel()
-        agent.sender._flights.cancel()
+        agent.sender._in_flight.cancel()
 
     def _unanswered(self) -> set[str]:
         """The ids of what this agent has sent and heard nothing of."""
@@ -212,12 +212,14 @@ class World:
                 Incoming(body, "t", "information", "", "socket", now, None, expires_at, None)
             )
         self.checks.pokes += 1
+        received_s = self.loop.time()
         try:
             receipts = await asyncio.wait_for(self.agent.outbox.accept(items), 10.0)
         except (DiskShort, TimeoutError):
             return []  # refused, or it died: no receipt
         for receipt, name in zip(receipts, names, strict=True):
             self.checks.names[receipt.id] = name
+            self.checks.received_s[receipt.id] = received_s
         return [receipt.id for receipt in receipts]
 
     # --- the operator, and what else happens ---
@@ -402,7 +404,9 @@ class _History:
         await self._up()
 
     async def _jump(self) -> None:
-        self.world.clock.jump(self.rng.choice((DAY_S, -DAY_S, 90.0, -90.0)))
+        seconds = self.rng.choice((DAY_S, -DAY_S, 90.0, -90.0))
+        self.world.clock.jump(seconds)
+        self.world.checks.was_set_back |= seconds < 0
         self.world.checks.pokes += 1
 
     async def _key(self) -> None:

@@ -79,6 +79,9 @@ class Network:
         self.weather = weather
         self.weather_serial += 1
 
+    def refresh(self) -> None:
+        """Connections are no part of this network."""
+
     async def send(self, id: str, body: bytes) -> Answer:
         event = json.loads(body)
         details = event.get("details", {})

@@ -15,13 +15,13 @@ from simulation.checks import Broken
 from simulation.history import World, play
 from simulation.virtual_loop import BusyLoop, Deadlock
 
-from outboxd.delivery import flights, sender
+from outboxd.delivery import in_flight, sender
 from outboxd.delivery.backoff import Backoff
-from outboxd.delivery.blame import Blame
 from outboxd.delivery.breaker import Breaker
+from outboxd.delivery.evidence import Evidence, Refused
 from outboxd.delivery.facts import OutageEnded, SettlingFailed
 from outboxd.delivery.limiter import Limiter
-from outboxd.delivery.outcome import Verdict
+from outboxd.delivery.outcome import Meaning
 from outboxd.delivery.rate import Rate
 from outboxd.outbox.model import Outcome
 from outboxd.outbox.sqlite.engine import SqliteEngine
@@ -86,32 +86,32 @@ def test_the_same_seed_takes_the_same_course():
 
 # --- mistakes on purpose ---------------------------------------------------------
 
-_decide = flights.decide
+_decide = in_flight.decide
 
 
 def _deciding(change):
     def decide(answer, now_ms, cap_s):
         return change(answer, _decide(answer, now_ms, cap_s))
 
-    return lambda patch: patch.setattr(flights, "decide", decide)
+    return lambda patch: patch.setattr(in_flight, "decide", decide)
 
 
-def _follow_redirects(answer, verdict):
+def _follow_redirects(answer, meaning):
     # Whoever follows one finds some page that says 200.
     redirected = answer.status in (301, 302, 307, 308)
-    return Verdict(Outcome.DELIVERED, 200) if redirected else verdict
+    return Meaning(Outcome.DELIVERED, 200) if redirected else meaning
 
 
-def _reject_key_errors(answer, verdict):
-    return verdict._replace(outcome=Outcome.REJECTED) if answer.status in (401, 403) else verdict
+def _reject_key_errors(answer, meaning):
+    return meaning._replace(outcome=Outcome.REJECTED) if answer.status in (401, 403) else meaning
 
 
-def _believe_portals(answer, verdict):
-    return Verdict(Outcome.DELIVERED, 200) if answer.status == 200 else verdict
+def _believe_portals(answer, meaning):
+    return Meaning(Outcome.DELIVERED, 200) if answer.status == 200 else meaning
 
 
-def _never_mark(answer, verdict):
-    return verdict._replace(may_have_arrived=False)
+def _never_mark(answer, meaning):
+    return meaning._replace(may_have_arrived=False)
 
 
 def _grow_unreached(patch):
@@ -135,10 +135,10 @@ def _ignore_retry_after(patch):
 
 MISTAKES = {
     "attempts are spent in an outage": lambda patch: patch.setattr(
-        Blame, "failed", lambda self, seq, begun: True
+        Evidence, "refused", lambda self, seq, **how: Refused(True, True, 1, False)
     ),
     "poisoned events are never blamed": lambda patch: patch.setattr(
-        Blame, "failed", lambda self, seq, begun: False
+        Evidence, "delivered", lambda self, seq: None
     ),
     "a redirect is followed": _deciding(_follow_redirects),
     "a key error makes a dead letter": _deciding(_reject_key_errors),

@@ -86,6 +86,9 @@ class VirtualClock(Clock):
     def monotonic_s(self) -> float:
         return self._loop.time()
 
+    def since_boot_s(self) -> float:
+        return self._loop.time()
+
     def wall_ms(self) -> int:
         return self._wall_ms + round(self._loop.time() * 1000)
 

@@ -20,6 +20,7 @@ from outboxd.serve.body import read_body
 from outboxd.serve.peer import Peer
 from outboxd.serve.request import Request
 from outboxd.serve.table import Route
+from outboxd.status import DestinationStatus
 
 BODY_BYTES_MAX = 16 * 1024
 
@@ -60,18 +61,20 @@ class ControlRoutes:
         if order.id is not None:
             _require(await self._context.outbox.get(order.id), "held", State.PENDING)
             return await self._change(EntryChange.HOLD, order.id, peer)
+        before = self._context.destination.status()
         await self._context.destination.hold(order.reason or "no reason given", str(peer))
-        return self._destination_changed("hold", peer)
+        return self._destination_changed("hold", peer, before)
 
     async def release(self, request: Request, _: str) -> Response:
-        """Let go of the destination, or of one entry."""
+        """End every wait of the destination, or let go of one entry."""
         peer = require_operator(request)
         order = await _order(request)
         if order.id is not None:
             _require(await self._context.outbox.get(order.id), "released", State.PENDING)
             return await self._change(EntryChange.RELEASE, order.id, peer)
+        before = self._context.destination.status()
         await self._context.destination.release(str(peer))
-        return self._destination_changed("release", peer)
+        return self._destination_changed("release", peer, before)
 
     async def retry(self, request: Request, id: str) -> Response:
         """A dead letter becomes pending again."""
@@ -126,11 +129,13 @@ class ControlRoutes:
         self._context.destination.wake()
         return reply(200, _encode(entry_json(entry)) + b"\n")
 
-    def _destination_changed(self, action: str, peer: Peer) -> Response:
+    def _destination_changed(self, action: str, peer: Peer, before: DestinationStatus) -> Response:
         self._context.metrics.operator(action)
         _log.warning("destination.changed", action=action, by=str(peer))
         status = self._context.destination.status()
-        return reply(200, _encode({"state": status.state, "reason": status.reason}) + b"\n")
+        was = {"state": before.state, "reason": before.reason}
+        now = {"state": status.state, "reason": status.reason, "was": was}
+        return reply(200, _encode(now) + b"\n")
 
 
 def _require(entry: Entry, done: str, *states: State) -> None:

@@ -110,8 +110,9 @@ class AgentQueue:
         wanted = {"id": id} if id else {}
         self._ask("POST", "/v1/hold", {**wanted, "reason": reason} if reason else wanted)
 
-    def release(self, id: str | None) -> None:
-        self._ask("POST", "/v1/release", {"id": id} if id else {})
+    def release(self, id: str | None) -> dict[str, Any]:
+        answer = self._ask("POST", "/v1/release", {"id": id} if id else {})
+        return msgspec.json.decode(answer, type=dict[str, Any])
 
     def _connect(self) -> None:
         try:

@@ -153,13 +153,16 @@ class FileQueue:
                     DestinationHold(reason or "no reason given", _by(), engine.clock.wall_ms())
                 )
 
-    def release(self, id: str | None) -> None:
+    def release(self, id: str | None) -> dict[str, Any]:
         engine = self._open()
+        hold = engine.destination_hold()
         with engine.transaction():
             if id is not None:
                 engine.change(EntryChange.RELEASE, id)
             else:
                 engine.set_destination_hold(None)
+        was = {"state": "held", "reason": f"held by {hold.by}"} if hold else {"state": "untried"}
+        return {"state": "untried", "was": was}
 
     def _open(self) -> SqliteEngine:
         if self._engine is None:

@@ -214,7 +214,7 @@ KEYS: tuple[Key, ...] = (
     _duration("outbox", "ttl", "0s", note=_OFF),
     _duration("dedup", "key_window", "7d", note=_OFF),
     _duration("dedup", "repeat_window", "0s", note=_OFF),
-    _whole("delivery", "concurrency_max", 16, 0, 4096, _NO_LIMIT),
+    _whole("delivery", "concurrency_max", 64, 0, 4096, _NO_LIMIT),
     _whole("delivery", "rate_max", 0, 0, 1_000_000, _NO_LIMIT),
     _duration("delivery", "backoff_initial", "1s", 0.001),
     _duration("delivery", "backoff_max", "5m", 0.001),

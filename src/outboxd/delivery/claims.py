@@ -8,7 +8,7 @@ all that matters.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from outboxd.clock import Clock
@@ -48,8 +48,8 @@ class Claims:
         self._ahead: deque[Claimed] = deque()
         self._more = True  # whether the outbox may have more than what was read
         self._fresh_owed = 0.0  # what rounding has kept from the newest so far
-        self._passed_over: set[int] = set()  # failed as probes: others first
-        self._resting: dict[int, float] = {}  # own backoff, on the monotonic clock
+        self._others = True  # whether there may be one that was not refused yet
+        self._resting: dict[int, float] = {}  # set aside: until when, on the monotonic clock
         self._next_due_s: float | None = None
         self._offered: tuple[int, int] | None = None  # how many, and `changes` then
 
@@ -70,20 +70,23 @@ class Claims:
         return bool(self._ahead) or self._more
 
     @property
+    def has_others(self) -> bool:
+        """Whether there may be an entry that was not refused yet."""
+        return self._others
+
+    @property
     def next_due_s(self) -> float | None:
         """When an entry's own backoff ends, if nothing else is to be had before."""
         return self._next_due_s
 
-    async def next(self, count: int, taken: Collection[int], probing: bool) -> list[Claimed]:
+    async def next(self, count: int, taken: Collection[int]) -> list[Claimed]:
         """At most `count` entries that are due, without those in `taken`."""
-        if self._next_due_s is not None and self._clock.monotonic_s() >= self._next_due_s:
-            self._more = True
-        reads_ahead = self._reads_ahead and not probing
-        if not reads_ahead:
+        self._look_for_due()
+        if not self._reads_ahead:
             self._ahead.clear()
             self._more = True
         if len(self._ahead) < count and self._more:
-            target = min(4 * count, READ_AHEAD_MAX) if reads_ahead else count
+            target = min(4 * count, READ_AHEAD_MAX) if self._reads_ahead else count
             await self._read(max(target, count) - len(self._ahead), taken)
         batch: list[Claimed] = []
         while self._ahead and len(batch) < count:
@@ -92,6 +95,27 @@ class Claims:
                 batch.append(entry)
         return batch
 
+    async def probe(
+        self, taken: Collection[int], refused: Sequence[int], *, others_only: bool
+    ) -> list[Claimed]:
+        """The entry to probe with, if there is one: one that is not in `refused`,
+        else of those the ones refused longest ago (they stand first)."""
+        self._look_for_due()
+        self._ahead.clear()
+        counts = [len(refused)] if others_only else [len(refused), (len(refused) + 1) // 2, 0]
+        self._others = False  # an arrival while reading sets it again
+        for count in dict.fromkeys(counts):  # so many of the last refused are passed over
+            await self._read(1, {*taken, *refused[len(refused) - count :]})
+            if self._ahead:
+                self._others |= count == len(refused)
+                return [self._ahead.popleft()]
+        self._more |= others_only  # those that were refused are still there
+        return []
+
+    def _look_for_due(self) -> None:
+        if self._next_due_s is not None and self._clock.monotonic_s() >= self._next_due_s:
+            self._more = self._others = True
+
     def offer(self, count: int, sending: Collection[int]) -> None:
         """Nothing is to be had now: let what comes in next be claimed as it comes,
         at most `count` entries beside those in `sending`. Until `offered` nothing
@@ -99,13 +123,10 @@ class Claims:
         self._offered = (count, self.changes)
         self._ahead.clear()
         self._more = False
-        excluded = set(sending)
-        if not self._fifo:
-            excluded |= self._resting.keys() | self._passed_over
         self._outbox.claim_next(
             count,
             sending,
-            exclude=excluded,
+            exclude=self._resting.keys() | set(sending),
             order="fifo" if self._fifo else "mixed",
             due_horizon_s=self._due_horizon_s,
         )
@@ -130,48 +151,29 @@ class Claims:
         self._ahead.extendleft(reversed(batch))
 
     def look_again(self) -> None:
-        """There may be others than when it was read last."""
-        self._more = True
+        """Entries came in, or came back: what was read last is no longer all."""
+        self._more = self._others = True
 
     def forget(self) -> None:
         """Entries were changed: what was read may not be as they are."""
         self._ahead.clear()
         self._resting.clear()  # the due times in the rows are what counts now
-        self._more = True
+        self._more = self._others = True
         self.changes += 1
 
-    def failed(self, seq: int) -> None:
-        """It failed by no fault of its own: let others have the next turn."""
-        if len(self._passed_over) < _REMEMBERED_MAX:
-            self._passed_over.add(seq)
-
     def rests(self, seq: int, delay_s: float) -> None:
-        """It waits for its own backoff, whatever becomes of the wall clock."""
+        """It waits by itself for so long, whatever becomes of the wall clock."""
         if len(self._resting) < _REMEMBERED_MAX:
             self._resting[seq] = self._clock.monotonic_s() + delay_s
-
-    def start_over(self) -> None:
-        """The destination answers again: everyone has a turn."""
-        self._passed_over.clear()
-        self._more = True
 
     # --- reading ---
 
     async def _read(self, wanted: int, taken: Collection[int]) -> None:
         now_s = self._clock.monotonic_s()
         self._resting = {seq: due_s for seq, due_s in self._resting.items() if due_s > now_s}
-        excluded = {entry.seq for entry in self._ahead}.union(taken)
-        if not self._fifo:  # in strict order nobody is passed over
-            excluded |= self._resting.keys()
+        excluded = {entry.seq for entry in self._ahead}.union(taken, self._resting)
         changes, self._more = self.changes, False  # an arrival while reading sets it again
-        passed_over = set() if self._fifo else self._passed_over
-        found, _, due_at = await self._fetch(wanted, excluded | passed_over)
-        if len(found) < wanted and passed_over:
-            # All others have had their turn, or have it now.
-            self._passed_over.clear()
-            excluded |= {entry.seq for entry in found}
-            more, _, due_at = await self._fetch(wanted - len(found), excluded)
-            found += more
+        found, _, due_at = await self._fetch(wanted, excluded)
         if changes != self.changes:
             self._more = True
             return

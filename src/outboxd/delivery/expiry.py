@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from outboxd.clock import Clock
+from outboxd.delivery.clock_steps import ClockSteps
 from outboxd.outbox.outbox import Outbox
 
 _PORTION = 256
@@ -19,16 +20,16 @@ _CHECK_MAX_S = 60.0
 class Expiry:
     """When to look, and what has expired."""
 
-    def __init__(self, outbox: Outbox, clock: Clock) -> None:
+    def __init__(self, outbox: Outbox, clock: Clock, steps: ClockSteps) -> None:
         self._outbox = outbox
+        self._steps = steps
         self._clock = clock
         # None: nothing that waits has a ttl.
         self.next_check_s: float | None = clock.monotonic_s()
 
     def arrived(self) -> None:
         """New entries may have a ttl."""
-        if self.next_check_s is None:
-            self.next_check_s = self._clock.monotonic_s() + _CHECK_MIN_S
+        self._check_in(_CHECK_MIN_S, self._clock.monotonic_s())
 
     async def check(self, taken: Collection[int]) -> list[tuple[int, str]]:
         """Seq and id of what has expired, without those in `taken`; empty between checks."""
@@ -36,12 +37,16 @@ class Expiry:
         if self.next_check_s is None or now_s < self.next_check_s:
             return []
         self.next_check_s = None  # an arrival meanwhile sets it again
-        expired, next_at = await self._outbox.read(lambda engine: engine.expired(_PORTION))
+        steps = self._steps.steps
+        expired, next_at = await self._outbox.read(lambda engine: engine.expired(_PORTION, steps))
         found = [(seq, id) for seq, id in expired if seq not in taken]
         if len(found) < len(expired):
             self._check_in(_CHECK_MIN_S, now_s)  # those in flight may come back
         elif len(expired) == _PORTION:
             self._check_in(0.0, now_s)
+        elif next_at is None and steps:
+            # Some may seem to have run out by their rows, and have time left.
+            self._check_in(_CHECK_MAX_S, now_s)
         elif next_at is not None:
             wait_s = (next_at - self._clock.wall_ms()) / 1000
             self._check_in(min(max(wait_s, _CHECK_MIN_S), _CHECK_MAX_S), now_s)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from outboxd.delivery.outcome import Verdict
+from outboxd.delivery.outcome import Meaning
 
 
 class AttemptMade(NamedTuple):
     """One HTTP exchange has ended."""
 
     id: str
-    verdict: Verdict
+    meaning: Meaning
     duration_s: float
     age_s: float  # since the event's receipt
     attempt_count: int  # this one included
@@ -25,6 +25,21 @@ class EntryExpired(NamedTuple):
     """An entry's ttl ran out before it could be delivered."""
 
     id: str
+
+
+class EntrySetAside(NamedTuple):
+    """An entry is refused while others pass: it waits by itself from now on."""
+
+    id: str
+    outcome: str  # of its request, an Outcome
+    text: str  # in a sentence, with the entry's id and the reason
+
+
+class BrakePulled(NamedTuple):
+    """So many were rejected in a row: they are pending again, and nothing is sent but probes."""
+
+    pending_again: int
+    reason: str
 
 
 class GateChanged(NamedTuple):
@@ -58,4 +73,13 @@ class SettlingResumed(NamedTuple):
     """Outcomes can be committed again."""
 
 
-Fact = AttemptMade | EntryExpired | GateChanged | OutageEnded | SettlingFailed | SettlingResumed
+Fact = (
+    AttemptMade
+    | EntryExpired
+    | EntrySetAside
+    | BrakePulled
+    | GateChanged
+    | OutageEnded
+    | SettlingFailed
+    | SettlingResumed
+)

@@ -1,33 +1,51 @@
-"""The way to one destination, guarded: breaker, permits, pace and blame as one.
+"""The way to one destination, guarded: breaker, permits, pace and evidence as one.
 
 Pure: time and random numbers are arguments. It says how many requests may start
-now, when the next one may, and what an answer means for all of that. It never
-sends, sleeps, logs or knows more of an event than its number.
+now, when the next one may, and what an answer means for the event and for
+everybody else. It never sends, sleeps, logs or knows more of an event than its
+number.
 """
 
 from __future__ import annotations
 
+import math
 from enum import Enum, auto
 from typing import NamedTuple
 
 from outboxd.delivery.backoff import Backoff
-from outboxd.delivery.blame import Blame
 from outboxd.delivery.breaker import Allowance, Breaker, State, Ticket, View
+from outboxd.delivery.evidence import BRAKE_AFTER, Evidence
 from outboxd.delivery.limiter import Limiter
-from outboxd.delivery.outcome import Verdict
+from outboxd.delivery.outcome import Meaning
 from outboxd.delivery.rate import Rate
 from outboxd.outbox.model import Outcome
 
+# A request under way for so long hangs: another may go beside it.
+HANGS_AFTER_MIN_S = 5.0
+# Longer where the others take longer: this many times as long as they do.
+_HANGS_AFTER_FACTOR = 2.0
+# So many that hang may be under way beside those that are permitted.
+_HUNG_MAX = 4
+# After an entry was found to be to blame the next second opinion is asked at
+# once: this destination refuses single events, and a backlog may have many.
+_BLAMED_LATELY_S = 60.0
+# A refused event is given up after so many attempts spent on answers of the
+# class hold; `attempts_max` counts the others.
+HOLD_REFUSALS_MAX = 3
 
-class Pass(NamedTuple):
-    """One request's way through: what each of the four wants back at its end."""
+_REFUSES_HINT = (
+    "nothing is given up: a probe goes on asking; check [komodor] endpoint, and what stands"
+    " between this host and it; `outboxd release` asks at once"
+)
+
+
+class Permit(NamedTuple):
+    """One request's leave to go: what each part of the gate wants back at its end."""
 
     seq: int
     ticket: Ticket
-    permit: int
+    slot: int
     token: int
-    begun: int
-    outages: int
     began_s: float
 
 
@@ -36,15 +54,24 @@ class Change(Enum):
 
     NONE = auto()
     LOST = auto()  # an outage or a hold began
-    OPENED = auto()  # requests flow, and had only been untried or throttled
+    OPENED = auto()  # requests flow, and had only been untried, throttled or in doubt
     RECOVERED = auto()  # requests flow again after an outage or a hold
 
 
-class Landing(NamedTuple):
-    """What an answer meant, beyond its verdict."""
+class Effect(NamedTuple):
+    """What an answer did, beyond its meaning."""
 
-    change: Change
-    own_fault: bool  # the event failed while others were delivered
+    change: Change = Change.NONE
+    own_fault: bool = False  # the event is refused while others pass
+    spent: bool = False  # and an attempt is spent on it
+    rests_s: float | None = None  # the event waits by itself; None: as the gate says
+    given_up: bool = False  # for good, by the evidence of three refusals
+    is_news: bool = False  # it was not known as one to set aside
+    blamed: tuple[int, float] | None = None  # another (seq) waits by itself until then
+    is_final: bool = True  # rejected: a dead letter
+    revived: tuple[int, ...] = ()  # dead letters (seqs) that are pending again
+    fresh_connections: bool = False  # the next probe must not use the old ones
+    hint: str | None = None  # in place of the answer's own
 
 
 class Gate:
@@ -57,35 +84,63 @@ class Gate:
         concurrency_max: int,
         rate_max: int,
         now_s: float,
+        *,
+        in_order: bool = False,
     ) -> None:
-        self._breaker = Breaker(backoff, hold_probe_s, now_s)
-        self._limiter = Limiter(concurrency_max)
+        """With `in_order` requests go one after the other."""
+        self._backoff = backoff
+        self._breaker = Breaker(backoff, hold_probe_s, now_s, tolerant=not in_order)
+        self._limiter = Limiter(1 if in_order else concurrency_max)
         self._rate = Rate(rate_max)
-        self._blame = Blame()
-        self._outages = 0
+        self._evidence = Evidence(in_order=in_order)
+        self._open_s: dict[int, float] = {}  # slots, and when their requests began
         self._away = False  # lost, and not recovered yet
+        # Whether more speaks against the destination than the refusal of one event.
+        self._is_trouble = False
+        self._blamed_s = -_BLAMED_LATELY_S + now_s
+        self._holds_certificate = False
 
     # --- what the sender asks ---
 
+    def allowance(self, now_s: float) -> Allowance:
+        """Which kind of request may start now, if any."""
+        return self._breaker.allowance(now_s, self._hangs_after_s())
+
     def start_at_most(self, now_s: float) -> int:
         """How many requests may start now."""
-        allowance = self._breaker.allowance(now_s)
+        allowance = self.allowance(now_s)
         if allowance is Allowance.NONE:
             return 0
-        if allowance is Allowance.PROBE:
-            return min(1, self._limiter.room(), self._rate.available(now_s))
-        return min(self._limiter.free(), self._rate.available(now_s))
+        free = self._limiter.free() if allowance is Allowance.ALL else self._limiter.room()
+        if free == 0 and now_s >= self._hedge_s():
+            free = 1
+        if allowance is not Allowance.ALL:
+            free = min(1, free)
+        return min(free, self._rate.available(now_s))
 
-    def next_start_s(self, now_s: float) -> float | None:
+    def next_start_s(self, now_s: float, *, other: bool) -> float | None:
         """When one may start though nothing happens before; None: that needs an
-        answer or the operator."""
-        if self._breaker.state is State.CLOSED:
-            free = self._limiter.free()
-            return self._rate.ready_s(now_s, free) if free else None
-        probe_s = self._breaker.next_probe_s()
-        if probe_s is None or not self._limiter.room():
+        answer or the operator. With `other` there may be an entry to send that was
+        not refused yet."""
+        start_s: float | None = now_s
+        free = self._limiter.free()
+        if self._breaker.state is not State.CLOSED:
+            start_s = self._breaker.next_probe_s(self._hangs_after_s(), other=other)
+            free = min(1, self._limiter.room())
+        if start_s is None:
             return None
-        return max(probe_s, self._rate.ready_s(now_s))
+        if not free:
+            start_s = max(start_s, self._hedge_s())
+        return None if math.isinf(start_s) else max(start_s, self._rate.ready_s(now_s, free or 1))
+
+    def refused_before(self) -> list[int]:
+        """The entries that a probe passes over while there are others, those first
+        that were refused longest ago."""
+        return self._evidence.refused_before()
+
+    def set_aside(self) -> list[int]:
+        """The entries that wait by themselves, refused while others pass."""
+        return self._evidence.set_aside()
 
     @property
     def flowing(self) -> bool:
@@ -93,9 +148,10 @@ class Gate:
         return self._breaker.state is State.CLOSED
 
     @property
-    def held(self) -> bool:
-        """Whether a release would change anything."""
-        return self._breaker.held
+    def watches_clock(self) -> bool:
+        """Whether it may be over as soon as the clock is set: a certificate is
+        not valid yet, or no longer."""
+        return self._breaker.state is State.HELD and self._holds_certificate
 
     @property
     def permits(self) -> int:
@@ -105,88 +161,202 @@ class Gate:
         """For the status."""
         return self._breaker.view()
 
+    def _hangs_after_s(self) -> float:
+        usual_s = self._limiter.latency_s or 0.0
+        return max(HANGS_AFTER_MIN_S, usual_s * _HANGS_AFTER_FACTOR)
+
+    def _hedge_s(self) -> float:
+        """When a request may go beside those that hang, as all that are under way do."""
+        if not self._open_s or self._limiter.in_flight >= self._limiter.ceiling + _HUNG_MAX:
+            return math.inf
+        newest_s = next(reversed(self._open_s.values()))
+        return newest_s + self._hangs_after_s()
+
     # --- what happens to a request ---
 
-    def begin(self, seq: int, now_s: float) -> Pass:
+    def begin(self, seq: int, now_s: float) -> Permit:
         """A request starts."""
-        return Pass(
+        permit = Permit(
             seq,
-            self._breaker.begin(now_s),
+            self._breaker.begin(now_s, self._hangs_after_s()),
             self._limiter.started(),
             self._rate.take(now_s),
-            self._blame.begun(),
-            self._outages,
             now_s,
         )
+        self._open_s[permit.slot] = now_s
+        return permit
 
-    def abandon(self, passed: Pass) -> None:
+    def abandon(self, permit: Permit) -> None:
         """The request was given up by us and says nothing of the destination."""
-        self._breaker.abandon(passed.ticket)
-        self._limiter.failed(passed.permit)
+        self._open_s.pop(permit.slot, None)
+        self._breaker.abandon(permit.ticket)
+        self._limiter.failed(permit.slot)
 
-    def landed(self, passed: Pass, verdict: Verdict, now_s: float, random: float) -> Landing:
-        """A request's answer, or its fault."""
-        reason = verdict.error or verdict.outcome.value
-        if verdict.outcome in (Outcome.DELIVERED, Outcome.REJECTED):
-            return Landing(self._taken(passed, now_s), False)
-        if verdict.outcome is Outcome.THROTTLED:
-            self._rate.throttled(passed.token, now_s)
-            self._limiter.pushed_back(passed.permit)
-            self._breaker.throttled(passed.ticket, verdict.retry_after_s, reason, now_s, random)
-            return Landing(Change.NONE, False)
-        self._limiter.failed(passed.permit)
-        if verdict.outcome is Outcome.HOLD:
-            lost = self._breaker.must_hold(passed.ticket, reason, now_s)
-            return Landing(self._lost() if lost else Change.NONE, False)
-        own_fault = self._blame.failed(passed.seq, passed.begun)
-        # What was under way when an outage began was cut off by it.
-        own_fault = own_fault and passed.outages == self._outages
-        lost = self._breaker.unavailable(passed.ticket, reason, now_s, random)
-        return Landing(self._lost() if lost else Change.NONE, own_fault)
+    def ended(
+        self, permit: Permit, meaning: Meaning, spent: int, now_s: float, random: float
+    ) -> Effect:
+        """A request's answer, or its fault; so many attempts were spent on its event."""
+        self._open_s.pop(permit.slot, None)
+        if meaning.outcome is Outcome.DELIVERED:
+            return self._delivered(permit, now_s)
+        if meaning.outcome is Outcome.REJECTED:
+            return self._rejected(permit, meaning, now_s)
+        return self._refused(permit, meaning, spent, now_s, random)
 
-    def _taken(self, passed: Pass, now_s: float) -> Change:
+    def _delivered(self, permit: Permit, now_s: float) -> Effect:
+        if self._breaker.is_late(permit.ticket):
+            # Sent before the trouble began: it says little of the present.
+            return Effect(self._taken(permit, False, now_s))
+        blamed = self._evidence.delivered(permit.seq)
+        was_trouble, self._is_trouble = self._is_trouble or blamed is None, False
+        change = self._taken(permit, was_trouble, now_s)
+        if blamed is not None:
+            self._blamed_s = now_s
+        return Effect(change, blamed=blamed)
+
+    def _rejected(self, permit: Permit, meaning: Meaning, now_s: float) -> Effect:
+        rejected = self._evidence.rejected(permit.seq, meaning.status)
+        if rejected.final:
+            return Effect(self._taken(permit, True, now_s))
+        self._limiter.failed(permit.slot)
+        self._is_trouble = True
+        reason = f"refuses everything: {BRAKE_AFTER} events in a row, the last with {meaning.error}"
+        self._holds_certificate = False
+        began = self._breaker.must_hold(
+            permit.ticket, reason, now_s, doubt=rejected.braked, soon_s=self._backoff.initial_s
+        )
+        change = self._lost() if began else Change.NONE
+        return Effect(change, is_final=False, revived=rejected.revived, hint=_REFUSES_HINT)
+
+    def _taken(self, permit: Permit, was_trouble: bool, now_s: float) -> Change:
+        """The destination answers as it should."""
         self._rate.accepted(now_s)
-        self._limiter.succeeded(passed.permit, now_s - passed.began_s)
-        self._blame.delivered(passed.seq)
-        if not self._breaker.succeeded(passed.ticket, now_s):
+        self._limiter.succeeded(permit.slot, now_s - permit.began_s)
+        if not self._breaker.succeeded(permit.ticket, now_s):
             return Change.NONE
-        if not self._away:
+        away, self._away = self._away, False
+        if not (away and was_trouble):
             return Change.OPENED
-        self._away = False
         self._limiter.restart()
         return Change.RECOVERED
 
+    def _refused(
+        self, permit: Permit, meaning: Meaning, spent: int, now_s: float, random: float
+    ) -> Effect:
+        outcome, holds = meaning.outcome, meaning.outcome is Outcome.HOLD
+        if self._breaker.is_outdated(permit.ticket) and holds:
+            self.abandon(permit)  # with the old key: it says nothing of the new one
+            return Effect()
+        if meaning.concerns_event:
+            rests_s = self._own_wait_s(meaning, spent, random)
+            refused = self._evidence.refused(permit.seq, holds=holds, rests_until_s=now_s + rests_s)
+            if refused.own_fault:
+                self._breaker.abandon(permit.ticket)
+                self._limiter.ignored(permit.slot)
+                given_up = refused.spent and holds and refused.holds >= HOLD_REFUSALS_MAX
+                return Effect(
+                    own_fault=True,
+                    spent=refused.spent,
+                    rests_s=rests_s,
+                    given_up=given_up,
+                    is_news=refused.is_news,
+                )
+            self._is_trouble |= not self._evidence.only_one
+        else:
+            self._is_trouble = True
+        reason = meaning.error or outcome.value
+        if outcome is Outcome.THROTTLED:
+            self._rate.throttled(permit.token, now_s)
+            self._limiter.pushed_back(permit.slot)
+            self._breaker.throttled(permit.ticket, meaning.retry_after_s, reason, now_s, random)
+            return Effect()
+        self._limiter.failed(permit.slot)
+        if holds:
+            return self._holds(permit, meaning, reason, now_s)
+        doubt = meaning.concerns_event and self._evidence.asks_another
+        lost = self._breaker.unavailable(permit.ticket, reason, now_s, random, doubt=doubt)
+        return Effect(
+            self._lost() if lost else Change.NONE,
+            # While requests flow nothing else keeps it from being tried at once.
+            rests_s=self._backoff.delay_s(spent + 1, random) if self.flowing else None,
+            fresh_connections=True,
+        )
+
+    def _holds(self, permit: Permit, meaning: Meaning, reason: str, now_s: float) -> Effect:
+        lately = now_s - self._blamed_s < _BLAMED_LATELY_S
+        self._holds_certificate = meaning.is_certificate
+        lost = self._breaker.must_hold(
+            permit.ticket,
+            reason,
+            now_s,
+            doubt=meaning.concerns_event and self._evidence.only_one_holds,
+            soon_s=0.0 if lately else self._backoff.initial_s,
+        )
+        return Effect(self._lost() if lost else Change.NONE, fresh_connections=True)
+
+    def _own_wait_s(self, meaning: Meaning, spent: int, random: float) -> float:
+        """How long an event waits by itself: as it was told, or its own backoff."""
+        if meaning.outcome is Outcome.THROTTLED and meaning.retry_after_s is not None:
+            return meaning.retry_after_s
+        return self._backoff.delay_s(spent + 1, random)
+
     def _lost(self) -> Change:
-        self._outages += 1
         if self._away:
             return Change.NONE
         self._away = True
         return Change.LOST
 
+    def gone(self, seq: int) -> None:
+        """An entry does not wait any more."""
+        self._evidence.gone(seq)
+
     # --- what people do ---
+
+    def arrived(self, now_s: float) -> None:
+        """Another entry came in: it may be the second opinion."""
+        self._breaker.arrived(now_s)
 
     def pause(self, reason: str, now_s: float) -> None:
         """The operator says hold."""
         self._breaker.pause(reason, now_s)
 
-    def release(self, now_s: float) -> None:
-        """The operator ends a hold of either kind."""
-        self._breaker.release(now_s)
+    def release(self, now_s: float) -> bool:
+        """The operator ends every wait. False where nothing waits."""
+        if not self._breaker.release(now_s):
+            return False
+        self._evidence.forget()
+        return True
 
     def key_changed(self, now_s: float) -> bool:
         """There is a new API key. True if a probe may try it at once."""
-        return self._breaker.key_changed(now_s)
+        if not self._breaker.key_changed(now_s):
+            return False
+        self._evidence.forget()
+        return True
+
+    def look_again(self, now_s: float) -> bool:
+        """The clock was set, or certificates were replaced. True if a probe may go."""
+        return self._breaker.look_again(now_s)
 
     def configure(
-        self, backoff: Backoff, hold_probe_s: float, concurrency_max: int, rate_max: int
+        self,
+        backoff: Backoff,
+        hold_probe_s: float,
+        concurrency_max: int,
+        rate_max: int,
+        *,
+        in_order: bool = False,
     ) -> None:
         """Other settings, from the next request on."""
-        self._breaker.configure(backoff, hold_probe_s)
-        self._limiter.configure(concurrency_max)
+        self._backoff = backoff
+        self._breaker.configure(backoff, hold_probe_s, tolerant=not in_order)
+        self._limiter.configure(1 if in_order else concurrency_max)
+        self._evidence.in_order = in_order
         self._rate.configure(rate_max)
 
     def moved(self, now_s: float) -> None:
         """It is another destination: what was learned of the one before is void."""
+        self._evidence = Evidence(in_order=self._evidence.in_order)
         self._breaker.moved(now_s)
         self._limiter.restart()
         self._rate.forget()

@@ -2,14 +2,18 @@
 
 Additive increase, multiplicative decrease: one permit more for a round of
 answers in which the limit was reached and all was well; a ratio less on
-pushback or when answers take far longer than they did. It never counts the
-wait for a permit as latency, and it knows neither clock nor event.
+pushback or when answers take far longer than they did. After a start and after
+an outage the rounds grow by half each until the first sign of pressure, since
+nothing is known then and a backlog waits (doubling refused too many at a slow
+endpoint). It never counts the wait for a permit as latency, and it knows
+neither clock nor event.
 """
 
 from __future__ import annotations
 
 CEILING = 256  # with `concurrency_max = 0`: what one endpoint can bear of one agent
 _RATIO = 0.75
+_RAMP = 1.5
 _LATENCY_WEIGHT = 0.1  # of the newest answer in the moving average
 _FLOOR_DRIFT = 0.02  # a round: a lasting change of latency becomes the new floor
 _LATENCY_FACTOR = 2.0
@@ -30,6 +34,7 @@ class Limiter:
         self._answers = 0  # in this round
         self._reached = False
         self._healthy = True
+        self._ramps = True  # no sign of pressure since the start or an outage
         self._latency_s: float | None = None
         self._floor_s: float | None = None
 
@@ -37,6 +42,16 @@ class Limiter:
         """The highest number of permits; 0: no limit of the operator's."""
         self._max = min(concurrency_max, CEILING) if concurrency_max > 0 else CEILING
         self.permits = min(self.permits, self._max)
+
+    @property
+    def ceiling(self) -> int:
+        """The most permits that there may be."""
+        return self._max
+
+    @property
+    def latency_s(self) -> float | None:
+        """How long answers have taken lately; None: not known."""
+        return self._latency_s
 
     def free(self) -> int:
         """How many requests may start now."""
@@ -76,7 +91,11 @@ class Limiter:
     def failed(self, serial: int) -> None:
         """No answer, or none that says anything about load; or given up by us."""
         self._end(serial)
-        self._healthy = False
+        self._healthy = self._ramps = False
+
+    def ignored(self, serial: int) -> None:
+        """A refusal that was the event's own fault: it says nothing of load."""
+        self._end(serial)
 
     def restart(self) -> None:
         """An outage ended: begin again with one, since the whole fleet comes back.
@@ -84,6 +103,7 @@ class Limiter:
         What hangs from before must not stall those that come now.
         """
         self.permits = 1
+        self._ramps = True
         self._restart_serial = self._serial
         self._left_over = self.in_flight
         self._latency_s = None
@@ -113,11 +133,13 @@ class Limiter:
         if self._latency_s > self._floor_s * _LATENCY_FACTOR + _LATENCY_SLACK_S:
             self._decrease()
         elif self._healthy and self._reached:
-            self.permits = min(self.permits + 1, self._max)
+            step = max(1, int(self.permits * (_RAMP - 1))) if self._ramps else 1
+            self.permits = min(self.permits + step, self._max)
         self._floor_s += _FLOOR_DRIFT * (self._latency_s - self._floor_s)
         self._new_round()
 
     def _decrease(self) -> None:
+        self._ramps = False
         self.permits = max(1, int(self.permits * _RATIO))
         self._fresh_serial = self._serial
         self._new_round()

@@ -6,6 +6,7 @@ foreign exceptions into a `Fault`, and everything behind it speaks these words.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from http import HTTPStatus
@@ -53,7 +54,7 @@ class Answer(NamedTuple):
     complete: bool = True  # whether the body came to its end
 
 
-class Verdict(NamedTuple):
+class Meaning(NamedTuple):
     """What the answer means for the event and for the destination."""
 
     outcome: Outcome
@@ -62,6 +63,8 @@ class Verdict(NamedTuple):
     hint: str | None = None  # what the operator should do, if anything
     may_have_arrived: bool = False  # its next delivery is a possible duplicate
     retry_after_s: float | None = None  # throttled: how long; None: as the breaker waits
+    concerns_event: bool = True  # not if it was refused before any of the event was sent
+    is_certificate: bool = False  # a certificate does not verify: perhaps the clock is wrong
 
 
 BODY_START_BYTES = 2048
@@ -73,6 +76,10 @@ _CHECK_KEY = (
 )
 _CHECK_ENDPOINT = "check [komodor] endpoint: it is the whole URL, with its path"
 _CHECK_LATER = "nothing: it is tried again by itself"
+_CHECK_PAGE = (
+    "Komodor answers in JSON: something else answers in its place, a proxy or a firewall; "
+    + _CHECK_ENDPOINT
+)
 _CHECK_CERTIFICATE = (
     "check the clock of this host, [komodor] endpoint, and [komodor] ca_file "
     "if a proxy or the endpoint has a certificate of your own"
@@ -88,8 +95,16 @@ _HOLDS: dict[int, str] = {
     404: _CHECK_ENDPOINT,
     405: _CHECK_ENDPOINT,
     407: f"the proxy wants credentials: {_CHECK_PROXY}",
+    421: _CHECK_ENDPOINT,
 }
 _UNAVAILABLE = frozenset({408, 425})
+
+# What a page begins with, in lower case: a declaration, a comment, or an element
+# that HTML knows. `<ok/>` is some API's answer, and no page.
+_MARKUP = re.compile(
+    rb"<(?:!doctype|!--|\?xml|(?:html|head|title|meta|link|style|script|noscript|base|body|div|span"
+    rb"|p|a|h[1-6]|center|font|table|form|img|iframe|frameset|pre|b|i|br|hr|ul|ol)(?:[\s/>]|$))"
+)
 
 _FAULTS: dict[Fault, tuple[Outcome, str, str]] = {
     Fault.DNS: (Outcome.UNAVAILABLE, "the name does not resolve", _CHECK_LATER),
@@ -123,7 +138,7 @@ _FAULTS: dict[Fault, tuple[Outcome, str, str]] = {
 }
 
 
-def decide(answer: Answer, now_ms: int, retry_after_max_s: float) -> Verdict:
+def decide(answer: Answer, now_ms: int, retry_after_max_s: float) -> Meaning:
     """What the answer means. `now_ms` serves a Retry-After with a date alone."""
     status = answer.status
     if answer.fault is not None or status is None:
@@ -135,39 +150,25 @@ def decide(answer: Answer, now_ms: int, retry_after_max_s: float) -> Verdict:
             answer.headers.get("retry-after"), answer.headers.get("date"), now_ms, retry_after_max_s
         )
         if status == 429 or wait is not None:
-            return Verdict(
+            return Meaning(
                 Outcome.THROTTLED, status, _described(answer, status), _CHECK_LATER, False, wait
             )
     return _of_error_status(answer, status)
 
 
-def is_html_page(answer: Answer) -> bool:
-    """Whether the body is a page for a browser: what a captive portal answers.
-
-    An empty body is no page whatever its type says, and neither is JSON: small
-    web frameworks call everything text/html.
+def is_html_page(body_start: bytes) -> bool:
+    """Whether a body begins with markup: a page for a browser, as a captive portal
+    or a proxy answers. Its content type says nothing: frameworks call every string
+    text/html, and portals call their page anything.
     """
-    body = answer.body_start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    html = kind in ("text/html", "application/xhtml+xml")
-    if not body:
-        return html and not answer.complete  # the page was on its way
-    if body[:1] in b"{[":
-        return False
-    if html:
-        return True
-    if body[:1] != b"<":
-        return False
-    start = body[:1024].lower()
-    return start.startswith((b"<!doctype html", b"<head", b"<script", b"<meta", b"<body")) or (
-        b"<html" in start
-    )
+    start = body_start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1024].lower()
+    return _MARKUP.match(start) is not None or (start[:1] == b"<" and b"<html" in start)
 
 
-def _of_success(answer: Answer, status: int) -> Verdict:
-    if not is_html_page(answer):
-        return Verdict(Outcome.DELIVERED, status)
-    return Verdict(
+def _of_success(answer: Answer, status: int) -> Meaning:
+    if not is_html_page(answer.body_start):
+        return Meaning(Outcome.DELIVERED, status)
+    return Meaning(
         Outcome.UNAVAILABLE,
         status,
         f"{status} with an HTML page: something else answers in Komodor's place",
@@ -175,28 +176,39 @@ def _of_success(answer: Answer, status: int) -> Verdict:
     )
 
 
-def _of_error_status(answer: Answer, status: int) -> Verdict:
+def _of_error_status(answer: Answer, status: int) -> Meaning:
     error = _described(answer, status)
     if status in _HOLDS:
-        return Verdict(Outcome.HOLD, status, error, _HOLDS[status])
+        return Meaning(Outcome.HOLD, status, error, _HOLDS[status])
     if 300 <= status <= 399:
         target = _one_line(answer.headers.get("location", ""))
         where = f"redirected to {target}" if target else error
         hint = f"redirects are never followed: {_CHECK_ENDPOINT}"
-        return Verdict(Outcome.HOLD, status, f"{_named(status)}: {where}", hint)
+        return Meaning(Outcome.HOLD, status, f"{_named(status)}: {where}", hint)
     if 400 <= status <= 499 and status not in _UNAVAILABLE:
+        if is_html_page(answer.body_start):
+            return Meaning(Outcome.HOLD, status, f"{error} (an HTML page)", _CHECK_PAGE)
         hint = "Komodor refuses this event itself: correct what sends it"
-        return Verdict(Outcome.REJECTED, status, error, hint)
+        return Meaning(Outcome.REJECTED, status, error, hint)
     # An interim answer (1xx) in place of a final one says nothing of the event.
-    return Verdict(Outcome.UNAVAILABLE, status, error, _CHECK_LATER, may_have_arrived=status < 200)
+    return Meaning(Outcome.UNAVAILABLE, status, error, _CHECK_LATER, may_have_arrived=status < 200)
 
 
-def _of_fault(answer: Answer) -> Verdict:
+def _of_fault(answer: Answer) -> Meaning:
     fault = answer.fault or Fault.LOST
     outcome, what, hint = _FAULTS[fault]
     said = _one_line(answer.fault_text)
     error = f"{what} ({said})" if said else what
-    return Verdict(outcome, None, error, hint, may_have_arrived=answer.sent)
+    return Meaning(
+        outcome,
+        None,
+        error,
+        hint,
+        may_have_arrived=answer.sent,
+        # A defect of ours may be one that this event alone brings about.
+        concerns_event=answer.sent or fault is Fault.INTERNAL,
+        is_certificate=fault is Fault.CERTIFICATE,
+    )
 
 
 def _described(answer: Answer, status: int) -> str:

@@ -18,14 +18,16 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from outboxd.clock import Clock
+from outboxd.delivery.announcer import Announcer
 from outboxd.delivery.backoff import Backoff
+from outboxd.delivery.breaker import Allowance
 from outboxd.delivery.claims import Claims
+from outboxd.delivery.clock_steps import ClockSteps
 from outboxd.delivery.expiry import Expiry
 from outboxd.delivery.facts import Fact
-from outboxd.delivery.flights import Flights, Sending
 from outboxd.delivery.gate import Gate
+from outboxd.delivery.in_flight import InFlight, Sending
 from outboxd.delivery.settings import Settings
-from outboxd.delivery.telling import Teller
 from outboxd.errors import DiskShort
 from outboxd.outbox.model import Claimed, DestinationHold, State
 from outboxd.outbox.outbox import Outbox
@@ -38,6 +40,9 @@ GATHER_S = 0.001
 LAUNCHED_AT_ONCE = 8
 # While outcomes cannot be committed (a full disk) it is tried again so often.
 SETTLE_RETRY_S = 2.0
+# A hold for a certificate that is not valid yet may be over when the clock is
+# set, of which nobody tells: it is looked at so often.
+CLOCK_LOOK_S = 5.0
 
 
 class Sender:
@@ -62,28 +67,31 @@ class Sender:
             settings.concurrency_max,
             settings.rate_max,
             now_s,
+            in_order=settings.fifo,
         )
         self._claims = Claims(
             outbox,
             clock,
             settings.order,
             settings.fresh_share,
-            settings.backoff_max_s,
+            _due_horizon_s(settings),
             settings.read_ahead,
         )
-        self._expiry = Expiry(outbox, clock)
+        self._clock_steps = ClockSteps(clock)
+        self._expiry = Expiry(outbox, clock, self._clock_steps)
         if outbox.destination_hold is not None:
             self._gate.pause(_held_by(outbox.destination_hold), now_s)
-        self._teller = Teller(observe, clock, self._gate.view())
+        self._announcer = Announcer(observe, clock, self._gate.view())
         self._wake = asyncio.Event()
-        self._flights = Flights(
+        self._in_flight = InFlight(
             outbox,
             transport,
             settings,
             self._gate,
             self._claims,
-            self._teller,
+            self._announcer,
             clock,
+            self._clock_steps,
             random,
             observe,
             self._wake.set,
@@ -108,11 +116,11 @@ class Sender:
         return DestinationStatus(
             endpoint=self._settings.endpoint,
             state=view.state,
-            reason=view.reason,
+            reason=view.reason or self._announcer.of_set_aside(self._gate.set_aside()),
             since_at=wall(view.since_s),
             next_probe_at=None if view.next_probe_s is None else wall(view.next_probe_s),
-            permits=1 if self._settings.fifo else self._gate.permits,
-            in_flight=len(self._flights),
+            permits=self._gate.permits,
+            in_flight=len(self._in_flight),
         )
 
     async def hold(self, reason: str, by: str) -> None:
@@ -120,16 +128,15 @@ class Sender:
         hold = DestinationHold(reason, by, self._clock.wall_ms())
         await self._outbox.set_destination_hold(hold)
         self._gate.pause(_held_by(hold), self._clock.monotonic_s())
-        self._teller.state(self._gate.view(), "release it with: outboxd release")
+        self._announcer.state(self._gate.view(), "release it with: outboxd release")
         self.wake()
 
     async def release(self, by: str) -> None:
-        """End a hold, the operator's or an answer's; one request looks at it afresh."""
+        """End every wait, whoever imposed it: one request looks at it afresh, now."""
         if self._outbox.destination_hold is not None:
             await self._outbox.set_destination_hold(None)
-        if self._gate.held:
-            self._gate.release(self._clock.monotonic_s())
-            self._teller.state(self._gate.view(), None)
+        if self._gate.release(self._clock.monotonic_s()):
+            self._announcer.state(self._gate.view(), None)
         self.wake()
 
     def wake(self) -> None:
@@ -140,6 +147,7 @@ class Sender:
     def arrived(self) -> None:
         """New entries: look for them."""
         self._claims.look_again()
+        self._gate.arrived(self._clock.monotonic_s())
         self._expiry.arrived()
         self._wake.set()
 
@@ -153,6 +161,15 @@ class Sender:
         if self._gate.key_changed(self._clock.monotonic_s()):
             self._wake.set()
 
+    def certificates_changed(self) -> None:
+        """There are other authorities, or another certificate: a hold may be over."""
+        if self._gate.look_again(self._clock.monotonic_s()):
+            self._wake.set()
+
+    def corrected(self, entry: Claimed) -> Claimed:
+        """The entry with its times as they should have been, if the clock was set since."""
+        return self._clock_steps.correct(entry)
+
     def reconfigure(self, settings: Settings, transport: Sending) -> None:
         """New settings, from the next request on; what is in flight is not touched.
 
@@ -160,26 +177,31 @@ class Sender:
         unless it is another destination.
         """
         before, self._settings = self._settings, settings
-        self._flights.configure(settings, transport)
+        self._in_flight.configure(settings, transport)
         self._gate.configure(
             Backoff(settings.backoff_initial_s, settings.backoff_max_s),
             settings.hold_probe_s,
             settings.concurrency_max,
             settings.rate_max,
+            in_order=settings.fifo,
         )
         self._claims.configure(
-            settings.order, settings.fresh_share, settings.backoff_max_s, settings.read_ahead
+            settings.order, settings.fresh_share, _due_horizon_s(settings), settings.read_ahead
         )
         if settings.endpoint != before.endpoint:
             self._gate.moved(self._clock.monotonic_s())
-            self._teller.state(self._gate.view(), None)
+            self._announcer.state(self._gate.view(), None)
         self.key_changed()
         self.wake()
 
     def stuck_s(self) -> float:
         """For how long the sender has had work that it may do and has not done."""
         may_have_work = self._outbox.counts.pending and self._claims.promising
-        if not (may_have_work or self._flights.finished) or self._flights or self._settling_failed:
+        if (
+            not (may_have_work or self._in_flight.finished)
+            or self._in_flight
+            or self._settling_failed
+        ):
             return 0.0
         now_s = self._clock.monotonic_s()
         if self._start_at_most(now_s) == 0:
@@ -203,7 +225,7 @@ class Sender:
             if not progressed:
                 self._offer()
                 await self._wait(self._pause_s())
-            if len(self._flights) > 1 and not self._stopping:
+            if len(self._in_flight) > 1 and not self._stopping:
                 # Others are about to land: they go into the same commit. Each
                 # commit writes whole pages and syncs, however little it settles.
                 await asyncio.sleep(GATHER_S)
@@ -217,11 +239,11 @@ class Sender:
             try:
                 await self._outbox.change(lambda engine: engine.recover_sending())
             except DiskShort as error:
-                self._teller.settling_failed(error, 0)
+                self._announcer.settling_failed(error, 0)
                 self.turned_s = self._clock.monotonic_s()
                 await self._wait(SETTLE_RETRY_S)
             else:
-                self._teller.settling_works()
+                self._announcer.settling_works()
                 return True
         return False
 
@@ -234,18 +256,18 @@ class Sender:
     async def _drain(self) -> None:
         """Settle each as it lands; what has not landed in time may have arrived."""
         await self._launch_offered()  # as far as `stop` allows: not at all
-        while self._flights:
+        while self._in_flight:
             self._wake.clear()
             await self._turn()
             left_s = self._drain_until_s - self._clock.monotonic_s()
-            if left_s <= 0 or not self._flights:
+            if left_s <= 0 or not self._in_flight:
                 break
             await self._wait(min(left_s, SETTLE_RETRY_S))
-        if tasks := self._flights.cancel():
+        if tasks := self._in_flight.cancel():
             await asyncio.wait(tasks)
         with suppress(DiskShort):
             # If there is no room, the last commit says what was in flight.
-            await self._outbox.exchange(list(self._flights.take_finished().values()), ())
+            await self._outbox.exchange(list(self._in_flight.take_finished().values()), ())
 
     async def _wait(self, pause_s: float | None) -> None:
         with suppress(TimeoutError):
@@ -253,19 +275,21 @@ class Sender:
                 await self._wake.wait()
 
     def _pause_s(self) -> float | None:
-        """Until when nothing can happen by itself; None: until woken."""
+        """Seconds until the next timed event; None: wait for a wake-up."""
         if self._settling_failed:
             return SETTLE_RETRY_S
         if not self._outbox.counts.pending:
             return None
         now_s = self._clock.monotonic_s()
         times = [self._expiry.next_check_s, self._next_start_s(now_s)]
+        if self._gate.watches_clock:
+            times.append(now_s + CLOCK_LOOK_S)
         soonest_s = min((at_s for at_s in times if at_s is not None), default=None)
         return None if soonest_s is None else max(0.0, soonest_s - now_s)
 
     def _next_start_s(self, now_s: float) -> float | None:
         """When a request may start by itself."""
-        start_s = None if self._settings.fifo and self._flights else self._gate.next_start_s(now_s)
+        start_s = self._gate.next_start_s(now_s, other=self._claims.has_others)
         if start_s is None or self._claims.promising:
             return start_s
         due_s = self._claims.next_due_s
@@ -275,8 +299,8 @@ class Sender:
         """How many requests may start now."""
         if self._stopping or self._settling_failed:
             return 0
-        if self._settings.fifo:
-            return 0 if self._flights else min(1, self._gate.start_at_most(now_s))
+        if self._settings.fifo and self._in_flight.finished:
+            return 0  # the one that has just ended may have to go once more, first
         return self._gate.start_at_most(now_s)
 
     # --- one turn ---
@@ -284,11 +308,13 @@ class Sender:
     async def _turn(self) -> bool:
         """Settle, claim and start; False when there was nothing to do, or no room for it."""
         await self._launch_offered()
-        for seq, id in await self._expiry.check(self._flights.taken()):
-            self._flights.expire(seq, id)
+        if self._clock_steps.look() and self._gate.watches_clock:
+            self._gate.look_again(self._clock.monotonic_s())
+        for seq, id in await self._expiry.check(self._in_flight.taken()):
+            self._in_flight.expire(seq, id)
         changes = self._claims.changes
         batch = await self._choose()
-        work = batch or self._flights.finished or self._overstated
+        work = batch or self._in_flight.finished or self._overstated
         if not work and not self._settling_failed:
             return False
         if not await self._commit(batch, changes):
@@ -302,19 +328,23 @@ class Sender:
 
     async def _choose(self) -> list[Claimed]:
         """The next entries to send; they are claimed by the commit that follows."""
-        count = self._start_at_most(self._clock.monotonic_s())
+        now_s = self._clock.monotonic_s()
+        count = self._start_at_most(now_s)
         if count == 0 or not self._outbox.counts.pending:
             return []
-        return self._in_time(
-            await self._claims.next(count, self._flights.taken(), not self._gate.flowing)
-        )
+        taken, allowance = self._in_flight.taken(), self._gate.allowance(now_s)
+        if allowance is Allowance.ALL:
+            return self._in_time(await self._claims.next(count, taken))
+        others_only = allowance is Allowance.OTHER
+        refused = self._gate.refused_before()
+        return self._in_time(await self._claims.probe(taken, refused, others_only=others_only))
 
     def _in_time(self, entries: list[Claimed]) -> list[Claimed]:
-        """Those whose ttl has not run out."""
+        """Those whose ttl has not run out, with their times corrected."""
         batch = []
-        for entry in entries:
+        for entry in map(self._clock_steps.correct, entries):
             if entry.expires_at is not None and entry.expires_at <= self._clock.wall_ms():
-                self._flights.expire(entry.seq, entry.id)
+                self._in_flight.expire(entry.seq, entry.id)
             else:
                 batch.append(entry)
         return batch
@@ -324,22 +354,22 @@ class Sender:
 
         The batch was chosen when the claims had seen so many changes.
         """
-        finished = self._flights.take_finished()
-        sending = self._flights.without(finished) + [entry.seq for entry in batch]
+        finished = self._in_flight.take_finished()
+        sending = self._in_flight.without(finished) + [entry.seq for entry in batch]
         try:
             await self._outbox.exchange(list(finished.values()), sending)
         except DiskShort as error:
-            self._flights.put_back(finished)
+            self._in_flight.put_back(finished)
             if changes == self._claims.changes:
                 self._claims.put_back(batch)
             self._settling_failed = True
-            self._teller.settling_failed(error, len(finished))
+            self._announcer.settling_failed(error, len(finished))
             return False
-        self._flights.settled(finished)
+        self._in_flight.settled(finished)
         if any(settlement.state == State.PENDING for settlement in finished.values()):
             self._claims.look_again()
         self._overstated = self._settling_failed = False
-        self._teller.settling_works()
+        self._announcer.settling_works()
         return True
 
     def _offer(self) -> None:
@@ -348,7 +378,7 @@ class Sender:
         count = self._start_at_most(self._clock.monotonic_s())
         waits = self._outbox.counts.pending and self._claims.promising
         if count and self._gate.flowing and not waits:
-            self._claims.offer(count, self._flights.taken())
+            self._claims.offer(count, self._in_flight.taken())
 
     async def _launch_offered(self) -> None:
         """Start what came in and is claimed already."""
@@ -373,8 +403,13 @@ class Sender:
                 self._claims.put_back(batch[position:])
                 self._overstated = True
                 return
-            self._flights.launch(entry)
+            self._in_flight.launch(entry)
 
 
 def _held_by(hold: DestinationHold) -> str:
     return f"held by {hold.by}: {hold.reason}" if hold.reason else f"held by {hold.by}"
+
+
+def _due_horizon_s(settings: Settings) -> float:
+    """No entry waits longer by itself; a due time beyond was written by a wrong clock."""
+    return max(settings.backoff_max_s, settings.retry_after_max_s)

@@ -6,7 +6,8 @@ destination.
 
 from __future__ import annotations
 
-from outboxd.delivery.outcome import Verdict
+from outboxd.delivery.gate import Effect
+from outboxd.delivery.outcome import Meaning
 from outboxd.outbox.model import Attempt, Claimed, DeadReason, Outcome, Settlement, State
 
 _AT_STOP = "the agent was stopped before the answer came: the event may have arrived"
@@ -15,28 +16,45 @@ _AT_STOP = "the agent was stopped before the answer came: the event may have arr
 def settlement(
     entry: Claimed,
     attempt: Attempt,
-    verdict: Verdict,
+    meaning: Meaning,
+    effect: Effect,
     *,
-    own_fault: bool,
     attempts_max: int,
     due_at: int,
 ) -> Settlement:
     """The entry's next state; `due_at` is for one that has to wait by itself."""
-    outcome = verdict.outcome
-    if outcome is Outcome.DELIVERED:
+    if meaning.outcome is Outcome.DELIVERED:
         return Settlement(entry.seq, State.DELIVERED, attempt)
-    if outcome is Outcome.REJECTED:
-        return Settlement(entry.seq, State.DEAD, attempt, dead_reason=DeadReason.REJECTED)
-    exhausted = own_fault and 0 < attempts_max <= entry.spent + 1
+    reason = _dead_reason(entry, meaning, effect, attempts_max)
     return Settlement(
         entry.seq,
-        State.DEAD if exhausted else State.PENDING,
+        State.PENDING if reason is None else State.DEAD,
         attempt,
-        due_at=0 if exhausted else due_at,
-        spent=int(own_fault),
-        possible_duplicate=verdict.may_have_arrived,
-        dead_reason=DeadReason.EXHAUSTED if exhausted else None,
+        due_at=due_at if reason is None else 0,
+        spent=int(effect.spent),
+        possible_duplicate=meaning.may_have_arrived,
+        dead_reason=reason,
     )
+
+
+def _dead_reason(
+    entry: Claimed, meaning: Meaning, effect: Effect, attempts_max: int
+) -> DeadReason | None:
+    """Why the entry is given up; None while it is not."""
+    if meaning.outcome is Outcome.REJECTED:
+        return DeadReason.REJECTED if effect.is_final else None
+    if effect.given_up:
+        return DeadReason.REJECTED
+    if effect.spent and meaning.outcome is not Outcome.HOLD:
+        return DeadReason.EXHAUSTED if 0 < attempts_max <= entry.spent + 1 else None
+    return None
+
+
+def revived(seq: int, waiting: Settlement | None) -> Settlement:
+    """A dead letter waits again; perhaps its settlement was not written yet."""
+    if waiting is None:
+        return Settlement(seq, State.PENDING, None, revives=True)
+    return waiting._replace(state=State.PENDING, dead_reason=None)
 
 
 def abandoned(

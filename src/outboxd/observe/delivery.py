@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from outboxd.delivery.facts import (
     AttemptMade,
+    BrakePulled,
     EntryExpired,
+    EntrySetAside,
     Fact,
     GateChanged,
     OutageEnded,
@@ -47,6 +49,13 @@ class DeliveryObserver:
         elif isinstance(fact, EntryExpired):
             self._metrics.dead(DeadReason.EXPIRED)
             self._log.warning("entry.expired", id=fact.id, hint="its ttl ran out")
+        elif isinstance(fact, EntrySetAside):
+            self._metrics.set_aside(fact.outcome)
+            hint = f"the others go on; outboxd events show {fact.id}"
+            self._log.warning("entry.set_aside", id=fact.id, reason=fact.text, hint=hint)
+        elif isinstance(fact, BrakePulled):
+            self._metrics.revived(fact.pending_again)
+            self._log.warning("brake.pulled", pending_again=fact.pending_again, reason=fact.reason)
         elif isinstance(fact, OutageEnded):
             self._outage(fact)
         elif isinstance(fact, SettlingFailed):
@@ -60,14 +69,14 @@ class DeliveryObserver:
             self._log.warning("settling.resumed")
 
     def _attempt(self, fact: AttemptMade) -> None:
-        verdict = fact.verdict
-        self._metrics.attempt(verdict.outcome.value, fact.duration_s)
+        meaning = fact.meaning
+        self._metrics.attempt(meaning.outcome.value, fact.duration_s)
         self._metrics.progress("sender")
-        if verdict.outcome is Outcome.DELIVERED:
+        if meaning.outcome is Outcome.DELIVERED:
             self._metrics.delivered()
             self._metrics.delivery_age(fact.age_s)
             return
-        if verdict.may_have_arrived:
+        if meaning.may_have_arrived:
             self._metrics.possible_duplicates()
         if fact.dead_reason is not None:
             self._metrics.dead(fact.dead_reason)
@@ -76,12 +85,12 @@ class DeliveryObserver:
                 id=fact.id,
                 reason=str(fact.dead_reason),
                 attempts=fact.attempt_count,
-                error=verdict.error,
+                error=meaning.error,
                 hint=f"outboxd dead-letters show {fact.id}",
             )
         else:
             self._log.debug(
-                "attempt.failed", id=fact.id, outcome=verdict.outcome.value, error=verdict.error
+                "attempt.failed", id=fact.id, outcome=meaning.outcome.value, error=meaning.error
             )
 
     def _gate(self, fact: GateChanged) -> None:

@@ -128,6 +128,14 @@ class Metrics(Collector):
         """Entries settled as dead letters; by `outbox.model.DeadReason`."""
         self._dead.add(reason, count)
 
+    def set_aside(self, outcome: str, count: int = 1) -> None:
+        """Entries that wait by themselves, refused while others pass; by Outcome."""
+        self._set_aside.add(outcome, count)
+
+    def revived(self, count: int) -> None:
+        """Rejected entries that are pending again, since everything was rejected."""
+        self._revived.value += count
+
     def possible_duplicates(self, count: int = 1) -> None:
         """Requests whose answer was lost: their next delivery is marked."""
         self._possible_duplicates.value += count
@@ -256,6 +264,12 @@ class Metrics(Collector):
         self._dead = LabelledCounter(
             "outboxd_events_dead", "Entries that became dead letters.", "reason", DEAD_REASONS
         )
+        self._set_aside = LabelledCounter(
+            "outboxd_events_set_aside", "Entries refused while others passed.", "outcome", OUTCOMES
+        )
+        self._revived = Counter(
+            "outboxd_events_revived", "Rejected entries pending again: everything was rejected."
+        )
         self._possible_duplicates = Counter(
             "outboxd_delivery_possible_duplicates", "Requests that may have arrived unanswered."
         )
@@ -277,7 +291,7 @@ class Metrics(Collector):
             *(self._request_duration, self._limits_met, self._spool_files),
             *(self._commit_duration, self._commit_rows, self._pruned),
             *(self._attempts, self._attempt_duration, self._delivered, self._delivery_age),
-            *(self._dead, self._possible_duplicates),
+            *(self._dead, self._set_aside, self._revived, self._possible_duplicates),
             *(self._operator, self._reloads),
         )
 

@@ -145,13 +145,18 @@ class Engine(Protocol):
         """At most `count` entries that may be sent now, without those in `taken`.
 
         `order` "mixed": first `fresh_share` of the newest, then those whose own
-        backoff ended, then the oldest. "fifo": the oldest, and nothing while the
-        very oldest waits. A due time further ahead than `due_horizon_s` was
+        backoff ended, then the oldest. "fifo": the oldest, but for those that wait
+        by themselves. A due time further ahead than `due_horizon_s` was
         written before the clock was set back, and counts as due.
         """
 
-    def expired(self, limit: int) -> Expired:
-        """At most `limit` pending entries whose ttl ran out."""
+    def expired(self, limit: int, clock_steps: Sequence[tuple[int, int]] = ()) -> Expired:
+        """At most `limit` pending entries whose ttl ran out.
+
+        A clock step (until, forward_ms): entries received until then have that much
+        longer, since the clock was set forward and no time passed. The first that
+        matches counts.
+        """
 
     def get(self, id: str) -> Entry:
         """The entry with this id. Raises UnknownId."""

@@ -140,6 +140,7 @@ class Settlement(NamedTuple):
     spent: int = 0  # added to the entry's spent attempts (0 or 1)
     possible_duplicate: bool = False  # the request may have arrived; sticky
     dead_reason: str | None = None
+    revives: bool = False  # a dead letter, rejected by mistake, waits again
 
 
 class Entry(NamedTuple):

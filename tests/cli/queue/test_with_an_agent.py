@@ -153,7 +153,11 @@ def test_the_destination_is_held_with_a_reason_and_released(world):
     check = world.run("status", "--check")
     assert check.code == 2
     assert check.out.count("\n") == 1
-    assert world.run("release").code == 0
+    released = world.run("release")
+    assert released.code == 0
+    assert "was held" in released.out
+    assert "maintenance" in released.out
+    assert "nothing waited: the destination is " in world.run("release").out
     id = world.add("after the hold")
     assert world.run("wait", id).code == 0
     check = world.run("status", "--check")

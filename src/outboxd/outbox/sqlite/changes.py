@@ -15,6 +15,7 @@ import msgspec
 from outboxd.outbox.model import (
     Attempt,
     ChangeStep,
+    DeadReason,
     Entry,
     EntryChange,
     EntryFilter,
@@ -42,14 +43,16 @@ def settle(
     """Write what the attempts meant.
 
     An entry that the operator dropped meanwhile is passed over; one that is no
-    longer pending stays as it is.
+    longer pending stays as it is, but for a rejected one that is revived.
     """
     by_seq = {settlement.seq: settlement for settlement in settlements}
     changed = []
     for row in read_states(connection, by_seq):
-        if row.state != State.PENDING:
+        settlement = by_seq[row.seq]
+        is_revived = settlement.revives and row.dead_reason == DeadReason.REJECTED
+        if row.state != State.PENDING and not is_revived:
             continue
-        settled = _settled(row, by_seq[row.seq], now)
+        settled = _settled(row, settlement, now)
         tally.move(row, settled)
         changed.append(settled)
     if changed:

@@ -362,8 +362,8 @@ class SqliteEngine:
             return entry._replace(possible_duplicate=True)
         return entry
 
-    def expired(self, limit: int) -> Expired:
-        return query.expired(self.connection, self.clock.wall_ms(), limit)
+    def expired(self, limit: int, clock_steps: Sequence[tuple[int, int]] = ()) -> Expired:
+        return query.expired(self.connection, self.clock.wall_ms(), limit, clock_steps)
 
     def get(self, id: str) -> Entry:
         return self._doubted(query.get(self.connection, id))

@@ -8,7 +8,7 @@ to go on. Reads nothing that it could change.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -262,21 +262,16 @@ def _mixed(
 
 
 def _fifo(connection: sqlite3.Connection, values: dict[str, object]) -> list[int]:
-    (text,) = connection.execute(
-        "SELECT json_group_array(json_array(seq, due_at)) FROM (SELECT seq, due_at FROM entries"
-        " WHERE seq IN (SELECT seq FROM entries INDEXED BY entries_due"
+    return _seqs(
+        connection,
+        "SELECT seq FROM (SELECT seq FROM entries WHERE seq IN"
+        " (SELECT seq FROM entries INDEXED BY entries_due"
         f" WHERE {_DUE} AND due_at = 0 AND {_NOT_TAKEN} ORDER BY seq LIMIT :count)"
-        f" OR seq IN (SELECT seq FROM entries INDEXED BY entries_due"
-        f" WHERE {_DUE} AND due_at > 0 AND {_NOT_TAKEN} LIMIT :count)"
-        " ORDER BY seq LIMIT :count)",
+        " UNION SELECT seq FROM entries INDEXED BY entries_due"
+        f" WHERE {_DUE} AND due_at > 0 AND (due_at <= :now OR due_at > :horizon)"
+        f" AND {_NOT_TAKEN}) ORDER BY seq LIMIT :count",
         values,
-    ).fetchone()
-    ready: list[int] = []
-    for seq, due_at in msgspec.json.decode(text):
-        if int(str(values["now"])) < due_at <= int(str(values["horizon"])):
-            break
-        ready.append(seq)
-    return ready
+    )
 
 
 def next_due_at(connection: sqlite3.Connection, after: int) -> int | None:
@@ -288,12 +283,20 @@ def next_due_at(connection: sqlite3.Connection, after: int) -> int | None:
     return None if at is None else int(at)
 
 
-def expired(connection: sqlite3.Connection, now: int, limit: int) -> Expired:
-    """Pending entries whose ttl ran out, and when the next one's does."""
+def expired(
+    connection: sqlite3.Connection,
+    now: int,
+    limit: int,
+    clock_steps: Sequence[tuple[int, int]] = (),
+) -> Expired:
+    """Pending entries whose ttl ran out, and when the next one's does; see `Engine.expired`."""
+    cases = "".join(f" WHEN received_at <= {until:d} THEN {ms:d}" for until, ms in clock_steps)
+    longer = f"CASE{cases} ELSE 0 END" if cases else "0"
     found = connection.execute(
         "SELECT seq, id FROM entries INDEXED BY entries_expiring WHERE state = 'pending'"
-        " AND expires_at IS NOT NULL AND expires_at <= ? LIMIT ?",
-        (now, limit),
+        f" AND expires_at IS NOT NULL AND expires_at <= :now AND expires_at + {longer} <= :now"
+        " LIMIT :limit",
+        {"now": now, "limit": limit},
     ).fetchall()
     (next_at,) = connection.execute(
         "SELECT min(expires_at) FROM entries INDEXED BY entries_expiring"

@@ -1,11 +1,11 @@
-"""Tells each change once: of the destination's state, of outages, of a full disk.
+"""Announces each change once: of the destination's state, of outages, of a full disk.
 
 It turns moments into facts for whoever listens, and decides nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from outboxd.clock import Clock
 from outboxd.delivery.breaker import View
@@ -16,18 +16,20 @@ from outboxd.delivery.facts import (
     SettlingFailed,
     SettlingResumed,
 )
+from outboxd.delivery.outcome import Meaning
 from outboxd.errors import DiskShort
 from outboxd.status import DestinationState
 
 
-class Teller:
-    """Remembers what was told last."""
+class Announcer:
+    """Remembers what was announced last."""
 
     def __init__(self, observe: Callable[[Fact], None], clock: Clock, view: View) -> None:
         self._observe = observe
         self._clock = clock
         self._shown = view.state
-        self._outage: tuple[int, str] | None = None  # when it began, and why
+        self._outage: tuple[float, str] | None = None  # when it began (monotonic), and why
+        self._set_aside: dict[int, str] = {}  # by seq
         self._settling_failed = False
 
     def state(self, view: View, hint: str | None) -> None:
@@ -43,14 +45,32 @@ class Teller:
 
     def outage_began(self, reason: str) -> None:
         """An outage or a hold began."""
-        self._outage = (self._clock.wall_ms(), reason)
+        self._outage = (self._clock.monotonic_s(), reason)
 
     def outage_ended(self, delayed: int, oldest_at: int) -> None:
         """Requests get through again; `delayed` entries were waiting."""
         if self._outage is not None:
-            (began_at, reason), self._outage = self._outage, None
+            (began_s, reason), self._outage = self._outage, None
             ended_at = self._clock.wall_ms()
+            # Elapsed time by the monotonic clock: the other may have been set since.
+            began_at = ended_at - round((self._clock.monotonic_s() - began_s) * 1000)
             self._observe(OutageEnded(began_at, ended_at, reason, delayed, oldest_at))
+
+    def set_aside(self, seq: int, id: str, meaning: Meaning) -> str:
+        """An entry waits by itself, since it is refused while others pass; in a sentence."""
+        what = meaning.status if meaning.status is not None else meaning.error
+        text = f"event {id} is refused ({what}) while others pass: set aside"
+        self._set_aside[seq] = text
+        return text
+
+    def of_set_aside(self, seqs: Sequence[int]) -> str | None:
+        """What to say of the entries that are set aside now; None: there are none."""
+        self._set_aside = {seq: self._set_aside[seq] for seq in seqs if seq in self._set_aside}
+        if not self._set_aside:
+            return None
+        newest = next(reversed(self._set_aside.values()))
+        more = len(self._set_aside) - 1
+        return f"{newest}; {more} more are" if more else newest
 
     def settling_failed(self, error: DiskShort, waiting: int) -> None:
         """Outcomes cannot be committed."""

@@ -1,0 +1,246 @@
+"""The requests under way: each is started, ends, and becomes a settlement.
+
+It tells the gate, the claims and whoever listens what came of each. It never
+decides whether one may start, and never writes to the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from outboxd.clock import Clock
+from outboxd.delivery.announcer import Announcer
+from outboxd.delivery.claims import Claims
+from outboxd.delivery.clock_steps import ClockSteps
+from outboxd.delivery.facts import AttemptMade, BrakePulled, EntryExpired, EntrySetAside, Fact
+from outboxd.delivery.gate import Change, Effect, Gate, Permit
+from outboxd.delivery.late import stamped
+from outboxd.delivery.outcome import Answer, Fault, Meaning, decide
+from outboxd.delivery.settings import Settings
+from outboxd.delivery.settling import abandoned, expired, revived, settlement
+from outboxd.outbox.model import Attempt, Claimed, Settlement, State
+from outboxd.outbox.outbox import Outbox
+
+
+class Sending(Protocol):
+    """What the sender needs of the transport."""
+
+    async def send(self, id: str, body: bytes) -> Answer:
+        """One POST; never raises for what the network does."""
+
+    def refresh(self) -> None:
+        """The next request uses a fresh connection; those under way go on."""
+
+
+class Request(NamedTuple):
+    """One request under way."""
+
+    entry: Claimed
+    permit: Permit
+    started_s: float
+    started_at: int
+
+
+class InFlight:
+    """All requests that are not settled yet."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        transport: Sending,
+        settings: Settings,
+        gate: Gate,
+        claims: Claims,
+        announcer: Announcer,
+        clock: Clock,
+        clock_steps: ClockSteps,
+        random: Callable[[], float],
+        observe: Callable[[Fact], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self._outbox = outbox
+        self._gate = gate
+        self._claims = claims
+        self._announcer = announcer
+        self._clock = clock
+        self._clock_steps = clock_steps
+        self._random = random
+        self._observe = observe
+        self._ended = ended
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # until they are settled
+        self._finished: dict[int, Settlement] = {}  # to be settled in the next commit
+        self.configure(settings, transport)
+
+    def configure(self, settings: Settings, transport: Sending) -> None:
+        """Other settings, for what is started from now on."""
+        self._settings = settings
+        self._transport = transport
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is something to settle."""
+        return bool(self._finished)
+
+    def taken(self) -> set[int]:
+        """The entries that must not be claimed now."""
+        return self._tasks.keys() | self._finished.keys()
+
+    # --- settling ---
+
+    def take_finished(self) -> dict[int, Settlement]:
+        """What is to be settled next."""
+        finished, self._finished = self._finished, {}
+        return finished
+
+    def put_back(self, finished: dict[int, Settlement]) -> None:
+        """These could not be settled."""
+        self._finished = finished | self._finished
+
+    def settled(self, finished: dict[int, Settlement]) -> None:
+        """These are in the outbox."""
+        for seq in finished:
+            if seq not in self._finished:
+                self._tasks.pop(seq, None)
+
+    def without(self, finished: dict[int, Settlement]) -> list[int]:
+        """What is in flight once these are settled."""
+        return [seq for seq in self._tasks if seq not in finished]
+
+    def expire(self, seq: int, id: str) -> None:
+        """It will not be sent any more: its ttl ran out."""
+        self._finished[seq] = expired(seq)
+        self._gate.gone(seq)
+        self._observe(EntryExpired(id))
+
+    def cancel(self) -> set[asyncio.Task[None]]:
+        """Cut off all that have not ended; the tasks to wait for."""
+        tasks = set(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    # --- one request ---
+
+    def launch(self, entry: Claimed) -> None:
+        """Start a request, now."""
+        now_s = self._clock.monotonic_s()
+        permit = self._gate.begin(entry.seq, now_s)
+        request = Request(entry, permit, now_s, self._clock.wall_ms())
+        self._tasks[entry.seq] = asyncio.get_running_loop().create_task(self._send(request))
+
+    async def _send(self, request: Request) -> None:
+        settings, entry = self._settings, request.entry
+        sent = False
+        try:
+            body = stamped(entry, request.started_at, settings.stamp, settings.late_after_s)
+            sent = True
+            answer = await self._transport.send(entry.id, body)
+        except asyncio.CancelledError:
+            self._abandon(request)
+            return
+        except Exception as error:  # a defect of ours: the other events do not wait for it
+            answer = Answer(fault=Fault.INTERNAL, fault_text=repr(error), sent=sent)
+        effect = None
+        try:
+            now_s = self._clock.monotonic_s()
+            meaning = decide(answer, self._clock.wall_ms(), self._settings.retry_after_max_s)
+            effect = self._gate.ended(request.permit, meaning, entry.spent, now_s, self._random())
+            self._end(request, meaning, effect, now_s)
+        except Exception as error:
+            if effect is None:
+                self._gate.abandon(request.permit)
+            self._lose_sight_of(request, error)
+
+    def _end(self, request: Request, meaning: Meaning, effect: Effect, now_s: float) -> None:
+        """What an answer means for the entry and for everybody who listens."""
+        entry = request.entry
+        attempt = Attempt(
+            request.started_at,
+            round((now_s - request.started_s) * 1000),
+            meaning.outcome.value,
+            meaning.status,
+            meaning.error,
+        )
+        settled = settlement(
+            entry,
+            attempt,
+            meaning,
+            effect,
+            attempts_max=self._settings.attempts_max,
+            due_at=0 if effect.rests_s is None else self._rest(entry.seq, effect.rests_s),
+        )
+        self._finished[entry.seq] = settled
+        if settled.state == State.DEAD:
+            self._gate.gone(entry.seq)
+        self._observe(
+            AttemptMade(
+                entry.id,
+                meaning,
+                now_s - request.started_s,
+                (self._clock.wall_ms() - entry.received_at) / 1000,
+                entry.attempt_count + 1,
+                settled.dead_reason,
+            )
+        )
+        self._follow(request, meaning, effect, now_s)
+        self._ended()
+
+    def _follow(self, request: Request, meaning: Meaning, effect: Effect, now_s: float) -> None:
+        """What an answer means for everything else."""
+        entry = request.entry
+        if effect.fresh_connections and meaning.status is not None:
+            self._transport.refresh()  # after a fault it has done so by itself
+        if effect.blamed is not None:
+            seq, rests_until_s = effect.blamed
+            self._claims.rests(seq, rests_until_s - now_s)
+        if effect.is_news:
+            what = self._announcer.set_aside(entry.seq, entry.id, meaning)
+            self._observe(EntrySetAside(entry.id, meaning.outcome.value, what))
+        if effect.revived:
+            self._revive(effect.revived)
+        if effect.change is Change.LOST:
+            self._announcer.outage_began(meaning.error or meaning.outcome.value)
+        elif effect.change is not Change.NONE:
+            self._claims.look_again()
+        if effect.change is Change.RECOVERED:
+            waiting_at = self._outbox.oldest_pending_at
+            oldest_at = entry.received_at
+            if waiting_at is not None:
+                oldest_at = min(oldest_at, self._clock_steps.corrected(waiting_at))
+            counts = self._outbox.counts
+            self._announcer.outage_ended(counts.pending - counts.held, oldest_at)
+        self._announcer.state(self._gate.view(), effect.hint or meaning.hint)
+
+    def _revive(self, seqs: tuple[int, ...]) -> None:
+        """Dead letters wait again: not they are wrong, the destination refuses everything."""
+        for seq in seqs:
+            waiting = self._finished.get(seq)
+            self._finished[seq] = revived(seq, waiting)
+        self._observe(BrakePulled(len(seqs) + 1, self._gate.view().reason or ""))
+
+    def _rest(self, seq: int, delay_s: float) -> int:
+        """The entry waits by itself; when that ends."""
+        self._claims.rests(seq, delay_s)
+        return self._clock.wall_ms() + round(delay_s * 1000)
+
+    def _abandon(self, request: Request) -> None:
+        """Cancelled at the stop."""
+        self._gate.abandon(request.permit)
+        self._finished[request.entry.seq] = self._unseen(request)
+
+    def _lose_sight_of(self, request: Request, error: Exception) -> None:
+        """A defect of ours while it ended: it may have arrived, and is tried again."""
+        why = f"internal error: {error!r}: the event may have arrived"
+        due_at = self._rest(request.entry.seq, self._settings.backoff_initial_s)
+        self._finished.setdefault(request.entry.seq, self._unseen(request, why=why, due_at=due_at))
+        self._ended()
+
+    def _unseen(self, request: Request, **more: Any) -> Settlement:
+        """The settlement of a request whose end was not seen."""
+        duration_ms = round((self._clock.monotonic_s() - request.started_s) * 1000)
+        return abandoned(request.entry, request.started_at, duration_ms, **more)
