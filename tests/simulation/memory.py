@@ -46,6 +46,9 @@ class MemoryEngine(SqliteEngine):
         self.connection.deserialize(MemoryEngine._template)
         self.reopen()
 
+    def tidy(self) -> None:
+        """There is no log to empty."""
+
     def reopen(self) -> None:
         """What a new process does after a crash: only what was committed is there."""
         self.rollback()
