@@ -17,6 +17,7 @@ SOURCE = Path(outboxd.__file__).parent
 BOTTOM = {
     "budgets",
     "errors",
+    "files",
     "clock",
     "text",
     "units",
@@ -39,7 +40,8 @@ MAY_IMPORT = {
     "producer": BOTTOM - {"config", "status", "clock"},
     "sandbox": BOTTOM | {"outbox", "serve", "web", "api"},
     "monitoring": BOTTOM,
-    "agent": BOTTOM | {"outbox", "observe", "serve", "intake", "spool", "delivery", "api", "web"},
+    "agent": BOTTOM
+    | {"outbox", "observe", "serve", "intake", "spool", "gateway", "delivery", "api", "web"},
 }
 # What `emit` and `exec` may load, and nothing else of outboxd: it is the installed `outboxd`.
 LIGHT = sorted(

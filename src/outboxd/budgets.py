@@ -133,6 +133,11 @@ def page_limits() -> Limits:
     return Limits(connections=128, connections_per_peer=96, bytes_per_peer=48 * MIB)
 
 
+def gateway_limits(connections: int, connections_per_peer: int) -> Limits:
+    """The TCP listener; a peer is an address, behind which there may be many hosts."""
+    return Limits(connections, connections_per_peer, bytes=96 * MIB, bytes_per_peer=24 * MIB)
+
+
 def sandbox_limits() -> Limits:
     """The sandbox serves one agent at a time, as fast as it can."""
     return Limits(4096, 4096, bytes=256 * MIB, bytes_per_peer=256 * MIB)

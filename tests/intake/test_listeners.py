@@ -140,7 +140,7 @@ def test_a_page_whose_address_is_taken_stops_nothing_and_comes_when_it_is_free(s
         agent = start(extra={"http": {"listen": f"127.0.0.1:{port}"}})
         assert takes(agent)
         assert "socket.lost" in agent.log_text()
-    until(lambda: "http.opened" in agent.log_text(), 40)
+    until(lambda: "listener.opened" in agent.log_text(), 40)
     with socket.create_connection(("127.0.0.1", port)) as caller:
         caller.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert caller.recv(100).startswith(b"HTTP/1.1 200")

@@ -59,6 +59,8 @@ def exercise(metrics: Metrics) -> None:
         metrics.operator(action)
     for part in module.PARTS:
         metrics.progress(part)
+    metrics.unauthenticated()
+    metrics.alerts_truncated(2)
     metrics.duplicates()
     metrics.repeats()
     metrics.intake_request(0.001)

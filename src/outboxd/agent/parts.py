@@ -27,6 +27,9 @@ from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import Settings
 from outboxd.delivery.transport import Transport
 from outboxd.errors import OutboxdError
+from outboxd.gateway.listener import GatewayListener
+from outboxd.gateway.routes import WebhookRoutes
+from outboxd.gateway.shipped import compile_webhooks
 from outboxd.intake.admission import Admission
 from outboxd.intake.http import IntakeRoutes
 from outboxd.intake.intake import Intake
@@ -116,6 +119,8 @@ class AgentParts:
             outbox, clock, self.metrics.pruned, config.outbox.retain_delivered_s
         )
         self._listeners: Listeners | None = None
+        self._gateway: GatewayListener | None = None
+        self._random = random
         self.http_address: str | None = None
         self._reporting: set[asyncio.Task[None]] = set()
         self._ready = False
@@ -176,18 +181,37 @@ class AgentParts:
         """Open the socket, the spool and the page; from here on events come in."""
         config = self.config
         reading = ReadingRoutes(self._api).routes()
-        routes = IntakeRoutes(self.door, self.metrics).routes()
+        intake = IntakeRoutes(self.door, self.metrics)
+        webhooks = WebhookRoutes(self.door, self.metrics, compile_webhooks(config.webhooks))
+        if config.intake.listen:
+            self._gateway = GatewayListener(
+                config,
+                self.door,
+                intake,
+                self.metrics,
+                self.clock,
+                self._random,
+                is_healthy=lambda: self.unhealthy() is None,
+                is_ready=lambda: self._ready,
+            )
+        self._webhooks = webhooks
         on_page = ReadingRoutes(self._api, self._timeline.page).routes()
         self._listeners = Listeners(
             config,
             self.metrics,
             self.clock,
-            [*routes, *reading, *ControlRoutes(self._api).routes()],
+            [
+                *intake.routes(),
+                *webhooks.routes(),
+                *reading,
+                *ControlRoutes(self._api).routes(),
+            ],
             [*on_page, *web_routes(self._timeline)],
+            self._gateway.make_server if self._gateway is not None else None,
         )
         self.metrics.watch(connections=self._listeners.connection_count)
         await self._listeners.open(passed)
-        self.http_address = self._listeners.page_address
+        self.http_address = self._listeners.address("page")
         await self.spool.start()
         self._ready = True
 
@@ -251,6 +275,8 @@ class AgentParts:
         running = [("upkeep", Upkeep(self.clock, jobs).run())]
         if self._listeners is not None:
             running.append(("listeners", self._listeners.watch()))
+        if self._gateway is not None:
+            running.append(("gateway", self._gateway.watch()))
         if self._opened.rescues:
             running.append(("salvage", self._salvage()))
         if self.config.http.listen:
@@ -285,6 +311,10 @@ class AgentParts:
     def reconfigure(self, config: Config, key: str | None) -> list[str]:
         """Take over what can change while running; the names of what cannot."""
         left = _needs_restart(self.config, config)
+        webhooks = compile_webhooks(config.webhooks)
+        if self._gateway is not None:
+            self._gateway.take_over(config)
+        self._webhooks.webhooks = webhooks
         old = None
         if _way(self.config) != _way(config):  # it may refuse them: nothing has changed yet
             old, self.transport = self.transport, Transport(config.komodor, key)
@@ -370,6 +400,12 @@ def _needs_restart(before: Config, after: Config) -> list[str]:
             "[intake] socket_mode": config.intake.socket_mode,
             "[intake] socket_group": config.intake.socket_group,
             "[intake] spool": config.intake.spool,
+            "[intake] listen": config.intake.listen,
+            "[intake] tls_cert": config.intake.tls_cert,
+            "[intake] tls_key": config.intake.tls_key,
+            "[intake] client_ca": config.intake.client_ca,
+            "[intake] connections_max": config.intake.connections_max,
+            "[intake] connections_per_peer": config.intake.connections_per_peer,
             "[outbox] path": config.outbox.path,
             "[http] listen": config.http.listen,
             "[metrics] textfile": config.metrics.textfile,

@@ -325,6 +325,81 @@ _SCOPE = Command(
     examples=(("outboxd scope --cluster B --namespace D", ""),),
 )
 
+_TOKENS_FILE = Option(
+    "--tokens-file", "FILE", "the tokens file (else as configured)", complete="file"
+)
+
+_TOKEN = Command(
+    "token",
+    "say who may hand events in over TCP",
+    description=(
+        "Works on the tokens file ([intake] tokens_file), which a gateway reads anew when it "
+        "changes. A token is shown once, when it is made; the file keeps its SHA-256."
+    ),
+    options=(CONFIG, _TOKENS_FILE),
+    subcommands=(
+        Command(
+            "new",
+            "make a token and print it, alone, on stdout",
+            positionals=(Positional("NAME", "the producer's name; it may have two tokens"),),
+            options=(
+                Option(
+                    "--cluster",
+                    "C",
+                    "a cluster that it may name, and that is added where it names none"
+                    " (repeatable; default: any)",
+                    repeated=True,
+                ),
+                Option(
+                    "--namespace",
+                    "N",
+                    "the same for a namespace (repeatable; default: any)",
+                    repeated=True,
+                ),
+                Option("--require-scope", "", "refuse an event that has no scope at all"),
+                Option("--rate", "N", "at most so many events a second (default: no limit)"),
+            ),
+            examples=(("outboxd token new web-hosts --cluster prod --rate 50", ""),),
+        ),
+        Command(
+            "list", "list the tokens and what they may say (the default)", options=(JSON_LINES,)
+        ),
+        Command(
+            "revoke",
+            "end all tokens of a name",
+            positionals=(Positional("NAME", "the producer's name"),),
+        ),
+    ),
+    default="list",
+    exits=(DONE, USAGE, (65, "there is no token of this name"), CONFIGURATION),
+)
+
+_WEBHOOK = Command(
+    "webhook",
+    "see what a webhook's payload becomes",
+    description=(
+        "Webhooks are taken at /v1/alertmanager and /v1/webhooks/NAME. Some mappings are shipped; "
+        "[webhooks.NAME] in the configuration holds one's own."
+    ),
+    options=(CONFIG,),
+    subcommands=(
+        Command(
+            "try",
+            "print the events that a payload becomes; nothing is sent",
+            positionals=(
+                Positional("NAME", "the webhook's name, or alertmanager"),
+                Positional(
+                    "FILE", "the payload as the sender posts it, - for stdin", complete="file"
+                ),
+            ),
+            examples=(("outboxd webhook try github payload.json", ""),),
+        ),
+        Command("list", "list the webhooks that are taken (the default)"),
+    ),
+    default="list",
+    exits=(DONE, USAGE, (65, "the payload is no event of this webhook"), CONFIGURATION),
+)
+
 _MONITORING = Command(
     "monitoring",
     "print what a monitoring system needs",
@@ -365,6 +440,7 @@ GROUPS = (
     ("Hand in events", (EMIT, EXEC)),
     ("Look and mend", (_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _BACKUP, _HOLD, _RELEASE, _CHECK)),
     ("Run", (_RUN, _SANDBOX, _DEMO)),
+    ("Gateway", (_TOKEN, _WEBHOOK)),
     ("Tools", (_SCOPE, _MONITORING, _COMPLETION, _MANPAGE, _HELP)),
 )
 COMMANDS = {command.name: command for _, commands in GROUPS for command in commands}

@@ -33,6 +33,7 @@ def check(config: Config) -> None:
     if config.delivery.backoff_max_s < config.delivery.backoff_initial_s:
         shown = f"{config.delivery.backoff_max_s:g}s"
         raise _wrong(config, "delivery", "backoff_max", "backoff_initial is longer", shown)
+    _check_listener(config)
     if config.http.listen.startswith("unix:"):
         path = config.http.listen.removeprefix("unix:")
         if not path.startswith("/") or len(os.fsencode(path)) > SOCKET_PATH_MAX:
@@ -43,6 +44,31 @@ def check(config: Config) -> None:
             split_listen(config.http.listen)
         except ValueError:
             raise _wrong(config, "http", "listen") from None
+
+
+def _check_listener(config: Config) -> None:
+    """The TCP intake: never open to a network without TLS, nor to anybody without a token."""
+    intake = config.intake
+    if bool(intake.tls_cert) != bool(intake.tls_key):
+        name = "tls_key" if intake.tls_cert else "tls_cert"
+        raise _wrong(config, "intake", name, "the certificate and its key go together")
+    for name in ("tls_cert", "tls_key", "client_ca", "tokens_file"):
+        if getattr(intake, name) and _is_missing(getattr(intake, name)):
+            raise _wrong(config, "intake", name, "there is no such file")
+    if not intake.listen:
+        return
+    try:
+        host, _ = split_listen(intake.listen)
+    except ValueError:
+        raise _wrong(config, "intake", "listen") from None
+    if not (intake.tls_cert or is_loopback(host) or intake.allow_plain_listen):
+        why = "tokens would cross the network in clear text; give tls_cert and tls_key"
+        raise _wrong(config, "intake", "listen", why)
+    if not (intake.tokens_file or intake.client_ca):
+        why = "nobody could hand in: give tokens_file (`outboxd token new`) or client_ca"
+        raise _wrong(config, "intake", "listen", why)
+    if intake.client_ca and not intake.tls_cert:
+        raise _wrong(config, "intake", "client_ca", "without tls_cert nobody shows a certificate")
 
 
 def is_loopback(host: str) -> bool:

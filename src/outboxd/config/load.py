@@ -54,6 +54,14 @@ class Intake:
     socket_group: str
     spool: str
     event_bytes_max: int
+    listen: str
+    tls_cert: str
+    tls_key: str
+    client_ca: str
+    tokens_file: str
+    connections_max: int
+    connections_per_peer: int
+    allow_plain_listen: bool
 
     @property
     def socket_mode_bits(self) -> int:
@@ -132,6 +140,7 @@ class Config:
         "metrics",
         "outbox",
         "source",
+        "webhooks",
     )
 
     def __init__(self, source: str | None = None) -> None:
@@ -145,6 +154,8 @@ class Config:
         self.http = Http()
         self.metrics = MetricsSection()
         self.log = Log()
+        # [webhooks.NAME]: a part of an event to the expression that finds it.
+        self.webhooks: dict[str, dict[str, str]] = {}
 
 
 def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
@@ -161,6 +172,7 @@ def load_client(path: str | None = None, environ: Mapping[str, str] = os.environ
     source = find(path, environ)
     config = Config(source)
     tables = _read(source) if source else {}
+    config.webhooks = _webhooks(tables.pop("webhooks", {}), source)
     for section in tables:
         if section not in SECTIONS:
             raise _unknown(source, f"[{shown(section)}]", section, tuple(SECTIONS), "section")
@@ -178,6 +190,30 @@ def load_client(path: str | None = None, environ: Mapping[str, str] = os.environ
         value = _value(key, given, source, environ)
         setattr(getattr(config, key.section), key.attribute, value)
     return config
+
+
+def _webhooks(tables: object, source: str | None) -> dict[str, dict[str, str]]:
+    """Checked as far as TOML goes; what the expressions say is for the gateway to check."""
+    allowed = 'a table [webhooks.NAME] of texts, such as summary = "title"'
+    if type(tables) is not dict:
+        raise ConfigError(f"{source}: webhooks is a section of tables", f"allowed is {allowed}")
+    for name, table in tables.items():
+        label = f"{source}: [webhooks.{shown(name)}]"
+        if not _is_webhook_name(name):
+            raise ConfigError(f"{label}: no name for a webhook", "use letters, digits, - and _")
+        if type(table) is not dict:
+            raise ConfigError(f"{label} is no table", f"allowed is {allowed}")
+        for part, expression in table.items():
+            if type(expression) is not str:
+                written = _written(expression)
+                raise ConfigError(
+                    f"{label} {shown(part)} = {written} is not allowed", f"allowed is {allowed}"
+                )
+    return tables
+
+
+def _is_webhook_name(name: str) -> bool:
+    return 0 < len(name) <= 64 and name.isascii() and name.replace("-", "_").isidentifier()
 
 
 def find(path: str | None = None, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -10,8 +10,7 @@ import ssl
 from typing import NamedTuple
 
 from outboxd.errors import ConfigError
-
-_Stamp = tuple[tuple[int, int, int] | None, ...]
+from outboxd.files import FileVersion, file_version
 
 
 class Tls(NamedTuple):
@@ -21,10 +20,10 @@ class Tls(NamedTuple):
     client_cert: str = ""
     client_key: str = ""
 
-    def stamp(self) -> _Stamp:
+    def stamp(self) -> tuple[FileVersion | None, ...]:
         """Changes whenever one of the files does."""
         authorities = (self.ca_file,) if self.ca_file else _system_paths()
-        return tuple(map(_file_stamp, (*authorities, self.client_cert, self.client_key)))
+        return tuple(map(file_version, (*authorities, self.client_cert, self.client_key)))
 
     def context(self) -> ssl.SSLContext:
         """A fresh context from the files as they are now; ConfigError if they are no use."""
@@ -95,13 +94,3 @@ def _system_context() -> ssl.SSLContext:
 def _no_password() -> str:
     # Without it OpenSSL would ask on the terminal, and wait for ever.
     return ""
-
-
-def _file_stamp(path: str) -> tuple[int, int, int] | None:
-    if not path:
-        return None
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_ctime_ns

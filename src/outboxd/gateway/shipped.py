@@ -6,19 +6,49 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 
-from outboxd.gateway.webhooks import Webhook, compile_webhook
+from outboxd.errors import ConfigError
+from outboxd.gateway.webhooks import SIGNATURE, Signature, Webhook, compile_webhook
+
+_SECRET_BYTES_MAX = 4096
 
 
 def compile_webhooks(configured: Mapping[str, Mapping[str, str]]) -> dict[str, Webhook]:
     """Every webhook that is taken, by name: the shipped ones, and `[webhooks.NAME]`
-    of the configuration in their place or beside them.
+    of the configuration in their place or beside them. A table that holds nothing but
+    a signature leaves the shipped mapping as it is.
 
     Raises:
-        ConfigError: a mapping of the configuration is wrong.
+        ConfigError: a mapping of the configuration is wrong, or a secret cannot be read.
     """
-    shipped = tomllib.loads(
-        resources.files("outboxd.gateway").joinpath("webhooks.toml").read_text()
-    )
+    text = resources.files("outboxd.gateway").joinpath("webhooks.toml").read_text()
+    mappings: dict[str, Mapping[str, str]] = dict(tomllib.loads(text))
+    signatures: dict[str, Signature] = {}
+    for name, table in configured.items():
+        mapping = {part: value for part, value in table.items() if part not in SIGNATURE}
+        if mapping or name not in mappings:
+            mappings[name] = mapping
+        if len(mapping) < len(table):
+            signatures[name] = _signature(name, table)
     return {
-        name: compile_webhook(name, mapping) for name, mapping in {**shipped, **configured}.items()
+        name: compile_webhook(name, mapping, signatures.get(name))
+        for name, mapping in mappings.items()
     }
+
+
+def _signature(name: str, table: Mapping[str, str]) -> Signature:
+    label = f"[webhooks.{name}]"
+    for key in SIGNATURE:
+        if not table.get(key):
+            hint = f"{' and '.join(SIGNATURE)} go together"
+            raise ConfigError(f"{label} {key} is missing", hint)
+    path = table["signature_secret_file"]
+    try:
+        with open(path, "rb") as file:
+            secret = file.read(_SECRET_BYTES_MAX + 1).strip()
+    except OSError as error:
+        message = f"{label} signature_secret_file = {path!r}: cannot be read: {error.strerror}"
+        raise ConfigError(message, "it must be readable by the agent") from None
+    if not 16 <= len(secret) <= _SECRET_BYTES_MAX:
+        message = f"{label} signature_secret_file = {path!r}: {len(secret)} bytes are no secret"
+        raise ConfigError(message, f"put 16 to {_SECRET_BYTES_MAX} bytes in it")
+    return Signature(table["signature_header"].strip().lower(), secret)

@@ -35,6 +35,8 @@ PARTS = (
     *("details", "dedup_key", "occurred_at"),
 )
 REQUIRED = ("event_type", "summary")
+# And how a sender that can send no token signs.
+SIGNATURE = ("signature_header", "signature_secret_file")
 
 _SEVERITY_WORDS = {
     **dict.fromkeys(("error", "critical", "fatal", "page", "high", "failed", "failure"), "error"),
@@ -42,15 +44,25 @@ _SEVERITY_WORDS = {
 }
 
 
+class Signature(NamedTuple):
+    """The header that a sender's signature comes in, and the secret that it knows."""
+
+    header: str  # in small letters
+    secret: bytes
+
+
 class Webhook(NamedTuple):
     """A mapping, compiled."""
 
     name: str
     parts: Mapping[str, Any]  # a part's name to its compiled expression
+    signature: Signature | None = None
 
 
-def compile_webhook(name: str, mapping: Mapping[str, str]) -> Webhook:
-    """The mapping `[webhooks.NAME]`.
+def compile_webhook(
+    name: str, mapping: Mapping[str, str], signature: Signature | None = None
+) -> Webhook:
+    """The mapping `[webhooks.NAME]`, but for the keys of `SIGNATURE`.
 
     Raises:
         ConfigError: a part is missing or unknown, or its expression is wrong.
@@ -58,7 +70,8 @@ def compile_webhook(name: str, mapping: Mapping[str, str]) -> Webhook:
     label = f"[webhooks.{name}]"
     unknown = next((part for part in mapping if part not in PARTS), None)
     if unknown is not None:
-        raise ConfigError(f"{label} {unknown}: unknown", f"allowed are {', '.join(PARTS)}")
+        known = ", ".join((*PARTS, *SIGNATURE))
+        raise ConfigError(f"{label} {unknown[:80]}: unknown", f"allowed are {known}")
     for part in REQUIRED:
         if not mapping.get(part):
             raise ConfigError(f"{label} {part} is missing", "a JMESPath expression, in quotes")
@@ -71,7 +84,7 @@ def compile_webhook(name: str, mapping: Mapping[str, str]) -> Webhook:
             told = " ".join(str(error).split())
             hint = "see https://jmespath.org; a literal is written 'text' or `{\"a\": 1}`"
             raise ConfigError(f"{label} {part} = {expression!r}: {told[:500]}", hint) from None
-    return Webhook(name, compiled)
+    return Webhook(name, compiled, signature)
 
 
 def read_events(webhook: Webhook, payload: Any, event_type_max: int = 60) -> list[bytes]:

@@ -65,7 +65,7 @@ class IntakeRoutes:
             raise
         answer = await self._door.take(data, Source.SOCKET, producer, key)
         self._metrics.intake_request(perf_counter() - started)
-        return _response(answer)
+        return response_of(answer)
 
     async def take_batch(self, request: Request, _: str) -> Response | Streamed:
         """JSON Lines, in portions; a result a line, in the same order."""
@@ -81,7 +81,7 @@ class IntakeRoutes:
         if refused is not None:
             self._metrics.refused(refusal_reason(refused), 1)
             status = 507 if isinstance(refused, DiskShort) else 503
-            return _response(Answer(status, refusal_json(refused), refused.retry_after_s))
+            return response_of(Answer(status, refusal_json(refused), refused.retry_after_s))
         results, complete = await self._read_lines(request, producer_of(request))
         self._metrics.intake_request(perf_counter() - started)
         return Streamed(_sent(results), results.length, close=not complete)
@@ -151,7 +151,8 @@ async def _sent(results: Results) -> AsyncIterator[bytes]:
         yield block
 
 
-def _response(answer: Answer) -> Response:
+def response_of(answer: Answer) -> Response:
+    """The intake's answer as the server's."""
     if answer.retry_after_s is None:
         return Response(answer.body, answer.status)
     return Response(answer.body, answer.status, headers={"Retry-After": str(answer.retry_after_s)})

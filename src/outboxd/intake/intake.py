@@ -109,7 +109,7 @@ class Intake:
     ) -> None:
         """Settings that may change while running."""
         self._defaults = defaults
-        self._event_type_max = event_type_max
+        self.event_type_max = event_type_max
         self.event_bytes_max = event_bytes_max
         self._ttl_s = ttl_s  # 0: events wait for ever
 
@@ -122,7 +122,7 @@ class Intake:
     ) -> Prepared:
         """Check and fill in; raises EventError (NotAllowed where the producer may not
         say it), and keeps nothing."""
-        event = parse(data, self._event_type_max, self.event_bytes_max)
+        event = parse(data, self.event_type_max, self.event_bytes_max)
         producer.admit(event)
         key = event.dedup_key
         if header_key is not None:

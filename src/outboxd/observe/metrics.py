@@ -28,7 +28,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # The label values that are there from the start.
 SOURCES = ("socket", "batch", "spool", "agent")
-REFUSALS = ("invalid", "too_large", "full", "disk_short", "stalled", "stopping", "internal", OTHER)
+REFUSALS = ("invalid", "too_large", "full", "disk_short", "stalled", "stopping",
+            "internal", "not_allowed", "rate", OTHER)  # fmt: skip
 OUTCOMES = ("delivered", "throttled", "unavailable", "hold", "rejected")
 DEAD_REASONS = ("rejected", "exhausted", "expired")
 LIMITS_MET = ("connections", "displaced", "bytes", "head_stalled", "body_stalled",
@@ -90,6 +91,14 @@ class Metrics(Collector):
     def connection_limited(self, listener: str, reason: str) -> None:
         """A listener's limit was met; by one of `LIMITS_MET`."""
         self._limits_met.add(reason, 1)
+
+    def unauthenticated(self) -> None:
+        """A request over TCP of which nobody knows who sent it."""
+        self._unauthenticated.value += 1
+
+    def alerts_truncated(self, count: int) -> None:
+        """Alerts that Alertmanager left out of its requests."""
+        self._alerts_truncated.value += count
 
     def spool_file(self, result: str, count: int = 1) -> None:
         """Spool files finished with: `taken` or `rejected`."""
@@ -233,6 +242,12 @@ class Metrics(Collector):
             "limit",
             LIMITS_MET,
         )
+        self._unauthenticated = Counter(
+            "outboxd_gateway_unauthenticated", "Requests over TCP without a valid token."
+        )
+        self._alerts_truncated = Counter(
+            "outboxd_gateway_alerts_truncated", "Alerts that Alertmanager left out (max_alerts)."
+        )
         self._spool_files = LabelledCounter(
             "outboxd_spool_files", "Spool files finished with.", "result", SPOOL_RESULTS
         )
@@ -289,6 +304,7 @@ class Metrics(Collector):
         return (
             *(self._accepted, self._refused, self._duplicates, self._repeats),
             *(self._request_duration, self._limits_met, self._spool_files),
+            *(self._unauthenticated, self._alerts_truncated),
             *(self._commit_duration, self._commit_rows, self._pruned),
             *(self._attempts, self._attempt_duration, self._delivered, self._delivery_age),
             *(self._dead, self._set_aside, self._revived, self._possible_duplicates),

@@ -61,6 +61,9 @@ class Incoming(NamedTuple):
     occurred_at: int | None = None  # as the producer gave it
     expires_at: int | None = None
     dedup_key: str | None = None
+    # With a mark the key is known only as long as no later mark comes with it, and
+    # is remembered from its last arrival on: an alert that fires again is a new event.
+    dedup_mark: int = 0
 
 
 class Receipt(NamedTuple):

@@ -93,33 +93,7 @@ class Connection(asyncio.Protocol):
             self._lost = True
         elif self._server.tls is not None:
             self._tls = True
-            self._transport.pause_reading()
-            self._task = self._loop.create_task(self._shake_hands())
-
-    async def _shake_hands(self) -> None:
-        """Go on in TLS with the certificate that is in force now."""
-        try:
-            transport = await self._loop.start_tls(
-                self._transport,
-                self,
-                self._server.tls_context(),
-                server_side=True,
-                ssl_handshake_timeout=self._server.stall_s,
-                ssl_shutdown_timeout=1.0,
-            )
-        except (OSError, TimeoutError):  # SSLError is one
-            transport = None
-        self._task = None
-        if transport is None or self._lost:
-            self._server.limited("handshake")
-            self._transport.abort()
-            self.connection_lost(None)
-            return
-        self._transport = transport
-        self._certificate = transport.get_extra_info("peercert")
-        transport.set_write_buffer_limits(high=1, low=0)
-        self._idle_since_s = self._loop.time()
-        self._start_answering()
+            self._certificate = transport.get_extra_info("peercert")
 
     def data_received(self, data: bytes) -> None:
         if self._lost:
@@ -416,9 +390,10 @@ class Connection(asyncio.Protocol):
         if not self._lost:
             self._waiting.clear()
             self._unfed = b""
-            if linger and unfinished and not self._half_closed and not self._tls:
+            if linger and unfinished and not self._half_closed:
                 self._ends_at_s = self._loop.time() + LINGER_S
-                self._transport.write_eof()
+                if not self._tls:  # which cannot be closed on one side alone here
+                    self._transport.write_eof()
                 if self._paused:
                     self._paused = False
                     self._transport.resume_reading()

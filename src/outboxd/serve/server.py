@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
+from math import ceil
 from typing import Protocol
 
 import structlog
@@ -27,7 +27,7 @@ from outboxd.serve.guards import Guard
 from outboxd.serve.heads import HeadWriter
 from outboxd.serve.request import Request
 from outboxd.serve.table import RouteTable
-from outboxd.serve.tls import TlsFiles
+from outboxd.serve.tls import TlsAcceptor, TlsFiles
 
 BACKLOG = 1024
 # How often connections are looked at; a limit of time is kept to within this.
@@ -41,6 +41,12 @@ class ServeMetrics(Protocol):
     """What listeners count."""
 
     def connection_limited(self, listener: str, reason: str) -> None: ...
+
+
+class _Closable(Protocol):
+    """What takes connections until it is closed."""
+
+    def close(self) -> None: ...
 
 
 class HttpServer:
@@ -58,6 +64,7 @@ class HttpServer:
         tls: TlsFiles | None = None,
         stall_s: float = STALL_S,
         keepalive_s: float = KEEPALIVE_S,
+        retry_after_spread: Callable[[], float] | None = None,
     ) -> None:
         self.name = name  # of the listener, in metrics and logs
         self.limits = limits or socket_limits()
@@ -65,11 +72,14 @@ class HttpServer:
         self.stall_s = stall_s
         self.keepalive_s = keepalive_s
         self.is_stopping = False
+        # A random number from 0 to 1 for each answer that sends a caller away for a
+        # while: by up to half as long again, so that not all come back in one second.
+        self._retry_after_spread = retry_after_spread
         self._table = table
         self._guards = guards  # raise Refusal; they may say whom a request is from
         self._metrics = metrics
         self._heads = HeadWriter(clock or Clock())
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: list[_Closable] = []
         self._connections: dict[Hashable, dict[Connection, None]] = {}
         self._turned_away: set[asyncio.TimerHandle] = set()
         self._emptied: asyncio.Future[None] | None = None
@@ -82,7 +92,9 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         listening.setblocking(False)
         create = partial(Connection, self)
-        if listening.family != socket.AF_UNIX:
+        if self.tls is not None:
+            server: _Closable = TlsAcceptor(self, self.tls, listening)
+        elif listening.family != socket.AF_UNIX:
             server = await loop.create_server(create, sock=listening, backlog=BACKLOG)
         else:
             # asyncio from 3.13 on removes the path at the end, even that of a
@@ -122,11 +134,6 @@ class HttpServer:
             self._timer.cancel()
             self._timer = None
 
-    def tls_context(self) -> ssl.SSLContext:
-        """For a connection that begins now."""
-        assert self.tls is not None, "asked for on TLS listeners alone"
-        return self.tls.context
-
     # --- connections ---
 
     @property
@@ -135,20 +142,26 @@ class HttpServer:
 
     def admit(self, connection: Connection) -> bool:
         """Whether it may stay; somebody else's may have to go for it."""
-        budget, holder = self.limits.connections, connection.holder
-        if not budget.take(holder):
-            loser = self._loser(holder)
-            if loser is None:
-                self.limited("connections")
-                return False
-            self.limited("displaced")
-            loser.displace()
-            if not budget.take(holder):
-                return False
-        self._connections.setdefault(holder, {})[connection] = None
+        # Over TLS it was counted before its handshake.
+        if self.tls is None and not self.make_room(connection.holder):
+            return False
+        self._connections.setdefault(connection.holder, {})[connection] = None
         if self._timer is None:
             self._look_later()
         return True
+
+    def make_room(self, holder: Hashable) -> bool:
+        """Count one more connection of this holder; False where it may not have it."""
+        budget = self.limits.connections
+        if budget.take(holder):
+            return True
+        loser = self._loser(holder)
+        if loser is None:
+            self.limited("connections")
+            return False
+        self.limited("displaced")
+        loser.displace()
+        return budget.take(holder)
 
     def _loser(self, newcomer: Hashable) -> Connection | None:
         holder = self.limits.connections.displaced_by(newcomer)
@@ -162,9 +175,6 @@ class HttpServer:
 
     def turn_away(self, transport: asyncio.Transport) -> None:
         """Over the limit: one clear answer, and a moment in which it can be read."""
-        if self.tls is not None:
-            transport.abort()  # no answer could be read before the handshake
-            return
         refusal = self.too_busy().response()
         transport.write(self.head(refusal, len(refusal.body), "close") + refusal.body)
         if len(self._turned_away) >= _LINGERING_MAX or not transport.can_write_eof():
@@ -220,6 +230,12 @@ class HttpServer:
             NoAnswer: none may be given.
             ConnectionError: nobody is there to be given one.
         """
+        answer = await self._answer(request)
+        if self._retry_after_spread is not None and answer.headers:
+            answer.headers = _spread(answer.headers, self._retry_after_spread())
+        return answer
+
+    async def _answer(self, request: Request) -> Answer:
         try:
             for guard in self._guards:
                 guard(request)
@@ -277,6 +293,14 @@ class HttpServer:
             {"Retry-After": "1"},
             close=True,
         )
+
+
+def _spread(headers: Mapping[str, str], share: float) -> Mapping[str, str]:
+    after_s = headers.get("Retry-After")
+    if after_s is None:
+        return headers
+    # Rounded up: where a second was told, half a second more is one more.
+    return {**headers, "Retry-After": str(int(after_s) + ceil(int(after_s) / 2 * share))}
 
 
 def _coded(coding: str) -> Refusal:

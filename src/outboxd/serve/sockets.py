@@ -125,13 +125,14 @@ def remove(bound: BoundSocket) -> None:
             os.unlink(bound.path)
 
 
-def bind_tcp(listen: str) -> BoundSocket:
-    """Bind `[http] listen`, such as "127.0.0.1:8098" or "[::1]:8098"."""
+def bind_tcp(listen: str, setting: str) -> BoundSocket:
+    """Bind an address such as "127.0.0.1:8098" or "[::1]:8098"; raises ConfigError with
+    the `setting` that it stands in."""
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ConfigError(
-            f"[http] listen = {listen!r} is no address", 'write it as "127.0.0.1:8098", or ""'
+            f"{setting} = {listen!r} is no address", 'write it as "127.0.0.1:8098", or ""'
         )
     try:
         found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
@@ -145,7 +146,7 @@ def bind_tcp(listen: str) -> BoundSocket:
             raise
     except OSError as error:
         raise ConfigError(
-            f"[http] listen = {listen!r}: {error.strerror}",
+            f"{setting} = {listen!r}: {error.strerror}",
             "choose an address of this host and a port that is free",
         ) from error
     return BoundSocket(listening, None, None)

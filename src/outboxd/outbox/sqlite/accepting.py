@@ -222,6 +222,7 @@ def _fresh_row(seq: int, id: str, item: Incoming) -> _FreshRow:
         occurred_at,
         expires_at,
         dedup_key,
+        _,
     ) = item
     crc = head_crc(
         seq, id, received_at, occurred_at, expires_at, event_type, severity, scope, source,

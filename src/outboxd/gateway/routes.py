@@ -1,0 +1,175 @@
+"""The routes by which other programs' webhooks come in, and the whole of the TCP listener's.
+
+What a TCP peer can reach is exactly `tcp_routes`: reading, control and the page
+are not in it. Every event passes the same intake as everything else. All events
+of a webhook's request are committed, or none is, so that its sender may send it
+again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from outboxd.errors import EventError, Refused
+from outboxd.gateway.alertmanager import read_group
+from outboxd.gateway.gatekeeper import WEBHOOK_PATH, Gatekeeper
+from outboxd.gateway.signature import is_signed
+from outboxd.gateway.webhooks import Webhook, read_events
+from outboxd.intake.http import IntakeRoutes, check_rate, producer_of, response_of
+from outboxd.intake.intake import Intake, Prepared, receipt_json
+from outboxd.intake.producer import Producer
+from outboxd.outbox.model import Source
+from outboxd.serve.answers import Refusal, Response, reply
+from outboxd.serve.body import read_body
+from outboxd.serve.request import Request
+from outboxd.serve.table import Route
+
+# Alertmanager sends a group as one request; GitHub's limit is 25 MB, and nobody's real one near it.
+WEBHOOK_BYTES_MAX = 8 * 1024 * 1024
+_T = TypeVar("_T")
+_HINT = "send fewer at once (max_alerts in Alertmanager)"
+
+
+class WebhookMetrics(Protocol):
+    """What these routes count beside the intake."""
+
+    def alerts_truncated(self, count: int) -> None: ...
+
+
+class WebhookRoutes:
+    """`POST /v1/alertmanager` and `POST /v1/webhooks/NAME`."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        metrics: WebhookMetrics,
+        webhooks: Mapping[str, Webhook],
+        gatekeeper: Gatekeeper | None = None,
+    ) -> None:
+        self._intake = intake
+        self._metrics = metrics
+        self.webhooks = webhooks
+        self._gatekeeper = gatekeeper  # None: on the Unix socket
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("POST", "/v1/alertmanager", self.take_alerts),
+            Route("POST", WEBHOOK_PATH + "{id}", self.take_webhook),
+        ]
+
+    async def take_alerts(self, request: Request, _: str) -> Response:
+        """Alertmanager's webhook: an event for each alert that is new."""
+        clusters = [value for name, value in request.query if name == "cluster" and value]
+        producer = producer_of(request)
+        payload = _json(await read_body(request, WEBHOOK_BYTES_MAX, _HINT))
+        group = self._read(
+            lambda: read_group(
+                payload, clusters[-1] if clusters else None, self._intake.event_type_max
+            )
+        )
+        if group.truncated:
+            self._metrics.alerts_truncated(group.truncated)
+        prepared = []
+        for alert in group.events:
+            item = self._prepare(alert.body, producer)
+            incoming = item.incoming
+            if alert.identity is not None:
+                incoming = incoming._replace(
+                    dedup_key=alert.identity, dedup_mark=max(1, alert.began_at)
+                )
+            prepared.append(item._replace(incoming=incoming))
+        return await self._keep(prepared, producer, group.truncated)
+
+    async def take_webhook(self, request: Request, name: str) -> Response:
+        """Any other sender's: events by the mapping of its name."""
+        body = await read_body(request, WEBHOOK_BYTES_MAX, _HINT)
+        webhook = self.webhooks.get(name)
+        producer = self._sender(request, name, webhook, body)
+        if webhook is None:
+            known = ", ".join(sorted(self.webhooks))
+            # 422 and not 404, by which a sending agent would hold everything.
+            raise Refusal(422, f"there is no webhook {name[:80]!r}", None, f"there are {known}")
+        payload = _json(body)
+        bodies = self._read(lambda: read_events(webhook, payload, self._intake.event_type_max))
+        return await self._keep([self._prepare(data, producer) for data in bodies], producer)
+
+    def _sender(
+        self, request: Request, name: str, webhook: Webhook | None, body: bytes
+    ) -> Producer:
+        if request.identity is not None or self._gatekeeper is None:
+            return producer_of(request)
+        signature = webhook.signature if webhook is not None else None
+        if signature is None or not is_signed(
+            body, request.header(signature.header) or "", signature.secret
+        ):
+            raise self._gatekeeper.refusal()
+        return self._gatekeeper.signed_by(name)
+
+    def _read(self, read: Callable[[], _T]) -> _T:
+        try:
+            return read()
+        except EventError as error:
+            raise self._refusal(error) from None
+
+    def _prepare(self, data: bytes, producer: Producer) -> Prepared:
+        return self._read(lambda: self._intake.prepare(data, Source.SOCKET, producer))
+
+    async def _keep(
+        self, prepared: list[Prepared], producer: Producer, truncated: int = 0
+    ) -> Response:
+        results: list[bytes] = []
+        if prepared:
+            check_rate(producer, len(prepared))
+            try:
+                receipts = await self._intake.keep([item.incoming for item in prepared])
+            except Refused as error:
+                return response_of(self._intake.refuse(error, len(prepared)))
+            for receipt, item in zip(receipts, prepared, strict=True):
+                results.append(receipt_json(receipt, item.warnings))
+        return reply(
+            200, b'{"results": [%s], "truncated": %d}\n' % (b", ".join(results), truncated)
+        )
+
+    def _refusal(self, error: EventError) -> Refusal:
+        answer = self._intake.refuse(error)
+        return Refusal(
+            422 if answer.status == 400 else answer.status, error.message, error.field, error.hint
+        )
+
+
+def tcp_routes(
+    intake: IntakeRoutes, webhooks: WebhookRoutes, is_healthy: Callable[[], bool],
+    is_ready: Callable[[], bool],
+) -> list[Route]:  # fmt: skip
+    """All that a TCP peer can reach."""
+
+    async def validate(_: Request, __: str) -> Response:
+        return reply(200, b'{"valid": true, "gateway": true}\n')
+
+    async def health(_: Request, __: str) -> Response:
+        return Response(status=200 if is_healthy() else 503)
+
+    async def readiness(_: Request, __: str) -> Response:
+        return Response(status=200 if is_ready() else 503)
+
+    return [
+        *intake.routes(),
+        *webhooks.routes(),
+        Route("GET", "/mgmt/v1/apikey/validate", validate),
+        Route("GET", "/healthz", health),
+        Route("GET", "/readyz", readiness),
+    ]
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise Refusal(400, f"the body is no JSON: {told}", None, "send it as it is") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,209 @@
+"""The TCP intake of a real gateway: who gets in, what they can reach, what they are told."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import time
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from outboxd.api.control import ControlRoutes
+from outboxd.api.routes import ReadingRoutes
+
+EVENT = {"eventType": "deploy", "summary": "billing is out", "scope": {"clusters": ["prod"]}}
+GREETING = "1; dedup=604800; type=60; bytes=262144"
+
+
+def test_komodors_own_call_gets_its_receipt_and_arrives(gateway, token, komodor):
+    answer = gateway.post(EVENT, token)
+    assert answer.status == 201
+    assert answer.json["status"] == "accepted"
+    assert answer.headers["Outboxd-Gateway"] == GREETING
+    (arrival,) = komodor.wait_for(1)
+    assert arrival.event == {**EVENT, "severity": "information"}
+    assert arrival.headers["x-api-key"] == "test-key"
+
+
+def test_a_bearer_token_is_as_good(gateway, token):
+    headers = {"Authorization": f"Bearer {token}"}
+    assert gateway.post(EVENT, None, headers=headers).status == 201
+
+
+def test_komodors_validation_says_that_the_token_is_good(gateway, token):
+    answer = gateway.request("GET", "/mgmt/v1/apikey/validate", token=token)
+    assert answer.status == 200
+    assert answer.headers["Outboxd-Gateway"] == GREETING
+    assert gateway.request("GET", "/mgmt/v1/apikey/validate", token="wrong").status == 401
+
+
+PATHS = (
+    ("POST", "/mgmt/v1/events"),
+    ("GET", "/mgmt/v1/apikey/validate"),
+    ("GET", "/v1/events"),
+    ("GET", "/v1/status"),
+    ("GET", "/metrics"),
+    ("GET", "/"),
+    ("POST", "/v1/hold"),
+    ("POST", "/nothing/here"),
+    ("DELETE", "/healthz"),
+    ("POST", "/v1/webhooks/github"),
+)
+
+
+def test_whoever_has_no_token_gets_one_constant_401(gateway):
+    answers = set()
+    for method, path in PATHS:
+        for token in (None, "", "wrong", "outboxd_" + "A" * 43, "x" * 4000):
+            answer = gateway.request(method, path, b"{" if method == "POST" else None, token)
+            assert "Outboxd-Gateway" not in answer.headers
+            told = tuple(sorted((n.lower(), v) for n, v in answer.headers.items() if n != "Date"))
+            answers.add((answer.status, answer.raw, told))
+    bodies = {(status, raw) for status, raw, _ in answers}
+    assert len(bodies) == 1
+    assert next(iter(bodies))[0] == 401
+
+
+def test_the_health_of_a_gateway_is_its_status_alone(gateway):
+    for path in ("/healthz", "/readyz"):
+        answer = gateway.request("GET", path)
+        assert (answer.status, answer.raw) == (200, b"")
+        assert "Outboxd-Gateway" not in answer.headers
+
+
+CONTRACT = {
+    ("POST", "/mgmt/v1/events"),
+    ("GET", "/mgmt/v1/apikey/validate"),
+    ("POST", "/v1/events/batch"),
+    ("POST", "/v1/alertmanager"),
+    ("POST", "/v1/webhooks/{id}"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+}
+
+
+def test_no_route_of_the_socket_is_reached_over_tcp_but_those_of_the_contract(gateway, token):
+    nothing: Any = MagicMock()
+    routes = [*ReadingRoutes(nothing).routes(), *ControlRoutes(nothing).routes()]
+    known = {(route.method, route.path) for route in routes}
+    assert len(known) > 10
+    for method, path in known - CONTRACT:
+        answer = gateway.request(method, path.replace("{id}", "1"), b"{}", token)
+        assert answer.status in (404, 405), (method, path)
+    assert {entry["state"] for entry in gateway.entries()} <= {"delivered", "pending"}
+
+
+@pytest.mark.parametrize(
+    ("scope", "field"),
+    [
+        ({"clusters": ["dev"]}, "$.scope.clusters[0]"),
+        ({"clusters": ["prod", "dev"]}, "$.scope.clusters[1]"),
+        ({"namespaces": ["kube-system"]}, "$.scope.namespaces[0]"),
+    ],
+)
+def test_what_a_token_does_not_allow_is_422(make_gateway, scope, field):
+    gateway = make_gateway({"web": {"clusters": ("prod",), "namespaces": ("web",)}})
+    answer = gateway.post({**EVENT, "scope": scope}, gateway.secrets["web"])
+    assert answer.status == 422
+    assert answer.json["field"] == field
+    assert answer.json["hint"]
+    assert gateway.entries() == []
+
+
+def test_a_tokens_cluster_is_added_where_none_is_named(make_gateway, komodor):
+    gateway = make_gateway({"web": {"clusters": ("prod",)}})
+    event = {"eventType": "t", "summary": "s"}
+    assert gateway.post(event, gateway.secrets["web"]).status == 201
+    assert komodor.wait_for(1)[0].event["scope"] == {"clusters": ["prod"]}
+
+
+def test_a_tokens_rate_is_429_with_a_time_that_is_not_for_all_the_same(make_gateway):
+    gateway = make_gateway({"slow": {"rate": 0.05}, "other": {}})
+    secret = gateway.secrets["slow"]
+    assert gateway.post(EVENT, secret).status == 201
+    waits = set()
+    for _ in range(12):
+        answer = gateway.post(EVENT, secret)
+        assert answer.status == 429
+        waits.add(int(answer.headers["Retry-After"]))
+    assert len(waits) > 1
+    assert all(15 <= wait_s <= 31 for wait_s in waits)
+    assert gateway.post(EVENT, gateway.secrets["other"]).status == 201
+
+
+def until(check, timeout_s=15.0):
+    deadline = time.monotonic() + timeout_s
+    while not check():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
+def test_a_new_token_is_good_and_a_revoked_one_is_not_without_a_restart(gateway, token):
+    fresh = gateway.token("fresh")
+    until(lambda: gateway.post(EVENT, fresh).status == 201)
+    gateway.tokens.write_text("\n".join(gateway.tokens.read_text().splitlines()[1:]) + "\n")
+    until(lambda: gateway.post(EVENT, token).status == 401)
+    assert gateway.post(EVENT, fresh).status == 201
+
+
+def test_a_half_written_tokens_file_leaves_the_tokens_as_they_were(gateway, token):
+    text = gateway.tokens.read_text()
+    gateway.tokens.write_text(text[: len(text) // 2])
+    until(lambda: "gateway.tokens_refused" in gateway.agent.log_text())
+    assert gateway.post(EVENT, token).status == 201
+    gateway.tokens.write_text(text)
+    until(lambda: "gateway.tokens_renewed" in gateway.agent.log_text())
+    assert gateway.post(EVENT, token).status == 201
+
+
+def certificate_of(gateway):
+    return ssl.get_server_certificate(("127.0.0.1", gateway.port))
+
+
+def test_a_certificate_is_read_anew_and_a_half_written_one_changes_nothing(
+    gateway, token, authority, tmp_path
+):
+    before = certificate_of(gateway)
+    (tmp_path / "cert.pem").write_text("-----BEGIN CERT")
+    until(lambda: "gateway.certificate_refused" in gateway.agent.log_text())
+    assert certificate_of(gateway) == before
+    renewed = authority.issue_cert("localhost", "127.0.0.1")
+    renewed.private_key_pem.write_to_path(tmp_path / "key.pem")
+    renewed.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    until(lambda: certificate_of(gateway) != before)
+    assert gateway.post(EVENT, token).status == 201
+
+
+def test_a_clients_certificate_stands_in_for_a_token(make_gateway, authority, tmp_path):
+    gateway = make_gateway(intake={"client_ca": str(tmp_path / "ca.pem")})
+    client = authority.issue_cert("host-7.example")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    client.configure_cert(context)
+    assert gateway.post(EVENT, None, context=context).status == 201
+    assert gateway.post(EVENT, None).status == 401
+    assert gateway.request("GET", "/healthz").status == 200
+
+
+def test_tokens_are_never_written_to_the_log(gateway, token):
+    gateway.post(EVENT, token)
+    gateway.post(EVENT, token + "x")
+    gateway.post({"summary": token}, token)
+    log = gateway.agent.log_text()
+    assert token not in log
+    assert not re.search(r"outboxd_[A-Za-z0-9_-]{20,}", log)
+
+
+def test_events_of_a_batch_are_each_held_to_the_token(make_gateway):
+    gateway = make_gateway({"web": {"clusters": ("prod",)}})
+    lines = b"\n".join(
+        b'{"eventType":"t","summary":"s","scope":{"clusters":["%s"]}}' % name
+        for name in (b"prod", b"dev", b"prod")
+    )
+    answer = gateway.request("POST", "/v1/events/batch", lines, gateway.secrets["web"])
+    assert answer.status == 200
+    first, second, third = answer.json["results"]
+    assert first["status"] == third["status"] == "accepted"
+    assert second["field"] == "$.scope.clusters[0]"
