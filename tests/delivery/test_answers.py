@@ -64,6 +64,7 @@ UNREADABLE = {
     "an unknown transfer coding": CREATED + b"Transfer-Encoding: rot13\r\n\r\n" + JSON,
     "no length": CREATED + b"\r\n" + JSON,
     "HTTP/1.0": sized(JSON, b"HTTP/1.0 200 OK\r\n"),
+    "text/html without markup": sized(b"OK", more=TYPED),
     "text/html and nothing": sized(b"", more=TYPED),
     "coded, and broken": sized(b"\x1f\x8b\x08 broken", more=b"Content-Encoding: gzip\r\n"),
     "coded in what we do not know": sized(b"\x0b\x05", more=b"Content-Encoding: br\r\n"),
