@@ -105,7 +105,7 @@ class Limits:
         connections: int,
         connections_per_peer: int,
         bytes: int = 48 * MIB,
-        bytes_per_peer: int = 24 * MIB,
+        bytes_per_peer: int = 32 * MIB,
     ) -> None:
         self.connections = Budget(connections, connections_per_peer)
         # Of requests that are not answered yet and answers that are not read
@@ -130,7 +130,7 @@ def socket_limits() -> Limits:
 
 def page_limits() -> Limits:
     """The page's port; a peer is an address, and on loopback all users share one."""
-    return Limits(connections=128, connections_per_peer=96, bytes_per_peer=48 * MIB)
+    return Limits(connections=128, connections_per_peer=96)
 
 
 def gateway_limits(connections: int, connections_per_peer: int) -> Limits:

@@ -49,7 +49,12 @@ def post(path, body):
     connection = http.client.HTTPConnection("localhost")
     connection.sock = sock
     try:
-        sock.connect(path)
+        while True:
+            try:
+                sock.connect(path)
+                break
+            except BlockingIOError:  # the queue of the kernel is full: at once again
+                time.sleep(0.005)
         connection.request("POST", "/mgmt/v1/events", body)
         answer = connection.getresponse()
         told = json.loads(answer.read())

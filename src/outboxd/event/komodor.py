@@ -112,9 +112,15 @@ NO_DEFAULTS = Defaults()
 
 
 def parse(
-    data: bytes, event_type_max: int = EVENT_TYPE_MAX, event_bytes_max: int = EVENT_BYTES_MAX
+    data: bytes,
+    event_type_max: int = EVENT_TYPE_MAX,
+    event_bytes_max: int = EVENT_BYTES_MAX,
+    explain: bool = True,
 ) -> Event:
-    """The event that `data` is; EventError (or EventTooLarge) says what is wrong and where."""
+    """The event that `data` is; EventError (or EventTooLarge) says what is wrong and where.
+
+    Without `explain` what is no strict JSON raises Unexplained, at once.
+    """
     if len(data) > event_bytes_max:
         message = f"the event has {len(data)} bytes, {event_bytes_max} are allowed"
         raise EventTooLarge(message, None, "shorten its details, or raise [intake] event_bytes_max")
@@ -123,7 +129,7 @@ def parse(
     except UnicodeDecodeError as error:
         message = f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}"
         raise EventError(message, None, "send the event in UTF-8") from None
-    members = strictjson.read_object(text)
+    members = strictjson.read_object(text, explain)
     if not members.keys() <= _FIELD_SET:
         unknown = next(name for name in members if name not in _FIELD_SET)
         raise _unknown(unknown, FIELDS, "$")

@@ -13,6 +13,7 @@ explain an error or to encode nested values.
 
 from __future__ import annotations
 
+from outboxd.errors import EventError
 from outboxd.text import harmless
 
 TYPE_CHECKING = False
@@ -40,8 +41,16 @@ class Number(str):
     __slots__ = ()
 
 
-def read_object(text: str) -> dict[str, Member]:
-    """The members of the JSON object that `text` is: name to (value, start, end of its text)."""
+class Unexplained(EventError):
+    """The text is bad, and to say why would take time that the caller has not got now."""
+
+
+def read_object(text: str, explained: bool = True) -> dict[str, Member]:
+    """The members of the JSON object that `text` is: name to (value, start, end of its text).
+
+    Raises EventError, which says what is wrong and where; Unexplained where it need
+    not be `explained`.
+    """
     try:
         members, end = _members(text)
         if end != len(text) and text[end:].strip(SPACE):
@@ -54,6 +63,8 @@ def read_object(text: str) -> dict[str, Member]:
         if text.count("{") + text.count("[") > DEPTH_MAX and _is_too_deep(members):
             raise _Fault
     except _FAULTS:
+        if not explained:
+            raise Unexplained("the text is no strict JSON object") from None
         from outboxd.event.jsonfaults import explain
 
         raise explain(text) from None

@@ -12,17 +12,26 @@ from time import perf_counter
 from typing import Protocol
 
 from outboxd.errors import DiskShort
-from outboxd.intake.intake import Answer, Intake, IntakeMetrics, refusal_json, refusal_reason
-from outboxd.intake.lines import PORTION_BYTES, PORTION_LINES, LineCutter
+from outboxd.intake.intake import (
+    Answer,
+    Faults,
+    Intake,
+    IntakeMetrics,
+    refusal_json,
+    refusal_reason,
+)
+from outboxd.intake.lines import PORTION_LINES, LineCutter
 from outboxd.intake.producer import Producer, user
 from outboxd.intake.results import Results
 from outboxd.outbox.model import Source
-from outboxd.serve.answers import Refusal, Response, Streamed, refusal_body
+from outboxd.serve.answers import ClientGone, Refusal, Response, Streamed, refusal_body
 from outboxd.serve.body import body_parts, read_body
 from outboxd.serve.request import Request
 from outboxd.serve.table import Route
 
 BATCH_BYTES_MAX = 64 * 1024 * 1024
+# Taken at once: less than a spool file's portion, because hundreds may come at a time.
+PORTION_BYTES = 256 * 1024
 
 _IDEMPOTENCY_KEY = "idempotency-key"
 _BATCH_HINT = "send it in several batches"
@@ -84,6 +93,13 @@ class IntakeRoutes:
             return response_of(Answer(status, refusal_json(refused), refused.retry_after_s))
         results, complete = await self._read_lines(request, producer_of(request))
         self._metrics.intake_request(perf_counter() - started)
+        if results.is_one_fault and _is_form(request):
+            raise Refusal(
+                400,
+                "the batch is one line, and that is no event; nothing was kept",
+                None,
+                "with curl use --data-binary @FILE: -d @FILE takes the line ends out",
+            )
         return Streamed(_sent(results), results.length, close=not complete)
 
     async def _read_lines(self, request: Request, producer: Producer) -> tuple[Results, bool]:
@@ -92,6 +108,14 @@ class IntakeRoutes:
         cutter = LineCutter(self._door.event_bytes_max)
         portion: list[bytes | None] = []
         portion_bytes = received_bytes = 0
+        faults = Faults()
+
+        async def take() -> None:
+            nonlocal portion_bytes
+            await self._take_portions(request, portion, results, producer, faults)
+            request.body.consumed(portion_bytes - cutter.pending_bytes)
+            portion_bytes = cutter.pending_bytes
+
         async for data in body_parts(request, BATCH_BYTES_MAX, _BATCH_HINT):
             received_bytes += len(data)
             if received_bytes > BATCH_BYTES_MAX:
@@ -100,12 +124,11 @@ class IntakeRoutes:
             portion += cutter.feed(data)
             portion_bytes += len(data)
             if len(portion) >= PORTION_LINES or portion_bytes >= PORTION_BYTES:
-                await self._take_portions(portion, results, producer)
-                portion_bytes = 0
+                await take()
         complete = received_bytes <= BATCH_BYTES_MAX
         if complete:
             portion += cutter.end()
-        await self._take_portions(portion, results, producer)
+        await take()
         if not complete:
             # The lines before were kept, so this cannot be a 413.
             message = f"the batch is larger than {BATCH_BYTES_MAX} bytes: this line and all " + (
@@ -115,12 +138,19 @@ class IntakeRoutes:
         return results, complete
 
     async def _take_portions(
-        self, lines: list[bytes | None], results: Results, producer: Producer
+        self,
+        request: Request,
+        lines: list[bytes | None],
+        results: Results,
+        producer: Producer,
+        faults: Faults,
     ) -> None:
         """Empty `lines` into the outbox, so many at a time."""
         for start in range(0, len(lines), PORTION_LINES):
+            if request.is_gone:
+                raise ClientGone("nobody waits for the results of this batch")
             portion = lines[start : start + PORTION_LINES]
-            results.add(await self._door.take_lines(portion, Source.BATCH, producer))
+            results.add(await self._door.take_lines(portion, Source.BATCH, producer, faults))
         lines.clear()
 
 
@@ -144,6 +174,11 @@ def check_rate(producer: Producer, count: int) -> None:
             "they are taken again after Retry-After; `--rate` of its token is the limit",
             {"Retry-After": str(ceil(wait_s))},
         )
+
+
+def _is_form(request: Request) -> bool:
+    """Whether it is said to be a form: what curl's `-d` says, if it is told nothing else."""
+    return (request.header("content-type") or "").startswith("application/x-www-form-urlencoded")
 
 
 async def _sent(results: Results) -> AsyncIterator[bytes]:

@@ -7,9 +7,10 @@ committed, and never keep anything of what it refuses.
 
 from __future__ import annotations
 
-from asyncio import sleep
+import asyncio
 from collections.abc import Sequence
 from json import dumps
+from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from outboxd.clock import Clock
@@ -22,8 +23,11 @@ from outboxd.event.komodor import (
     scope_text,
     wire_body,
 )
+from outboxd.event.strictjson import Unexplained
 from outboxd.intake.admission import Admission
 from outboxd.intake.producer import NotAllowed, Producer
+from outboxd.intake.syntax import check_syntax
+from outboxd.intake.turns import Turns
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark
 from outboxd.outbox.outbox import Outbox
 
@@ -34,10 +38,31 @@ _REFUSED_AS: tuple[tuple[type[EventError], int, str], ...] = (
     (EventError, 400, "invalid"),
 )
 
-CHECK_SLICE = 64  # lines between which the loop serves others
+# Up to this size an event is read on the loop: that takes a fraction of a millisecond,
+# whatever it holds. To say why it is none can take a hundred times as long.
+PLAIN_BYTES = 4 * 1024
+SLICE_S = 0.004  # of lines of a batch, between which the loop serves others
+EXPLAINED_MAX = 100  # faults of one batch that are told in full
+FAULTS_MAX = 10_000  # of one batch; no line behind them is looked at
 
 # The end of what a 64-bit column and a four-digit year can hold.
 _LATEST_AT = 253_402_300_799_000
+
+UNEXPLAINED = dumps(
+    {
+        "error": "not an event: it is no strict JSON object",
+        "field": None,
+        "hint": f"{EXPLAINED_MAX} faults of a batch are told in full; send this line by itself",
+    }
+).encode()
+NOT_JUDGED = dumps(
+    {
+        "error": f"not looked at: {FAULTS_MAX} lines of this batch before it are no events",
+        "field": None,
+        "hint": "write one event on each line; send the good lines again without the others",
+        "retry": True,
+    }
+).encode()
 
 
 class IntakeMetrics(Protocol):
@@ -65,6 +90,15 @@ class Prepared(NamedTuple):
 
     incoming: Incoming
     warnings: list[str]
+
+
+class Faults:
+    """How many lines of one batch were no events so far."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 class Portion(NamedTuple):
@@ -102,6 +136,7 @@ class Intake:
         self.metrics = metrics
         self._outbox = outbox
         self._clock = clock
+        self._turns = Turns()
         self.configure(defaults, event_type_max, event_bytes_max, ttl_s)
 
     def configure(
@@ -119,10 +154,12 @@ class Intake:
         source: str,
         producer: Producer,
         header_key: str | None = None,
+        explain: bool = True,
     ) -> Prepared:
         """Check and fill in; raises EventError (NotAllowed where the producer may not
-        say it), and keeps nothing."""
-        event = parse(data, self.event_type_max, self.event_bytes_max)
+        say it), and keeps nothing. Without `explain` a text that is no JSON is told
+        at once and without a reason (Unexplained)."""
+        event = parse(data, self.event_type_max, self.event_bytes_max, explain)
         producer.admit(event)
         key = event.dedup_key
         if header_key is not None:
@@ -157,11 +194,31 @@ class Intake:
             SyncFailed: no answer may be given.
         """
         try:
-            incoming, warnings = self.prepare(data, source, producer, header_key)
+            incoming, warnings = await self._judge(data, source, producer, header_key)
             (receipt,) = await self.keep([incoming])
         except (EventError, Refused) as error:
             return self.refuse(error)
         return Answer(201 if receipt.status == "accepted" else 200, receipt_json(receipt, warnings))
+
+    async def _judge(
+        self, data: bytes, source: str, producer: Producer, header_key: str | None
+    ) -> Prepared:
+        """As `prepare`; what takes long is done beside the loop, in the producer's turn."""
+        if len(data) <= PLAIN_BYTES:
+            try:
+                return self.prepare(data, source, producer, header_key, explain=False)
+            except Unexplained:
+                pass
+        async with self._turns.of(producer.name):
+            return await asyncio.to_thread(self._prepare_long, data, source, producer, header_key)
+
+    def _prepare_long(
+        self, data: bytes, source: str, producer: Producer, header_key: str | None = None
+    ) -> Prepared:
+        """As `prepare`, at a price that is bounded whatever the text holds."""
+        if PLAIN_BYTES < len(data) <= self.event_bytes_max:
+            check_syntax(data)
+        return self.prepare(data, source, producer, header_key)
 
     def refuse(self, error: EventError | Refused, count: int = 1) -> Answer:
         """The answer that says why `count` events were not kept; it is counted."""
@@ -249,10 +306,10 @@ class Intake:
         return answers
 
     async def take_lines(
-        self, lines: Sequence[bytes | None], source: str, producer: Producer
+        self, lines: Sequence[bytes | None], source: str, producer: Producer, faults: Faults
     ) -> list[bytes]:
         """A portion of a batch: for each line its result as JSON. A line of None
-        was longer than an event may be.
+        was longer than an event may be. `faults` counts over the whole batch.
 
         Lines that find the outbox full are answered with `"retry": true`, and
         so are those behind them.
@@ -260,16 +317,22 @@ class Intake:
         results: list[bytes] = []
         good: list[Prepared] = []
         places: list[int] = []
-        for number, line in enumerate(lines, 1):
-            if number % CHECK_SLICE == 0:
-                await sleep(0)
-            try:
-                good.append(self.prepare_line(line, source, producer))
-            except EventError as error:
-                results.append(error_json(error))
-            else:
-                places.append(len(results))
-                results.append(b"")
+        async with self._turns.of(producer.name):
+            slice_ends_s = perf_counter() + SLICE_S
+            for line in lines:
+                if perf_counter() >= slice_ends_s:
+                    await asyncio.sleep(0)
+                    slice_ends_s = perf_counter() + SLICE_S
+                if faults.count >= FAULTS_MAX:
+                    results.append(NOT_JUDGED)
+                    continue
+                judged = await self._judge_line(line, source, producer, faults)
+                if isinstance(judged, bytes):
+                    results.append(judged)
+                else:
+                    places.append(len(results))
+                    results.append(b"")
+                    good.append(judged)
         if len(good) < len(lines):
             self.metrics.refused("invalid", len(lines) - len(good))
         done = 0
@@ -289,7 +352,25 @@ class Intake:
                 results[place] = refused
         return results
 
-    def prepare_line(self, line: bytes | None, source: str, producer: Producer) -> Prepared:
+    async def _judge_line(
+        self, line: bytes | None, source: str, producer: Producer, faults: Faults
+    ) -> Prepared | bytes:
+        """The event, or the result that says why it is none."""
+        explain = faults.count < EXPLAINED_MAX
+        try:
+            if line is None or len(line) <= PLAIN_BYTES:
+                return self.prepare_line(line, source, producer, explain)
+            return await asyncio.to_thread(self._prepare_long, line, source, producer)
+        except Unexplained:
+            faults.count += 1
+            return UNEXPLAINED
+        except EventError as error:
+            faults.count += 1
+            return error_json(error)
+
+    def prepare_line(
+        self, line: bytes | None, source: str, producer: Producer, explain: bool = True
+    ) -> Prepared:
         """As `prepare`, for a line of a batch or of a spool file."""
         if line is None:
             raise EventTooLarge(
@@ -299,7 +380,7 @@ class Intake:
             )
         if not line or line.isspace():
             raise EventError("the line is empty", None, "write one event on each line")
-        return self.prepare(line, source, producer)
+        return self.prepare(line, source, producer, explain=explain)
 
 
 def receipt_json(receipt: Receipt, warnings: Sequence[str]) -> bytes:

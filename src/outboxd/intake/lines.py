@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 PORTION_LINES = 500
-PORTION_BYTES = 1024 * 1024
 
 
 class LineCutter:
@@ -35,6 +34,11 @@ class LineCutter:
             lines += [self._whole(line) for line in ended[1:]]
         self._grow(rest)
         return lines
+
+    @property
+    def pending_bytes(self) -> int:
+        """Of the line that has begun, as far as it is kept."""
+        return 0 if self._too_long else self._size
 
     def end(self) -> list[bytes | None]:
         """The last line, where it had no newline."""

@@ -25,6 +25,11 @@ class Results:
         self._packed_length = 0
 
     @property
+    def is_one_fault(self) -> bool:
+        """Whether there was one line, and it was refused."""
+        return self._count == 1 and self._open.startswith(_HEAD + b'{"error"')
+
+    @property
     def length(self) -> int:
         return self._packed_length + len(self._open) + len(_TAIL)
 

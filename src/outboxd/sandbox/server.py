@@ -30,11 +30,12 @@ from outboxd.sandbox.correlation import Correlation
 from outboxd.sandbox.received import Received, Record, entry_json
 from outboxd.sandbox.source import SandboxSource
 from outboxd.sandbox.validation import InvalidEvent, validate
+from outboxd.serve.acceptor import BACKLOG
 from outboxd.serve.answers import NoAnswer, Refusal, Response
 from outboxd.serve.body import read_body
 from outboxd.serve.guards import browser_guard
 from outboxd.serve.request import Request
-from outboxd.serve.server import BACKLOG, HttpServer
+from outboxd.serve.server import HttpServer
 from outboxd.serve.table import Route, RouteTable
 from outboxd.web.page import web_routes
 

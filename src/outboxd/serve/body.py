@@ -14,7 +14,7 @@ from typing import Protocol
 from outboxd.serve.answers import Refusal
 from outboxd.serve.request import Request
 
-AHEAD_BYTES = 256 * 1024
+AHEAD_BYTES = 64 * 1024
 
 EVENT_HINT = "send a smaller event, or raise [intake] event_bytes_max"
 
@@ -118,6 +118,7 @@ class Body:
                 self._waiter = None
 
     def consumed(self, count: int) -> None:
+        """So many bytes that were read are no longer in memory."""
         self._source.body_consumed(self, count)
 
 
@@ -149,16 +150,15 @@ async def read_body(request: Request, bytes_max: int, hint: str = EVENT_HINT) ->
 async def body_parts(
     request: Request, declared_max: int, hint: str = EVENT_HINT
 ) -> AsyncIterator[bytes]:
-    """The body as it comes; a part counts as held until the next is asked for.
+    """The body as it comes; the caller says when a part is no longer held
+    (`request.body.consumed`).
 
     A length declared over `declared_max` is refused unread (413); the caller
     counts where no length was declared.
     """
     _check_declared(request, declared_max, hint)
-    body = request.body
-    while part := await body.more():
+    while part := await request.body.more():
         yield part
-        body.consumed(len(part))
 
 
 def too_large(bytes_max: int, hint: str = EVENT_HINT) -> Refusal:

@@ -27,7 +27,7 @@ from outboxd.serve import peer as peers
 from outboxd.serve.answers import ClientGone, NoAnswer, Refusal, Response, Streamed
 from outboxd.serve.body import AHEAD_BYTES, Body, stalled
 from outboxd.serve.heads import BODILESS
-from outboxd.serve.reader import PIECE_BYTES, Head, RequestReader
+from outboxd.serve.reader import PIECE_BYTES, SMALL_PIECE_BYTES, Head, RequestReader
 from outboxd.serve.request import Request
 
 if TYPE_CHECKING:
@@ -41,20 +41,47 @@ LINGER_S = 0.5  # how long a refused body is read and thrown away
 LINGER_BYTES = 256 * 1024 * 1024
 PIPELINE_MAX = 16  # requests that wait for the one before them
 FREE_BYTES = 16 * 1024  # held for a connection without asking its budget
-_TURN = 8  # answers in a row before other connections get theirs
 
 
 class Connection(asyncio.Protocol):
     """Made for each connection by its server; ends with `connection_lost`."""
 
-    __slots__ = ("_blocked_bytes", "_blocked_since_s", "_certificate", "_current", "_drain",
-                 "_ends_at_s", "_half_closed", "_head_since_s", "_held_bytes", "_idle_since_s",
-                 "_lingered_bytes", "_loop", "_lost", "_open_ended", "_patience", "_paused",
-                 "_reader", "_receiving", "_server", "_task", "_tls", "_transport", "_unfed",
-                 "_wait_began_s", "_waiting", "holder", "peer")  # fmt: skip
+    __slots__ = (
+        "_blocked_bytes",
+        "_blocked_since_s",
+        "_certificate",
+        "_current",
+        "_drain",
+        "_ends_at_s",
+        "_half_closed",
+        "_head_since_s",
+        "_held_bytes",
+        "_idle_since_s",
+        "_is_tls",
+        "_lingered_bytes",
+        "_loop",
+        "_lost",
+        "_open_ended",
+        "_patience",
+        "_paused",
+        "_reader",
+        "_receiving",
+        "_server",
+        "_task",
+        "_transport",
+        "_unfed",
+        "_wait_began_s",
+        "_waiting",
+        "holder",
+        "peer",
+    )  # fmt: skip
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(
+        self, server: HttpServer, peer: peers.Peer | None = None, holder: Hashable = None
+    ) -> None:
         self._server = server
+        self.peer = peer
+        self.holder = holder  # who answers for what it uses
         self._loop = asyncio.get_running_loop()
         self._reader = RequestReader(self)
         self._waiting: deque[Request | Refusal] = deque()  # to be answered, in this order
@@ -65,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._half_closed = False  # the peer sends no more
         self._lost = False
-        self._tls = False
+        self._is_tls = False
         self._open_ended = False  # the answer that is being sent has no end of its own
         self._ends_at_s: float | None = None  # lingering until then
         self._lingered_bytes = 0
@@ -77,8 +104,6 @@ class Connection(asyncio.Protocol):
         self._blocked_bytes = 0
         self._drain: asyncio.Future[None] | None = None
         self._held_bytes = 0
-        self.holder: Hashable = None
-        self.peer: peers.Peer | None = None
         self._certificate: Mapping[str, object] | None = None
 
     # --- the transport tells ---
@@ -87,13 +112,11 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         # `pause_writing` then means: the kernel would not take all of it.
         self._transport.set_write_buffer_limits(high=1, low=0)
-        self.peer, self.holder = peers.identify(transport)
-        if not self._server.admit(self):
-            self._server.turn_away(self._transport)  # sees to its end
-            self._lost = True
-        elif self._server.tls is not None:
-            self._tls = True
-            self._certificate = transport.get_extra_info("peercert")
+        self._is_tls = transport.get_extra_info("ssl_object") is not None
+        self._certificate = transport.get_extra_info("peercert")
+        self._idle_since_s = self._loop.time()
+        if self._lost:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._lost:
@@ -111,7 +134,7 @@ class Connection(asyncio.Protocol):
         self._half_closed = True
         if self._receiving is not None:
             self._receiving.body.fail(ClientGone("the peer closed in the middle of a body"))
-        if self._task is None or self._tls:  # TLS has no half-closed connections here
+        if self._task is None or self._is_tls:  # TLS has no half-closed connections here
             return False
         if self._open_ended or peers.has_hung_up(self._transport):
             self._leave()
@@ -181,14 +204,16 @@ class Connection(asyncio.Protocol):
         """Parse, but no further than there is room for requests."""
         self._unfed = b""
         reader, waiting = self._reader, self._waiting
-        if len(data) <= PIECE_BYTES and len(waiting) < PIPELINE_MAX:
+        if len(data) <= SMALL_PIECE_BYTES and len(waiting) < PIPELINE_MAX:
             reader.feed(data)
         else:
             view = memoryview(data)
             at = 0
             while at < len(data) and len(waiting) < PIPELINE_MAX and reader.refusal is None:
-                reader.feed(view[at : at + PIECE_BYTES])
-                at += PIECE_BYTES
+                # Few requests fit into a small piece; a body may come in large ones.
+                end = at + (PIECE_BYTES if reader.is_in_body else SMALL_PIECE_BYTES)
+                reader.feed(view[at:end])
+                at = end
             self._unfed = data[at:]
         if reader.refusal is not None:
             self._refuse(reader.refusal)
@@ -255,7 +280,6 @@ class Connection(asyncio.Protocol):
 
     async def _answer_all(self) -> None:
         """Answer what waits, one after the other."""
-        answered = 0
         try:
             while self._waiting and not self._lost:
                 item = self._waiting.popleft()
@@ -265,15 +289,15 @@ class Connection(asyncio.Protocol):
                 if not goes_on:
                     return
                 self._read_on()
-                answered += 1
-                if answered % _TURN == 0:
-                    await asyncio.sleep(0)
+                if self._waiting:
+                    await asyncio.sleep(0)  # other connections get their turn
         finally:
             self._task = None
             self._current = None
         if self._lost:
             return
         self._idle_since_s = self._loop.time()
+        self._server.was_active(self)
         if self._half_closed or self._server.is_stopping:
             self._transport.close()
 
@@ -392,7 +416,7 @@ class Connection(asyncio.Protocol):
             self._unfed = b""
             if linger and unfinished and not self._half_closed:
                 self._ends_at_s = self._loop.time() + LINGER_S
-                if not self._tls:  # which cannot be closed on one side alone here
+                if not self._is_tls:  # which cannot be closed on one side alone here
                     self._transport.write_eof()
                 if self._paused:
                     self._paused = False
@@ -446,10 +470,10 @@ class Connection(asyncio.Protocol):
         """The request that is being answered."""
         return self._current
 
-    @property
-    def is_idle(self) -> bool:
-        """Nothing of a request has come."""
-        return self._task is None and self._head_since_s is None and self._ends_at_s is None
+    def is_idle_for(self, seconds: float) -> bool:
+        """Whether for so long nothing of a request has come, and none is in hand."""
+        idle = self._task is None and self._head_since_s is None and self._ends_at_s is None
+        return idle and self._loop.time() - self._idle_since_s >= seconds
 
     @property
     def is_dispensable(self) -> bool:
@@ -466,16 +490,10 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
+        """End it now. What it has handed in may still be committed; no answer tells of it."""
         if not self._lost:
             self._transport.abort()
             self.connection_lost(None)
-            if self._task is not None:
-                self._task.cancel()
-
-    def displace(self) -> None:
-        """Another peer needs the place."""
-        self._transport.abort()
-        self.connection_lost(None)
 
     def _leave(self) -> None:
         self._transport.abort()

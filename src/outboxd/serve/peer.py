@@ -43,14 +43,16 @@ def credentials(descriptor: int) -> Peer:
     return Peer(process_id, user_id)
 
 
-def identify(transport: asyncio.BaseTransport) -> tuple[Peer | None, Hashable]:
-    """The peer (None on TCP), and who is to answer for what it uses: a uid or an address."""
-    shown = transport.get_extra_info("socket")
-    if shown is not None and shown.family == socket.AF_UNIX:
-        peer = credentials(shown.fileno())
-        return peer, peer.user_id
-    address = transport.get_extra_info("peername")
-    return None, address[0] if address else None
+def identify(connected: socket.socket) -> tuple[Peer | None, Hashable]:
+    """The peer (None on TCP), and who is to answer for what it uses: a uid or an address.
+
+    Raises OSError where it has gone already.
+    """
+    if connected.family == socket.AF_UNIX:
+        packed = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        process_id, user_id, _ = _CREDENTIALS.unpack(packed)
+        return Peer(process_id, user_id), user_id
+    return None, connected.getpeername()[0]
 
 
 def has_hung_up(transport: asyncio.BaseTransport) -> bool:

@@ -17,8 +17,9 @@ from outboxd.serve.answers import Refusal
 
 HEAD_BYTES_MAX = 32 * 1024
 HEADERS_MAX = 100
-# Pieces so small that few pipelined requests fit into one: what is fed is parsed.
-PIECE_BYTES = 16 * 1024
+# What is fed is parsed, so a piece that may hold several requests is a small one.
+PIECE_BYTES = 64 * 1024
+SMALL_PIECE_BYTES = 2 * 1024
 
 
 class Head(NamedTuple):

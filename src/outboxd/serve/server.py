@@ -13,6 +13,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from math import ceil
 from typing import Protocol
 
@@ -21,18 +22,20 @@ import structlog
 from outboxd.budgets import Limits, socket_limits
 from outboxd.clock import Clock
 from outboxd.errors import BadQuery, NotPermitted, OutboxdError, Refused, SyncFailed, UnknownId
+from outboxd.serve.acceptor import Acceptor
 from outboxd.serve.answers import Answer, NoAnswer, Refusal, Response, refusal_body, reply
 from outboxd.serve.connection import KEEPALIVE_S, STALL_S, Connection
 from outboxd.serve.guards import Guard
 from outboxd.serve.heads import HeadWriter
+from outboxd.serve.peer import identify
 from outboxd.serve.request import Request
 from outboxd.serve.table import RouteTable
-from outboxd.serve.tls import TlsAcceptor, TlsFiles
+from outboxd.serve.tls import TlsFiles
 
-BACKLOG = 1024
 # How often connections are looked at; a limit of time is kept to within this.
 _LOOK_S = 1.0
-_LINGERING_MAX = 64  # that were turned away and are read away for a moment
+# An idle connection of this age gives way to a new one of the same peer.
+_SETTLED_S = 1.0
 
 _log = structlog.get_logger()
 
@@ -41,12 +44,6 @@ class ServeMetrics(Protocol):
     """What listeners count."""
 
     def connection_limited(self, listener: str, reason: str) -> None: ...
-
-
-class _Closable(Protocol):
-    """What takes connections until it is closed."""
-
-    def close(self) -> None: ...
 
 
 class HttpServer:
@@ -79,9 +76,11 @@ class HttpServer:
         self._guards = guards  # raise Refusal; they may say whom a request is from
         self._metrics = metrics
         self._heads = HeadWriter(clock or Clock())
-        self._servers: list[_Closable] = []
+        self._acceptors: list[Acceptor] = []
+        self._joining: dict[Connection, asyncio.Task[None]] = {}
         self._connections: dict[Hashable, dict[Connection, None]] = {}
-        self._turned_away: set[asyncio.TimerHandle] = set()
+        busy = self.too_busy().response()
+        self._busy = self.head(busy, len(busy.body), "close") + busy.body
         self._emptied: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -89,38 +88,24 @@ class HttpServer:
 
     async def start(self, listening: socket.socket) -> None:
         """Take connections on a socket that is bound; it is ours from here on."""
-        loop = asyncio.get_running_loop()
-        listening.setblocking(False)
-        create = partial(Connection, self)
-        if self.tls is not None:
-            server: _Closable = TlsAcceptor(self, self.tls, listening)
-        elif listening.family != socket.AF_UNIX:
-            server = await loop.create_server(create, sock=listening, backlog=BACKLOG)
-        else:
-            # asyncio from 3.13 on removes the path at the end, even that of a
-            # socket that systemd handed in; `sockets.remove` looks first.
-            start = partial(loop.create_unix_server, create, sock=listening, backlog=BACKLOG)
-            try:
-                server = await start(cleanup_socket=False)  # type: ignore[call-arg]
-            except TypeError:
-                server = await start()
-        self._servers.append(server)
+        self._acceptors.append(Acceptor(listening, self._arrived))
 
     async def move(self, listening: socket.socket) -> None:
         """Take new connections on another socket; those that are open stay."""
-        before, self._servers = self._servers, []
+        before, self._acceptors = self._acceptors, []
         await self.start(listening)
-        for server in before:
-            server.close()
+        for acceptor in before:
+            acceptor.close()
 
     def stop_accepting(self) -> None:
         """No new connections; those that are open finish their requests."""
         self.is_stopping = True
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
         for connection in self._all():
-            connection.close_when_idle()
+            if connection not in self._joining:
+                connection.close_when_idle()
 
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Answer what is in hand for at most `timeout_s`, then close."""
@@ -129,7 +114,7 @@ class HttpServer:
             self._emptied = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._emptied}, timeout=timeout_s)
         for connection in self._all():
-            connection.abort()
+            self._end(connection)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -140,18 +125,46 @@ class HttpServer:
     def connection_count(self) -> int:
         return self.limits.connections.used
 
-    def admit(self, connection: Connection) -> bool:
-        """Whether it may stay; somebody else's may have to go for it."""
-        # Over TLS it was counted before its handshake.
-        if self.tls is None and not self.make_room(connection.holder):
-            return False
-        self._connections.setdefault(connection.holder, {})[connection] = None
+    def _arrived(self, connected: socket.socket) -> bytes | None:
+        """Take a connection, or tell what it is refused with."""
+        try:
+            peer, holder = identify(connected)
+        except OSError:
+            return b""
+        if not self._admit(holder):
+            # Before the handshake no answer could be read.
+            return b"" if self.tls is not None else self._busy
+        connection = Connection(self, peer, holder)
+        self._connections.setdefault(holder, {})[connection] = None
+        joining = asyncio.create_task(self._join(connection, connected))
+        self._joining[connection] = joining
+        joining.add_done_callback(partial(self._joined, connection, connected))
         if self._timer is None:
             self._look_later()
-        return True
+        return None
 
-    def make_room(self, holder: Hashable) -> bool:
-        """Count one more connection of this holder; False where it may not have it."""
+    async def _join(self, connection: Connection, connected: socket.socket) -> None:
+        """Give the connection its transport; with TLS that is once it has shaken hands."""
+        tls = self.tls
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: connection,
+            connected,
+            ssl=None if tls is None else tls.context,
+            ssl_handshake_timeout=None if tls is None else self.stall_s,
+            ssl_shutdown_timeout=None if tls is None else 1.0,
+        )
+
+    def _joined(
+        self, connection: Connection, connected: socket.socket, joining: asyncio.Task[None]
+    ) -> None:
+        self._joining.pop(connection, None)
+        if joining.cancelled() or joining.exception() is not None:
+            self.limited("handshake")
+            connected.close()
+            self.forget(connection)
+
+    def _admit(self, holder: Hashable) -> bool:
+        """Whether there is room for one more of the holder's; somebody else may have to go."""
         budget = self.limits.connections
         if budget.take(holder):
             return True
@@ -160,7 +173,7 @@ class HttpServer:
             self.limited("connections")
             return False
         self.limited("displaced")
-        loser.displace()
+        self._end(loser)
         return budget.take(holder)
 
     def _loser(self, newcomer: Hashable) -> Connection | None:
@@ -168,26 +181,28 @@ class HttpServer:
         if holder is None:
             return None
         others = self._connections.get(holder, {})
-        idle = next((one for one in others if one.is_idle), None)
-        if idle is not None or holder == newcomer:
-            return idle
-        return next((one for one in others if one.is_dispensable), None)
+        if holder == newcomer:
+            # Not one that has only just come: a flood is refused, which is cheaper.
+            oldest = islice(others, 4)
+            return next((one for one in oldest if one.is_idle_for(_SETTLED_S)), None)
+        first = tuple(islice(others, 64))
+        idle = next((one for one in first if one.is_idle_for(0.0)), None)
+        return idle or next((one for one in first if one.is_dispensable), None)
 
-    def turn_away(self, transport: asyncio.Transport) -> None:
-        """Over the limit: one clear answer, and a moment in which it can be read."""
-        refusal = self.too_busy().response()
-        transport.write(self.head(refusal, len(refusal.body), "close") + refusal.body)
-        if len(self._turned_away) >= _LINGERING_MAX or not transport.can_write_eof():
-            transport.close()
-            return
-        transport.write_eof()
+    def _end(self, connection: Connection) -> None:
+        joining = self._joining.get(connection)
+        if joining is not None:
+            joining.cancel()
+            self.forget(connection)
+        else:
+            connection.abort()
 
-        def end() -> None:
-            self._turned_away.discard(handle)
-            transport.abort()
-
-        handle = asyncio.get_running_loop().call_later(0.2, end)
-        self._turned_away.add(handle)
+    def was_active(self, connection: Connection) -> None:
+        """It is the last of its peer's to be thought idle."""
+        mine = self._connections.get(connection.holder)
+        if mine is not None and len(mine) > 1:
+            del mine[connection]
+            mine[connection] = None
 
     def forget(self, connection: Connection) -> None:
         """It ended."""
@@ -217,7 +232,8 @@ class HttpServer:
         self._timer = None
         now_s = asyncio.get_running_loop().time()
         for connection in self._all():
-            connection.check(now_s)
+            if connection not in self._joining:
+                connection.check(now_s)
         if self._connections:
             self._look_later()
 

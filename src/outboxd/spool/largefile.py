@@ -11,12 +11,14 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 
 from outboxd.errors import EventError
-from outboxd.intake.intake import CHECK_SLICE, Intake, Portion
+from outboxd.intake.intake import Intake, Portion
 from outboxd.intake.lines import PORTION_LINES, LineCutter
 from outboxd.intake.producer import Producer, user
 from outboxd.outbox.model import Incoming, Source
 from outboxd.spool.files import LargeFile, Look, SpoolFolder
 from outboxd.spool.rejects import BadLines, Fault
+
+CHECK_SLICE = 64  # lines between which the loop serves others
 
 Thread = Callable[..., asyncio.Future[Any]]
 
