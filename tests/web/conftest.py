@@ -26,6 +26,7 @@ from outboxd.intake.admission import Admission
 from outboxd.observe.metrics import Metrics
 from outboxd.outbox.model import Attempt, Incoming, Receipt, Settlement
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.sqlite.copying import copied
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.sandbox.correlation import Correlation
 from outboxd.sandbox.server import Sandbox, SandboxServer
@@ -165,7 +166,8 @@ class AgentSite(Site):
         super().close()
 
     async def _start(self) -> None:
-        self.outbox = await Outbox.start(SqliteEngine(self.path))
+        engine = SqliteEngine(self.path)
+        self.outbox = await Outbox.start(engine)
         self.activity = Activity(self.outbox, self.destination, Clock())
         self.activity.sample()
         self.admission = Admission(lambda: self.outbox.counts, lambda: 10**10, Clock(), 0, 1)
@@ -180,6 +182,7 @@ class AgentSite(Site):
             sent_body=lambda entry: entry.body,
             unhealthy=lambda: None,
             ready=lambda: True,
+            copied=lambda: copied(self.outbox, engine),
         )
         self.source = OutboxSource(self.outbox, self.activity, context.status)
         reading = ReadingRoutes(context, self.source.page).routes()
