@@ -125,7 +125,7 @@ def remove(bound: BoundSocket) -> None:
             os.unlink(bound.path)
 
 
-def bind_tcp(listen: str, setting: str) -> BoundSocket:
+def bind_tcp(listen: str, setting: str = "[http] listen") -> BoundSocket:
     """Bind an address such as "127.0.0.1:8098" or "[::1]:8098"; raises ConfigError with
     the `setting` that it stands in."""
     host, _, port = listen.rpartition(":")
