@@ -10,6 +10,7 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import trustme
 import uvloop
@@ -22,15 +23,23 @@ from benchmarks.table import Row
 QUICK = {"concurrency_max": 64, "report_outage": False}
 
 
-def drained(directory: Path, count: int, url: str, **sections: dict[str, object]) -> float:
-    """Events a second of a full drain, from the agent's start to its last settlement."""
+class Drained(NamedTuple):
+    """What it took, an event."""
+
+    per_second: float
+    cpu_us: float  # of all threads, as the kernel counts it
+
+
+def drained(directory: Path, count: int, url: str, **sections: dict[str, object]) -> Drained:
+    """A full drain, from the agent's start to its last settlement."""
     directory.mkdir()
     agent = Agent(directory, url, delivery={**QUICK}, **sections)
     fill(agent.outbox, count)
     with agent:
-        began_s = time.perf_counter()
+        began_s, began_cpu_s = time.perf_counter(), agent.cpu_s()
         agent.await_pending(0)
-        return count / (time.perf_counter() - began_s)
+        taken_s, cpu_s = time.perf_counter() - began_s, agent.cpu_s() - began_cpu_s
+    return Drained(count / taken_s, cpu_s / count * 1e6)
 
 
 class _Komodor:
@@ -43,11 +52,11 @@ class _Komodor:
     request_timeout_s = 30.0
 
 
-def transport_alone(url: str, count: int, permits: int, ca_file: str = "") -> float:
-    """Requests a second of the same transport with nothing around it."""
+def transport_alone(url: str, count: int, permits: int, ca_file: str = "") -> Drained:
+    """The bare exchange: the same transport with nothing around it."""
     from outboxd.delivery.transport import Transport
 
-    async def main() -> float:
+    async def main() -> Drained:
         settings = _Komodor()
         settings.endpoint, settings.ca_file = url, ca_file
         transport = Transport(settings, "benchmark")
@@ -58,50 +67,71 @@ def transport_alone(url: str, count: int, permits: int, ca_file: str = "") -> fl
                 answer = await transport.send("01a2009a-c7ff-77ea-a81c-709b1dd41655", BODY)
                 assert answer.status == 201, answer
 
-        began_s = time.perf_counter()
+        began_s, began_cpu_s = time.perf_counter(), time.process_time()
         await asyncio.gather(*[work() for _ in range(permits)])
-        taken_s = time.perf_counter() - began_s
+        taken_s, cpu_s = time.perf_counter() - began_s, time.process_time() - began_cpu_s
         await transport.close()
-        return count / taken_s
+        return Drained(count / taken_s, cpu_s / count * 1e6)
 
     return uvloop.run(main())
 
 
-def loopback(directory: Path, count: int, runs: int) -> Row:
-    with endpoint() as port:
+def loopback(directory: Path, count: int, runs: int) -> list[Row]:
+    """Bare, plain and over TLS in turn: rates vary by two from one minute to the
+    next, the CPU an event by a tenth."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(directory / "server.pem")
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    trusting = {"ca_file": str(directory / "ca.pem")}
+    bare, plain, tls = [], [], []
+    with endpoint() as port, endpoint(certificate=directory / "server.pem") as tls_port:
         url = f"http://127.0.0.1:{port}/mgmt/v1/events"
-        ceiling = median(transport_alone(url, count // 2, 64) for _ in range(runs))
-        rate = median(drained(directory / f"l{n}", count, url) for n in range(runs))
-    return Row(f"drain of {count:,} events, loopback", rate, "events/s", ceiling,
-               "the transport alone", 0.8)  # fmt: skip
+        tls_url = f"https://127.0.0.1:{tls_port}/mgmt/v1/events"
+        for n in range(runs):
+            bare.append(transport_alone(url, count, 64))
+            plain.append(drained(directory / f"plain{n}", count, url))
+            tls.append(drained(directory / f"tls{n}", count, tls_url, komodor=trusting))
+    rate, tls_rate = (median(run.per_second for run in runs) for runs in (plain, tls))
+    bare_cpu_us = median(run.cpu_us for run in bare)
+    plain_cpu_us = median(run.cpu_us for run in plain)
+    return [
+        Row(f"drain of {count:,} events, loopback", rate, "events/s",
+            median(run.per_second for run in bare), "the transport alone"),
+        _cpu("the same, CPU an event", plain, bare_cpu_us, "the bare exchange", 3.5),
+        _cpu("the same, absolute", plain, at_most=100.0),
+        Row("drain over TLS", tls_rate, "events/s", rate, "plain"),
+        _cpu("the same, CPU an event, TLS", tls, plain_cpu_us, "plain", 1.8),
+    ]  # fmt: skip
+
+
+def _cpu(
+    name: str,
+    runs: list[Drained],
+    ceiling: float | None = None,
+    ceiling_name: str = "",
+    at_most: float | None = None,
+) -> Row:
+    """The CPU of an event: the median of the runs, and their minimum."""
+    found = [run.cpu_us for run in runs]
+    note = f"minimum {min(found):.0f}" if len(found) > 1 else ""
+    return Row(name, median(found), "us", ceiling, ceiling_name, at_most=at_most, note=note)
 
 
 def slow(directory: Path, count: int) -> Row:
     with endpoint(delay_ms=50) as port:
         url = f"http://127.0.0.1:{port}/mgmt/v1/events"
-        rate = drained(directory / "slow", count, url)
+        found = drained(directory / "slow", count, url)
     return Row(
         "drain at 50 ms answer time, 64 permits",
-        rate,
+        found.per_second,
         "events/s",
         64 / 0.05,
         "64 / 50 ms",
         0.93,
-        note=f"{count:,} events, the growth from 1 permit included",
+        note=f"{count:,} events, the growth from 1 permit included; "
+        f"{found.cpu_us:.0f} us of CPU an event",
     )
-
-
-def tls(directory: Path, count: int, plain: float) -> Row:
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(directory / "server.pem")
-    authority.cert_pem.write_to_path(directory / "ca.pem")
-    with endpoint(certificate=directory / "server.pem") as port:
-        url = f"https://127.0.0.1:{port}/mgmt/v1/events"
-        rate = drained(
-            directory / "tls", count, url, komodor={"ca_file": str(directory / "ca.pem")}
-        )
-    return Row("the same over TLS", rate, "events/s", plain, "plain", 0.85)
 
 
 def throttled(directory: Path, per_second: int, settles_s: float, measured_s: float) -> Row:
@@ -181,9 +211,7 @@ def rows(short: bool) -> list[Row]:
     count = 5_000 if short else 50_000
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
-        found.append(loopback(Path(name), count, 1 if short else 3))
-        if not short:
-            found.append(tls(Path(name), count, found[0].value))
+        found += loopback(Path(name), count, 1 if short else 3)
         found.append(slow(Path(name), 10_000 if short else 60_000))
     if not short:
         with tempfile.TemporaryDirectory() as name:

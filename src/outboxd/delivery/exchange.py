@@ -20,6 +20,7 @@ KEEPALIVE_S = 15.0  # below every server's own limit, so that seldom a stale one
 # Once the status is known the rest is worth no longer wait. It is waited for at
 # all because a captive portal answers 200 as well: only its page tells.
 REST_S = 5.0
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class Connection(asyncio.Protocol):
@@ -212,7 +213,7 @@ class Connection(asyncio.Protocol):
     def _peeked(self) -> bytes | None:
         """What lies on the socket unread: None for nothing, b"" for its end."""
         try:
-            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return self._socket.recv(1, _PEEK)
         except BlockingIOError:
             return None
         except OSError:

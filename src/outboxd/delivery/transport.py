@@ -192,9 +192,10 @@ class Transport:
         if key_bytes in answer.body_start:
             body = answer.body_start.replace(key_bytes, _REDACTED.encode())
             answer = answer._replace(body_start=body)
-        if any(key in value for value in answer.headers.values()):
-            headers = {n: v.replace(key, _REDACTED) for n, v in answer.headers.items()}
-            answer = answer._replace(headers=headers)
+        for name, value in answer.headers.items():
+            if key in value:
+                headers = {**answer.headers, name: value.replace(key, _REDACTED)}
+                answer = answer._replace(headers=headers)
         return answer
 
     def _described(self, fault: Fault, text: str) -> str:
