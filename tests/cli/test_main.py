@@ -207,8 +207,14 @@ OURS = {
         *("cli", "cli.main", "cli.table", "producer", "producer.main", "producer.messages"),
         *("producer.command_line", "producer.commands", "producer.emit_command"),
         *("producer.exec_command", "producer.job", "producer.settings", "producer.plain_toml"),
-        *("producer.signals", "producer.output", "producer.words", "producer.masking"),
-        *("producer.hand_in", "producer.socket", "producer.spool", "locations"),
+        *(
+            "producer.signals",
+            "producer.output",
+            "producer.words",
+            "producer.masking",
+            "producer.gateway",
+        ),
+        *("producer.hand_in", "producer.socket", "producer.spool", "producer.gateway", "locations"),
         *("event", "event.komodor", "event.strictjson", "errors", "text", "times", "units"),
     )
 }

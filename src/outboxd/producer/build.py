@@ -19,6 +19,7 @@ environment made of it. Never imported by `emit` and `exec`.
 from __future__ import annotations
 
 import argparse
+import ast
 import marshal
 import os
 import sys
@@ -37,13 +38,9 @@ HEAD = """\
 # Written by `python -m outboxd.producer.build`, to be replaced by a rename.
 """
 SOURCE = Path(outboxd.__file__).parent
-MODULES = ("__init__", "errors", "locations", "text", "times", "units")
-ROOMS = ("event", "producer")
-# Of the full program alone.
-LEFT_OUT = (
-    *("event/scope.py", "producer/build.py", "producer/bundle.py"),
-    *("producer/handler.py", "producer/__init__.py"),
-)
+FIRST = "outboxd.producer.main"
+# Packages that import what Python programs alone need, and what is in their place here.
+INSTEAD = {"outboxd": f"__version__ = {outboxd.__version__!r}\n", "outboxd.producer": ""}
 
 
 def build(target: Path, environment: str) -> None:
@@ -79,17 +76,37 @@ def program(environment: str) -> str:
 
 
 def sources() -> dict[str, str]:
-    """What goes in: each module's name, and its source."""
-    paths = [SOURCE / f"{name}.py" for name in MODULES]
-    paths += [path for room in ROOMS for path in sorted((SOURCE / room).glob("*.py"))]
-    found = {}
-    for path in paths:
-        place = path.relative_to(SOURCE)
-        if str(place) not in LEFT_OUT:
-            name = ".".join(("outboxd", *place.with_suffix("").parts))
-            found[name.removesuffix(".__init__")] = path.read_text()
-    # A package that imports what the full program alone needs is empty here.
-    found["outboxd.producer"] = ""
+    """What goes in: the name and source of each module that the command line may import."""
+    found: dict[str, str] = {}
+    wanted = [FIRST]
+    while wanted:
+        name = wanted.pop()
+        path = _path(name)
+        if name in found or path is None:
+            continue
+        found[name] = INSTEAD[name] if name in INSTEAD else path.read_text()
+        wanted += [name.rpartition(".")[0], *_imported(found[name])]
+    return dict(sorted(found.items()))
+
+
+def _path(name: str) -> Path | None:
+    """A module's file; None for what is no module of ours, but a name in one."""
+    place = SOURCE.joinpath(*name.split(".")[1:]) if name.startswith("outboxd") else None
+    if place is None:
+        return None
+    return next(
+        (path for path in (place / "__init__.py", place.with_suffix(".py")) if path.exists()), None
+    )
+
+
+def _imported(source: str) -> list[str]:
+    """Every name that it may import, also late; a name in a module is tried as one too."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [each.name for each in node.names]
     return found
 
 

@@ -16,6 +16,26 @@ CONFIG = Option(
 )
 SOCKET = Option("--socket", "PATH", "the agent's Unix socket (else as configured)", complete="file")
 AGENT = (CONFIG, SOCKET)
+GATEWAY = (
+    Option(
+        "--gateway",
+        "URL",
+        "hand in to this gateway, not to an agent of this host (else $OUTBOXD_GATEWAY)",
+    ),
+    Option(
+        "--token-file",
+        "FILE",
+        "a file with the gateway's token (else $OUTBOXD_TOKEN)",
+        complete="file",
+    ),
+    Option(
+        "--gateway-ca",
+        "FILE",
+        "PEM file with the gateway's authority (else $OUTBOXD_GATEWAY_CA, $SSL_CERT_FILE, the "
+        "system's)",
+        complete="file",
+    ),
+)
 SEVERITY = Option("--severity", "S", "information (default), warning or error, in any case")
 SCOPE = (
     Option("--cluster", "C", "a cluster that the event concerns (repeatable)", repeated=True),
@@ -59,6 +79,7 @@ EMIT = Command(
             complete="file",
         ),
         *AGENT,
+        *GATEWAY,
     ),
     exits=(
         (0, "stored: committed by the agent, or in the spool"),
@@ -68,6 +89,7 @@ EMIT = Command(
     ),
     examples=(
         ("outboxd emit 'backup done' 'nightly backup of orders' --cluster prod", ""),
+        ("outboxd emit deploy 'v2 is out' --gateway https://gateway.example.com:8443", "no agent"),
         ('echo \'{"eventType": "deploy", "summary": "v2"}\' | outboxd emit --json -', ""),
     ),
 )
@@ -113,6 +135,7 @@ EXEC = Command(
         Option("--no-output", "", "leave stderr wholly alone: none of it in the event"),
         Option("--no-command", "", "leave the command line out of the event"),
         *AGENT,
+        *GATEWAY,
     ),
     exits=(
         ("*", "the command's own exit code"),

@@ -12,7 +12,7 @@ import sys
 
 from outboxd.errors import EX_OK, OutboxdError, UsageError
 from outboxd.event.komodor import build
-from outboxd.producer import settings
+from outboxd.producer import gateway, settings
 from outboxd.producer.command_line import Arguments
 from outboxd.producer.hand_in import Stored, hand_in
 from outboxd.producer.messages import say
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 READ_BYTES = 65536
+BESIDE_JSON = ("config", "socket", "gateway", "token_file", "gateway_ca")
 # What of the command line becomes text of the event.
 TEXTS = (
     *("type", "summary", "severity", "cluster", "namespace", "service", "detail"),
@@ -52,7 +53,7 @@ def run(arguments: Arguments) -> int:
             arguments.occurred_at and moment(arguments.occurred_at),
             arguments.ttl_s,
         )
-    stored = hand_in(data, place, arguments.socket)
+    stored = hand_in(data, place, arguments.socket, gateway.find(arguments))
     tell(stored)
     if stored.id is not None:
         print(stored.id)
@@ -94,7 +95,7 @@ def _check_form(arguments: Arguments) -> None:
             "--json takes the whole event, beside TYPE and SUMMARY there is none",
             "leave out one of the two; a stream of events is for the batch route or the spool",
         )
-    beside = sorted(arguments.given - {"json", "config", "socket"})
+    beside = sorted(arguments.given - {"json", *BESIDE_JSON})
     if beside:
         flag = "--" + beside[0].removesuffix("_s").replace("_", "-")
         raise UsageError(

@@ -17,6 +17,7 @@ from outboxd.producer.words import UNREADABLE, make_readable, readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from outboxd.producer.gateway import Gateway
     from outboxd.producer.settings import Settings
 
 COMMAND_CHARACTERS_MAX = 1000
@@ -54,19 +55,26 @@ def run(arguments: Arguments) -> int:
 def _report(arguments: Arguments, ending: Ending) -> None:
     """Hand in the event. Whatever fails here is one line and changes nothing."""
     try:
-        from outboxd.producer import settings
+        from outboxd.producer import gateway, settings
 
         place = settings.load(arguments.config)
         if place.warning is not None:
             say(f"warning: {place.warning}")
-        _hand_in(arguments, ending, place)
+        try:
+            named = gateway.find(arguments)
+        except UsageError as error:
+            say(f"warning: {error}; going on without the gateway")
+            named = None
+        _hand_in(arguments, ending, place, named)
     except OutboxdError as error:
         say(f"no event about it could be stored: {error}")
     except Exception as error:
         say(f"no event about it could be stored: {type(error).__name__}: {error}")
 
 
-def _hand_in(arguments: Arguments, ending: Ending, place: Settings) -> None:
+def _hand_in(
+    arguments: Arguments, ending: Ending, place: Settings, gateway: Gateway | None
+) -> None:
     from outboxd.producer.hand_in import hand_in
 
     make_readable(arguments, TEXTS)
@@ -74,7 +82,8 @@ def _hand_in(arguments: Arguments, ending: Ending, place: Settings) -> None:
     options = {name: getattr(arguments, name) for name in OPTIONS.values()}
     while True:
         try:
-            hand_in(_event(arguments, options, details, ending), place, arguments.socket)
+            data = _event(arguments, options, details, ending)
+            hand_in(data, place, arguments.socket, gateway)
             return
         except EventTooLarge:
             # Better an event without its output than none.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from outboxd.event.komodor import Event
+    from outboxd.producer.gateway import Gateway
     from outboxd.producer.settings import Settings
 
 TARGET = "/mgmt/v1/events"
@@ -35,7 +36,7 @@ REFUSED_FOR_GOOD = (400, 413, 415, 422)
 
 
 class Stored:
-    """Where an event is now: committed by the agent, or durably in the spool."""
+    """Where an event is now: committed by the agent or a gateway, or durably in the spool."""
 
     __slots__ = ("id", "reason", "spool_name", "status", "warnings", "where")
 
@@ -48,7 +49,7 @@ class Stored:
         reason: str | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
-        self.where = where  # "agent" or "spool"
+        self.where = where  # "agent", "gateway" or "spool"
         self.status = status  # "accepted", "duplicate" or "spooled"
         self.id = id  # the receipt's; None in the spool, where none is given yet
         self.spool_name = spool_name  # the file in the spool's new/
@@ -56,7 +57,7 @@ class Stored:
         self.warnings = list(warnings)
 
     def __repr__(self) -> str:
-        name = self.id if self.where == "agent" else self.spool_name
+        name = self.spool_name if self.where == "spool" else self.id
         return f"Stored({self.where!r}, {self.status!r}, {name!r})"
 
 
@@ -115,19 +116,24 @@ def hand_in(
     data: bytes,
     place: Settings,
     socket_path: str | None = None,
+    gateway: Gateway | None = None,
     *,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     answer_timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> Stored:
-    """Check the event that `data` is, and store it."""
+    """Check the event that `data` is, and store it: at the gateway if one is given, else at
+    the agent, else in the spool."""
     now_at = time_ns() // 1_000_000
     event = _checked(data, place)
-    answer = ask(
-        event,
-        socket_path or place.socket,
-        connect_timeout_s=connect_timeout_s,
-        answer_timeout_s=answer_timeout_s,
-    )
+    if gateway is not None:
+        answer = _ask_gateway(event, gateway)
+    else:
+        answer = ask(
+            event,
+            socket_path or place.socket,
+            connect_timeout_s=connect_timeout_s,
+            answer_timeout_s=answer_timeout_s,
+        )
     return answer if isinstance(answer, Stored) else _put_aside(event, now_at, place, answer)
 
 
@@ -152,8 +158,18 @@ def ask(
         )
     except Unavailable as unavailable:
         return unavailable.message
-    receipt = _receipt(status, answer, event.warnings)
+    receipt = _receipt("agent", status, answer, event.warnings)
     return receipt or f"the agent answered {status}{_said(answer)}"
+
+
+def _ask_gateway(event: Event, gateway: Gateway) -> Stored | str:
+    """The same of a gateway."""
+    try:
+        status, answer = gateway.post(TARGET, compose(event))
+    except Unavailable as unavailable:
+        return unavailable.message
+    receipt = _receipt("gateway", status, answer, event.warnings)
+    return receipt or f"the gateway answered {status}{_said(answer)}"
 
 
 def compose(event: Event) -> bytes:
@@ -177,8 +193,8 @@ def compose(event: Event) -> bytes:
     return ("{" + ",".join(f'"{name}":{text}' for name, text in fields.items()) + "}").encode()
 
 
-def _receipt(status: int, answer: bytes, warnings: Sequence[str]) -> Stored | None:
-    """What the agent said, or None where only a later try can tell."""
+def _receipt(where: str, status: int, answer: bytes, warnings: Sequence[str]) -> Stored | None:
+    """What the agent or gateway said, or None where only a later try can tell."""
     fields = _fields(answer)
     if status in REFUSED_FOR_GOOD and "error" in fields:
         kind = EventTooLarge if status == 413 else EventError
@@ -189,7 +205,7 @@ def _receipt(status: int, answer: bytes, warnings: Sequence[str]) -> Stored | No
     told = fields.get("warnings")
     every = [*warnings, *(str(each) for each in (told if isinstance(told, list) else []))]
     return Stored(
-        "agent", _text(fields, "status") or "accepted", id, warnings=list(dict.fromkeys(every))
+        where, _text(fields, "status") or "accepted", id, warnings=list(dict.fromkeys(every))
     )
 
 
