@@ -24,6 +24,8 @@ FILES = (
 ENVIRONMENT = (
     ("OUTBOXD_CONFIG", "The configuration file."),
     ("KOMODOR_API_KEY", "The API key; else api_key_file, else systemd's credential."),
+    ("OUTBOXD_GATEWAY", "The gateway that emit and exec hand in to; its token is OUTBOXD_TOKEN."),
+    ("OUTBOXD_GATEWAY_CA", "A PEM file with that gateway's authority."),
     ("OUTBOXD_DEBUG", "1 shows the traceback of an internal error."),
 )
 EXITS = (
