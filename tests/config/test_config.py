@@ -14,6 +14,7 @@ from outboxd.config.keys import KEYS, SECTIONS
 from outboxd.config.load import find, load, load_client, read_api_key, split_listen
 from outboxd.errors import ConfigError
 from outboxd.locations import runtime_dir, state_dir
+from outboxd.producer.settings import KNOWN
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 PACKAGED = {
@@ -96,6 +97,12 @@ def test_the_example_marks_the_packaged_paths_and_explains_every_key():
         assert comment, f"{key.label} has no comment"
         marked = any("packaged" in line for line in comment)
         assert marked is ((key.section, key.name) in PACKAGED), key.label
+
+
+def test_producers_know_the_name_of_every_setting_and_no_other():
+    """A name missing here would be called unknown by each `emit`."""
+    known = {section: set(names.split()) for section, names in KNOWN.items()}
+    assert known == {section: set(keys) for section, keys in SECTIONS.items()}
 
 
 def test_every_key_of_the_table_is_an_attribute_with_a_type():

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from outboxd import locations
-from outboxd.config.keys import SECTIONS
 from outboxd.producer import settings
 from outboxd.producer.plain_toml import read as read_plain
 
@@ -142,12 +141,6 @@ def test_the_directories_of_the_service_that_runs_a_job_are_not_outboxds():
     found = settings.load(None, environ)
     assert found.socket == "/home/u/.local/state/outboxd/outboxd.sock"
     assert found.spool == "/home/u/.local/state/outboxd/spool"
-
-
-def test_every_name_that_the_configuration_has_is_known_and_no_other():
-    assert {name: text.split() for name, text in settings.KNOWN.items()} == {
-        section: list(keys) for section, keys in SECTIONS.items()
-    }
 
 
 def test_a_plain_configuration_needs_no_toml_library(tmp_path):

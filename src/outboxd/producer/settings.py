@@ -190,14 +190,17 @@ def _unknown(tables: dict[str, Any]) -> list[str]:
     return found
 
 
-# The names alone, of which a test sees to it that they are those of `outboxd.config`: what
+# Add a new setting here: a test compares these names with those of `outboxd.config`. What
 # their values may be the agent says. An empty text: its tables are named by the user.
 KNOWN = {
     "komodor": (
         "endpoint api_key_file event_type_max proxy ca_file client_cert client_key "
         "connect_timeout request_timeout retry_after_max allow_plain_http"
     ),
-    "intake": "socket socket_mode socket_group spool event_bytes_max",
+    "intake": (
+        "socket socket_mode socket_group spool event_bytes_max listen tls_cert tls_key "
+        "client_ca tokens_file connections_max connections_per_peer allow_plain_listen"
+    ),
     "defaults": "clusters namespaces services details",
     "outbox": "path events_max disk_free_min retain_delivered ttl",
     "dedup": "key_window repeat_window",
