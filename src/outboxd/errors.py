@@ -83,6 +83,15 @@ class UnknownId(OutboxdError):
     exit_code = EX_DATAERR
 
 
+def no_entry(id: str) -> UnknownId:
+    """There is no entry with this id, or none that the caller may see: told alike."""
+    return UnknownId(
+        f"there is no entry with the id {id!r}",
+        "`outboxd events` lists those there are; what was delivered is pruned after"
+        " [outbox] retain_delivered",
+    )
+
+
 class NotPermitted(OutboxdError):
     """The caller may not do this."""
 

@@ -51,7 +51,7 @@ class ScriptedDestination:
 
 
 class Agent(SimpleNamespace):
-    async def accept(self, summary="s", source="socket", key=None, **fields):
+    async def accept(self, summary="s", source="socket", key=None, by="", **fields):
         data = json.dumps({"eventType": "backup", "summary": summary, **fields}).encode()
         event = parse(data)
         self.clock.advance(1)
@@ -63,6 +63,7 @@ class Agent(SimpleNamespace):
             source,
             self.clock.wall_ms(),
             dedup_key=key,
+            producer=by,
         )
         (receipt,) = await self.outbox.accept([item])
         return receipt.id
@@ -107,6 +108,7 @@ async def running(path, tcp=False):
         destination=ScriptedDestination(),
         unhealthy=None,
         is_ready=True,
+        reads_others=False,
         socket=path / "s",
     )
     context = ApiContext(
@@ -120,6 +122,7 @@ async def running(path, tcp=False):
         sent_body=lambda entry: entry.body,
         unhealthy=lambda: agent.unhealthy,
         ready=lambda: agent.is_ready,
+        reads_others=lambda: agent.reads_others,
         copied=lambda: copied(outbox, engine),
     )
     reading = ReadingRoutes(context).routes()

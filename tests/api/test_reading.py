@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from urllib.parse import quote
 
 import pytest
 
+from outboxd.api import peer
 from outboxd.outbox.model import Attempt, Settlement
 
 ENTRY_KEYS = [
@@ -247,5 +249,28 @@ def test_numbers_keep_their_text_on_the_way_out(agent):
             writer.close()
             assert str(10**400).encode() in answer
             assert json.loads(answer.partition(b"\r\n\r\n")[2])["events"]
+
+    asyncio.run(main())
+
+
+def test_a_member_sees_its_own_events_and_an_operator_all(agent, monkeypatch):
+    async def main():
+        async with agent() as running:
+            mine = f"uid:{os.geteuid()}"
+            own, other = await running.accept("own", by=mine), await running.accept("o", by="uid:1")
+            assert len((await running.get("/v1/events"))["events"]) == 2, "an operator's are all"
+            monkeypatch.setattr(peer, "is_operator", lambda _: False)
+            listed = (await running.get("/v1/events"))["events"]
+            assert [(event["id"], event["producer"]) for event in listed] == [(own, mine)]
+            assert (await running.get(f"/v1/events/{own}"))["summary"] == "own"
+            status, hidden = await running.request("GET", f"/v1/events/{other}")
+            unknown_id = "0" * 36
+            _, unknown = await running.request("GET", f"/v1/events/{unknown_id}")
+            assert status == 404
+            assert hidden["error"].replace(other, unknown_id) == unknown["error"]
+            assert hidden["hint"] == unknown["hint"]
+            running.reads_others = True
+            assert len((await running.get("/v1/events"))["events"]) == 2
+            assert (await running.get(f"/v1/events/{other}"))["summary"] == "o"
 
     asyncio.run(main())

@@ -251,6 +251,7 @@ WRONG = {
     "[komodor] allow_plain_http": ["1", '"true"', '"yes"'],
     "[intake] socket": ['""', "5", f'"/{"x" * 107}"', '"a\\u0000b"'],
     "[intake] socket_mode": ["660", '"999"', '"u+rw"', '"0o660"', '"77"', '"1777"', '"07777"'],
+    "[intake] read_others": ["1", '"no"'],
     "[intake] socket_group": ['"no such group"', "5"],
     "[intake] spool": ['""', "[]"],
     "[intake] event_bytes_max": ['"1KB"', '"0B"', "0", "-1", '"1TiB"', "1.5", "true"],

@@ -25,6 +25,7 @@ from outboxd.outbox.model import (
 )
 from outboxd.outbox.shapes import attempts_json, entry_json
 from outboxd.outbox.sqlite.engine import SqliteEngine
+from outboxd.outbox.sqlite.rescue import scrub
 
 ALL = EntryFilter()
 HORIZON_S = 300.0
@@ -132,6 +133,73 @@ def test_ended_windows_are_forgotten_in_steps(engine, clock, event):
     with engine.transaction():
         assert engine.prune_dedup(6) == 6
         assert engine.prune_dedup(6) == 4
+
+
+def test_a_key_counts_within_its_producer(engine, event):
+    alice, bob, again = keep(
+        engine,
+        event("alice's", key="k")._replace(producer="uid:1"),
+        event("bob's", key="k")._replace(producer="uid:2"),
+        event("alice's again", key="k")._replace(producer="uid:1"),
+    )
+    assert (alice.status, bob.status, again.status) == ("accepted", "accepted", "duplicate")
+    assert again.id == alice.id
+    with engine.transaction():
+        engine.change(EntryChange.DROP, alice.id)
+    once_more = keep(engine, event("alice's", key="k")._replace(producer="uid:1"))
+    assert once_more[0].status == "accepted", "what is dropped leaves no key behind"
+    assert engine.get(bob.id).producer == "uid:2"
+
+
+def test_a_key_from_before_entries_had_a_producer_counts_until_its_window_ends(
+    engine, path, clock, event
+):
+    (old,) = keep(engine, event(key="k"))
+    engine.close()
+    engine = SqliteEngine(path, clock)
+    (again,) = keep(engine, event(key="k")._replace(producer="uid:1"))
+    assert (again.status, again.id) == ("duplicate", old.id)
+    clock.advance(8 * 86400)
+    with engine.transaction():
+        engine.prune_dedup(100)
+    (fresh,) = keep(engine, event(key="k")._replace(producer="uid:1"))
+    assert fresh.status == "accepted"
+    assert keep(engine, event(key="k"))[0].status == "accepted", "and none is left for others"
+    engine.close()
+
+
+def test_equal_events_of_two_producers_are_no_repeats(path, clock, event):
+    engine = SqliteEngine(path, clock, repeat_window_s=60)
+    receipts = keep(engine, *[event()._replace(producer=f"uid:{n}") for n in (1, 2, 1)])
+    assert [receipt.status for receipt in receipts] == ["accepted", "accepted", "duplicate"]
+    engine.close()
+
+
+def test_what_waits_is_counted_by_producer_through_every_change(engine, path, clock, event):
+    def by(uid, n):
+        return event(f"n{n}")._replace(producer=f"uid:{uid}")
+
+    receipts = keep(engine, *[by(n % 2 + 1, n) for n in range(8)], event("nobody's"))
+    assert engine.waiting() == {"uid:1": 4, "uid:2": 4, "": 1}
+    attempt = Attempt(5, 5, "delivered", 201, None)
+    settle(
+        engine,
+        Settlement(1, "delivered", attempt, first_of="uid:1"),
+        Settlement(2, "dead", attempt, dead_reason="rejected"),
+        Settlement(3, "pending", attempt, first_of="uid:1"),
+    )
+    assert engine.waiting() == {"uid:1": 3, "uid:2": 3, "": 1}
+    with engine.transaction():
+        engine.change(EntryChange.RETRY, receipts[1].id)
+        engine.change(EntryChange.HOLD, receipts[3].id)
+        engine.change(EntryChange.DROP, receipts[4].id)
+        engine.set_aside_damaged(6, "test")
+        engine.change(EntryChange.DROP, receipts[8].id)
+    assert engine.waiting() == {"uid:1": 2, "uid:2": 3}
+    engine.close()
+    again = SqliteEngine(path, clock)
+    assert again.waiting() == {"uid:1": 2, "uid:2": 3}
+    again.close()
 
 
 def test_repeats_are_counted_at_the_first_one(path, clock, event):
@@ -242,6 +310,60 @@ def test_an_attempt_is_recorded_with_what_it_meant(engine, clock, event):
     assert [a["outcome"] for a in attempts_json(entry)] == ["unavailable", "delivered"]
     assert (entry.last_outcome, entry.last_status) == ("delivered", 201)
     assert engine.counts() == (0, 1, 0, 0)
+
+
+def test_a_first_attempt_is_settled_without_reading_and_ends_in_the_same_row(path, clock, event):
+    """Side by side, with and without the mark: every column is the same."""
+    outcomes = [
+        {"state": "delivered"},
+        {"state": "dead", "dead_reason": "rejected"},
+        {"state": "pending", "due_at": 77, "spent": 1, "possible_duplicate": True},
+    ]
+    rows = []
+    for number, first_of in enumerate(("uid:1", None)):
+        engine = SqliteEngine(f"{path}-{number}", clock)
+        keep(engine, *[event(f"n{n}")._replace(producer="uid:1") for n in range(6)])
+        with engine.transaction():
+            id = read_page(engine, ALL, None, 1).entries[0].id
+            engine.change(EntryChange.HOLD, id)
+        attempt = Attempt(5, 5, "delivered", 201, None)
+        settlements = [
+            Settlement(seq, outcome["state"], attempt, first_of=first_of)._replace(**outcome)
+            for seq, outcome in enumerate(outcomes * 2, 1)
+        ]
+        settle(engine, *settlements)
+        assert engine.counts() == (2, 2, 2, 1)
+        rows.append(
+            engine.connection.execute(
+                "SELECT seq, state, held, due_at, ended_at, repeats, attempt_count, spent,"
+                " possible_duplicate, dead_reason, attempts, state_crc FROM entries ORDER BY seq"
+            ).fetchall()
+        )
+        assert scrub.step(engine.connection, scrub.Position()).fault == ""
+        engine.close()
+    assert rows[0] == rows[1]
+
+
+def test_a_first_attempt_whose_row_was_changed_meanwhile_is_read(engine, event):
+    """The checksum is the guard: what an operator did to it stays."""
+    receipts = keep(engine, *[event(f"n{n}")._replace(producer="uid:1") for n in range(4)])
+    with engine.transaction():
+        engine.change(EntryChange.HOLD, receipts[0].id)
+        engine.change(EntryChange.DROP, receipts[1].id)
+    attempt = Attempt(5, 5, "unavailable", 503, None)
+    settle(
+        engine,
+        *[Settlement(seq, "pending", attempt, spent=1, first_of="uid:1") for seq in (1, 2, 3, 4)],
+    )
+    held = engine.get(receipts[0].id)
+    assert (held.held, held.attempt_count, held.spent) == (True, 1, 1)
+    assert engine.counts() == (3, 0, 0, 1)
+    settle(engine, Settlement(3, "delivered", attempt, first_of="uid:1"))
+    entry = engine.get(receipts[2].id)
+    assert (entry.state, entry.attempt_count) == ("delivered", 2), "a stale mark loses nothing"
+    settle(engine, Settlement(3, "dead", attempt, dead_reason="rejected", first_of="uid:1"))
+    assert engine.get(receipts[2].id).state == "delivered"
+    assert scrub.step(engine.connection, scrub.Position()).fault == ""
 
 
 def test_only_the_newest_attempts_are_kept(engine, event):

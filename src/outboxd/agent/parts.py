@@ -7,6 +7,7 @@ Nothing is decided here.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -33,7 +34,8 @@ from outboxd.gateway.shipped import compile_webhooks
 from outboxd.intake.admission import Admission
 from outboxd.intake.http import IntakeRoutes
 from outboxd.intake.intake import Intake
-from outboxd.intake.producer import AGENT
+from outboxd.intake.producer import AGENT, user
+from outboxd.intake.shares import Shares
 from outboxd.observe.delivery import DeliveryObserver
 from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
@@ -103,6 +105,8 @@ class AgentParts:
             clock,
             config.outbox.events_max,
             config.outbox.disk_free_min,
+            lambda: outbox.waiting,
+            Shares({user(0).name, user(os.geteuid()).name, AGENT.name}),
         )
         self.door = Intake(
             outbox,
@@ -135,6 +139,7 @@ class AgentParts:
             sent_body=self.sent_body,
             unhealthy=self.unhealthy,
             ready=lambda: self._ready,
+            reads_others=lambda: self.config.intake.read_others,
             copied=lambda: opened.copied(outbox),
         )
         self._activity = Activity(outbox, self.sender, clock)

@@ -47,6 +47,8 @@ class ApiContext(NamedTuple):
     unhealthy: Callable[[], str | None]
     # Whether intake is open.
     ready: Callable[[], bool]
+    # Whether whoever may use the socket reads everybody's entries.
+    reads_others: Callable[[], bool]
     # A consistent copy of the outbox's file: its size in bytes, and its parts.
     copied: Callable[[], Awaitable[tuple[int, AsyncIterator[bytes]]]]
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import msgspec
 
 from outboxd.api.context import ApiContext
-from outboxd.errors import OutboxdError
+from outboxd.api.peer import readable
+from outboxd.errors import OutboxdError, no_entry
 from outboxd.outbox.filters import read_listing
 from outboxd.outbox.model import Entry, EntryFilter
 from outboxd.outbox.shapes import attempts_json, entry_json
@@ -68,15 +69,15 @@ class ReadingRoutes:
     async def list_events(self, request: Request, _: str) -> Response:
         """A page of entries, newest first."""
         wanted = read_listing(request.query)
+        whose = readable(request, self._context.reads_others())
+        where = wanted.where._replace(producers=whose)
         if self._waiting >= LISTINGS_WAITING_MAX:
             hint = "try again in a moment"
             raise Refusal(503, "too many listings at once", None, hint, {"Retry-After": "1"})
         self._waiting += 1
         try:
             async with self._turn:
-                page = await self._page(
-                    wanted.where, wanted.cursor, wanted.limit, lambda: request.is_gone
-                )
+                page = await self._page(where, wanted.cursor, wanted.limit, lambda: request.is_gone)
                 events = []
                 for start in range(0, len(page.entries), _ENCODED_AT_ONCE):
                     some = page.entries[start : start + _ENCODED_AT_ONCE]
@@ -86,9 +87,12 @@ class ReadingRoutes:
             self._waiting -= 1
         return reply(200, _encode({"events": events, "next": page.next}) + b"\n")
 
-    async def show_event(self, _: Request, id: str) -> Response:
+    async def show_event(self, request: Request, id: str) -> Response:
         """An entry with its attempts and what is or would be sent."""
         entry = await self._context.outbox.get(id)
+        whose = readable(request, self._context.reads_others())
+        if whose and entry.producer not in whose:
+            raise no_entry(id)
         return reply(200, _encode(self.whole(entry)) + b"\n")
 
     def whole(self, entry: Entry) -> dict[str, Any]:

@@ -195,6 +195,7 @@ KEYS: tuple[Key, ...] = (
         _as_mode,
     ),
     _text("intake", "socket_group", "", 'the name of a group of this system, or "" for none'),
+    _switch("intake", "read_others", False),
     _path("intake", "spool"),
     _size("intake", "event_bytes_max", "256KiB", 64, EVENT_BYTES_MAX),
     _text("intake", "listen", "", 'host:port, such as "0.0.0.0:8443", or "" for none'),

@@ -52,6 +52,7 @@ class Intake:
     socket: str
     socket_mode: str
     socket_group: str
+    read_others: bool
     spool: str
     event_bytes_max: int
     listen: str

@@ -24,7 +24,7 @@ def settlement(
 ) -> Settlement:
     """The entry's next state; `due_at` is for one that has to wait by itself."""
     if meaning.outcome is Outcome.DELIVERED:
-        return Settlement(entry.seq, State.DELIVERED, attempt)
+        return Settlement(entry.seq, State.DELIVERED, attempt, first_of=_first_of(entry))
     reason = _dead_reason(entry, meaning, effect, attempts_max)
     return Settlement(
         entry.seq,
@@ -34,7 +34,13 @@ def settlement(
         spent=int(effect.spent),
         possible_duplicate=meaning.may_have_arrived,
         dead_reason=reason,
+        first_of=_first_of(entry),
     )
+
+
+def _first_of(entry: Claimed) -> str | None:
+    """Of an entry of which nothing was settled before, whose it is."""
+    return entry.producer if entry.attempt_count == 0 else None
 
 
 def _dead_reason(

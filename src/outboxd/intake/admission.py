@@ -9,16 +9,18 @@ the backlog exceed its limit, however many producers come at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, OutboxFull, Refused
+from outboxd.intake.shares import Shares
 from outboxd.outbox.model import Counts
 
 SAMPLE_S = 1.0
 RETRY_AFTER_MAX_S = 300
 DISK_RETRY_AFTER_S = 30
+SHARE_RETRY_AFTER_S = 30
 RATE_WINDOW_S = 30.0  # how far back the drain rate remembers, roughly
 
 
@@ -39,8 +41,15 @@ class Admission:
         clock: Clock,
         events_max: int,
         disk_free_min: int,
+        waiting: Callable[[], Mapping[str, int]] = dict,
+        shares: Shares | None = None,
     ) -> None:
+        """`waiting`: what is pending, by producer; `shares`: who has to share (None:
+        nobody)."""
         self._counts = counts
+        self._waiting = waiting
+        self._shares = shares
+        self._reserved_by: dict[str, int] = {}
         self._free_bytes = free_bytes
         self._clock = clock
         self._events_max = events_max  # 0: no limit
@@ -56,17 +65,16 @@ class Admission:
         self.drain_rate: float | None = None  # entries a second that leave; None: not known yet
         self._sample(clock.monotonic_s())
 
-    def reserve(self, wanted: int) -> int:
-        """How many of `wanted` events may be handed to the outbox now, at least
-        one; give them back with `release`. Raises OutboxFull or DiskShort."""
+    def reserve(self, wanted: int, producer: str = "") -> int:
+        """How many of `wanted` events of a producer may be handed to the outbox now, at
+        least one; give them back with `release`. Raises OutboxFull or DiskShort."""
         now_s = self._clock.monotonic_s()
         if now_s - self._sampled_at_s >= SAMPLE_S:
             self._sample(now_s)
         if self._disk_short or now_s < self._commit_failed_until_s:
             raise self._disk_refusal()
         if not self._events_max:
-            self._reserved += wanted
-            return wanted
+            return self._granted(wanted, producer)
         pending = self._counts().pending
         if self._full:
             self._full = pending > self._events_max * 9 // 10
@@ -75,13 +83,31 @@ class Admission:
         room = self._events_max - pending - self._reserved
         if self._full or room <= 0:
             raise self._full_refusal(pending)
-        granted = min(wanted, room)
-        self._reserved += granted
-        return granted
+        own = self._own_room(producer, pending)
+        if own is not None:
+            if own <= 0:
+                raise self._share_refusal(producer, pending)
+            room = min(room, own)
+        return self._granted(min(wanted, room), producer)
 
-    def release(self, granted: int, accepted: int) -> None:
+    def _granted(self, count: int, producer: str) -> int:
+        self._reserved += count
+        self._reserved_by[producer] = self._reserved_by.get(producer, 0) + count
+        return count
+
+    def _own_room(self, producer: str, pending: int) -> int | None:
+        if self._shares is None:
+            return None
+        waiting = self._waiting()
+        own = waiting.get(producer, 0) + self._reserved_by.get(producer, 0)
+        return self._shares.room(producer, own, waiting, pending + self._reserved, self._events_max)
+
+    def release(self, granted: int, accepted: int, producer: str = "") -> None:
         """The outbox answered: so many of those reserved became entries."""
         self._reserved -= granted
+        left = self._reserved_by.pop(producer, 0) - granted
+        if left > 0:
+            self._reserved_by[producer] = left
         self._accepted += accepted
 
     def commit_failed(self) -> None:
@@ -134,6 +160,17 @@ class Admission:
             f"the outbox is full: {pending + self._reserved} events wait, {self._events_max} may",
             f"events are taken again below {low + 1} waiting; `outboxd status` tells why they wait",
             retry_after_s,
+        )
+
+    def _share_refusal(self, producer: str, pending: int) -> OutboxFull:
+        own = self._waiting().get(producer, 0) + self._reserved_by.get(producer, 0)
+        rate = self.drain_rate or 0.0
+        estimate_s = max(1, own // 10) / rate if rate > 0 else SHARE_RETRY_AFTER_S
+        return OutboxFull(
+            f"{producer} has {own} events waiting, which is its share while the outbox is half"
+            f" full: {pending + self._reserved} of {self._events_max} wait",
+            "more are taken as these are delivered; `outboxd status` tells why they wait",
+            max(1, math.ceil(min(RETRY_AFTER_MAX_S, estimate_s))),
         )
 
     def _disk_refusal(self) -> DiskShort:

@@ -8,6 +8,7 @@ committed, and never keep anything of what it refuses.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from json import dumps
 from time import perf_counter
@@ -44,6 +45,9 @@ PLAIN_BYTES = 4 * 1024
 SLICE_S = 0.004  # of lines of a batch, between which the loop serves others
 EXPLAINED_MAX = 100  # faults of one batch that are told in full
 FAULTS_MAX = 10_000  # of one batch; no line behind them is looked at
+
+# A default detail with this value says who handed the event in, such as "uid:1000".
+PRODUCER_PLACEHOLDER = "$producer"
 
 # The end of what a 64-bit column and a four-digit year can hold.
 _LATEST_AT = 253_402_300_799_000
@@ -145,6 +149,7 @@ class Intake:
         """Settings that may change while running."""
         self._defaults = defaults
         self.event_type_max = event_type_max
+        self._names_producer = PRODUCER_PLACEHOLDER in defaults.details.values()
         self.event_bytes_max = event_bytes_max
         self._ttl_s = ttl_s  # 0: events wait for ever
 
@@ -164,7 +169,8 @@ class Intake:
         key = event.dedup_key
         if header_key is not None:
             key = _agreed_key(header_key, key)
-        scope = scope_text(event, self._defaults)
+        defaults = self._defaults_of(producer)
+        scope = scope_text(event, defaults)
         warnings = event.warnings
         if not scope:
             warnings = [*warnings, NO_SCOPE_WARNING]
@@ -172,7 +178,7 @@ class Intake:
         ttl_s = event.ttl_s or self._ttl_s
         return Prepared(
             Incoming(
-                wire_body(event, self._defaults, scope),
+                wire_body(event, defaults, scope),
                 event.event_type,
                 event.severity,
                 scope,
@@ -181,9 +187,21 @@ class Intake:
                 event.occurred_at,
                 min(received_at + round(ttl_s * 1000), _LATEST_AT) if ttl_s else None,
                 key,
+                producer=producer.name,
             ),
             warnings,
         )
+
+    def _defaults_of(self, producer: Producer) -> Defaults:
+        """The defaults, with the producer's name where a detail asks for it."""
+        if not self._names_producer:
+            return self._defaults
+        details = {
+            key: producer.name if value == PRODUCER_PLACEHOLDER else value
+            for key, value in self._defaults.details.items()
+        }
+        own = self._defaults
+        return Defaults(own.clusters, own.namespaces, own.services, details)
 
     async def take(
         self, data: bytes, source: str, producer: Producer, header_key: str | None = None
@@ -239,10 +257,10 @@ class Intake:
             OutboxFull, DiskShort: none was kept.
             SyncFailed: unknown; the agent stops.
         """
-        count = len(items)
-        granted = self.admission.reserve(count)
+        count, producer = len(items), items[0].producer
+        granted = self.admission.reserve(count, producer)
         if granted < count:
-            self.admission.release(granted, 0)
+            self.admission.release(granted, 0, producer)
             raise OutboxFull(
                 f"the outbox has room for {granted} of these {count} events",
                 "send fewer at once, or later",
@@ -253,22 +271,25 @@ class Intake:
         self, items: Sequence[Incoming], marks: Sequence[SpoolMark] = ()
     ) -> list[Receipt]:
         """Commit what the admission has made room for."""
-        accepted = 0
+        accepted = kept = 0
         try:
             receipts = await self._outbox.accept(items, *marks)
             for receipt in receipts:
-                accepted += receipt.status == "accepted"
+                kept += receipt.status == "accepted"
+            accepted = kept
         except DiskShort:
             self.admission.commit_failed()
             raise
         finally:
-            self.admission.release(len(items), accepted)
-        if accepted:
-            self.metrics.accepted(items[0].source, accepted)
-        if accepted < len(items):
+            for producer, count in Counter(item.producer for item in items).items():
+                self.admission.release(count, accepted, producer)
+                accepted = 0  # counted once
+        if kept:
+            self.metrics.accepted(items[0].source, kept)
+        if kept < len(items):
             repeats = sum(receipt.repeated for receipt in receipts)
             self.metrics.repeats(repeats)
-            self.metrics.duplicates(len(items) - accepted - repeats)
+            self.metrics.duplicates(len(items) - kept - repeats)
         return receipts
 
     async def keep_portions(self, portions: Sequence[Portion]) -> list[Kept]:
@@ -287,7 +308,7 @@ class Intake:
             if not wanted:
                 continue
             try:
-                granted = self.admission.reserve(wanted)
+                granted = self.admission.reserve(wanted, portion.items[0].producer)
             except Refused as error:
                 answers[place] = Kept(0, error)
                 continue
@@ -338,7 +359,7 @@ class Intake:
         done = 0
         try:
             while done < len(good):
-                granted = self.admission.reserve(len(good) - done)
+                granted = self.admission.reserve(len(good) - done, producer.name)
                 portion = good[done : done + granted]
                 items = [prepared.incoming for prepared in portion]
                 receipts = await self._keep_reserved(items)

@@ -12,7 +12,7 @@ start afresh), `OutboxLocked`, and `OutboxdError` itself for a mistake of ours.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -124,6 +124,10 @@ class Engine(Protocol):
 
     def counts(self) -> Counts:
         """As of the last commit. From any thread."""
+
+    def waiting(self) -> Mapping[str, int]:
+        """How many entries of each producer are pending, as of the last commit; who has
+        none is not in it. From any thread; it is never changed, but replaced."""
 
     def damage(self) -> Damage:
         """What damage has cost so far."""

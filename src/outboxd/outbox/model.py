@@ -64,6 +64,7 @@ class Incoming(NamedTuple):
     # With a mark the key is known only as long as no later mark comes with it, and
     # is remembered from its last arrival on: an alert that fires again is a new event.
     dedup_mark: int = 0
+    producer: str = ""  # who handed it in, such as "uid:1000"; "" where nobody knows
 
 
 class Receipt(NamedTuple):
@@ -106,6 +107,7 @@ class Claimed(NamedTuple):
     repeats: int
     last_occurred_at: int | None
     source: str
+    producer: str = ""
 
 
 class Fetched(NamedTuple):
@@ -144,6 +146,9 @@ class Settlement(NamedTuple):
     possible_duplicate: bool = False  # the request may have arrived; sticky
     dead_reason: str | None = None
     revives: bool = False  # a dead letter, rejected by mistake, waits again
+    # Of an entry of which no attempt was settled before, by whom it is: only then may
+    # the engine pass over reading it again (it looks whether nothing was changed).
+    first_of: str | None = None
 
 
 class Entry(NamedTuple):
@@ -174,6 +179,7 @@ class Entry(NamedTuple):
     dead_reason: str | None
     attempts: str  # JSON list of [at, duration_ms, outcome, status, error], newest 50
     body: bytes
+    producer: str  # "" where nobody knows
     short_id: str  # the shortest beginning of the id that is no other entry's, at least its ms
 
 
@@ -194,6 +200,7 @@ class EntryFilter(NamedTuple):
     dead_reasons: tuple[str, ...] = ()  # why it is a dead letter
     last_statuses: tuple[int, ...] = ()  # HTTP status of the last attempt
     sources: tuple[str, ...] = ()
+    producers: tuple[str, ...] = ()
     dedup_key: str | None = None
     id: str | None = None  # an id, or its beginning
     error: str = ""  # free text, matched without case in the last attempt's error

@@ -7,7 +7,7 @@ loop. Keeps the counts in memory. Must never promise what is not committed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from time import perf_counter
 from typing import Any, TypeVar
@@ -45,6 +45,7 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self.path = engine.path
         self.counts: Counts = engine.counts()
+        self.waiting: Mapping[str, int] = engine.waiting()  # pending, by producer
         self.damage: Damage = engine.damage()
         self.destination_hold: DestinationHold | None = engine.destination_hold()
         self.oldest_pending_at: int | None = engine.oldest_pending_at()
@@ -89,7 +90,7 @@ class Outbox:
     # --- what the loop hears ---
 
     def _committed(self, operations: list[Operation[Any]], duration_s: float) -> None:
-        self.counts = self._engine.counts()
+        self.counts, self.waiting = self._engine.counts(), self._engine.waiting()
         rows = arrivals = claims = 0
         for operation in operations:
             if isinstance(operation, Accept):

@@ -39,6 +39,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "diedAt": _time(entry.ended_at) if entry.state == "dead" else None,
         "expiresAt": _time(entry.expires_at),
         "source": entry.source,
+        "producer": entry.producer or None,
         "dedupKey": entry.dedup_key,
         "repeats": entry.repeats,
         "lastOccurredAt": _time(entry.last_occurred_at),

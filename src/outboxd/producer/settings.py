@@ -198,7 +198,7 @@ KNOWN = {
         "connect_timeout request_timeout retry_after_max allow_plain_http"
     ),
     "intake": (
-        "socket socket_mode socket_group spool event_bytes_max listen tls_cert tls_key "
+        "socket socket_mode socket_group read_others spool event_bytes_max listen tls_cert tls_key "
         "client_ca tokens_file connections_max connections_per_peer allow_plain_listen"
     ),
     "defaults": "clusters namespaces services details",

@@ -373,7 +373,9 @@ def test_check_notes_a_clock_that_is_wrong(world):
 def test_another_user_may_look_and_not_touch(world):
     os.chmod(world.socket, 0o666)
     id = world.dead("not theirs")
-    assert world.run("events", "show", id, nobody=True).code == 0
+    unseen = world.run("events", "show", id, nobody=True)
+    assert unseen.code == 65
+    assert "not theirs" not in world.run("events", nobody=True).out
     assert world.run("status", nobody=True).code == 0
     for words in (
         ("hold",),

@@ -37,6 +37,7 @@ class _FreshRow(NamedTuple):
     last_occurred_at: int | None
     head_crc: int
     state_crc: int
+    producer: str
 
 
 class _BodyRow(NamedTuple):
@@ -68,19 +69,45 @@ _INSERT_ENTRIES = (
 _ENTRY_PATTERN = f"({'?,' * len(_FreshRow._fields)}'pending',0,0,0,0,0,'[]')"
 
 
-def fingerprint(item: Incoming) -> str:
-    """The identity of an event for `repeat_window`: equal wire bodies."""
-    return "r:" + hashlib.sha256(item.body).hexdigest()
+# How identities are written. A producer's key is its alone: another's is no
+# duplicate of it. From before entries had a producer there are keys without one,
+# which count for everybody until their window ends.
+_KEY, _OLD_KEY, _REPEAT = "p:", "k:", "r:"
+
+
+def key_identities(producer: str, dedup_key: str) -> list[str]:
+    """The producer's own one, then that of a version which did not tell producers apart."""
+    old = _OLD_KEY + dedup_key
+    return [f"{_KEY}{producer}\n{dedup_key}", old] if producer else [old]
+
+
+def repeat_identity(producer: str, body: bytes) -> str:
+    """The identity of an event for `repeat_window`: equal bodies of one producer."""
+    return (
+        _REPEAT + hashlib.sha256(f"{producer}\n".encode() + body if producer else body).hexdigest()
+    )
 
 
 class Windows:
-    """How long identities are remembered, in ms; `repeat_ms` 0: repeats are events."""
+    """How long identities are remembered, in ms; `repeat_ms` 0: repeats are events.
 
-    __slots__ = ("key_ms", "repeat_ms")
+    `has_old_keys`: there may be keys without their producer.
+    """
 
-    def __init__(self, key_ms: int, repeat_ms: int) -> None:
+    __slots__ = ("has_old_keys", "key_ms", "repeat_ms")
+
+    def __init__(self, key_ms: int, repeat_ms: int, has_old_keys: bool) -> None:
         self.key_ms = key_ms
         self.repeat_ms = repeat_ms
+        self.has_old_keys = has_old_keys
+
+
+def has_old_keys(connection: sqlite3.Connection) -> bool:
+    """Whether there are keys without their producer."""
+    (found,) = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM dedup WHERE key >= 'k:' AND key < 'k;')"
+    ).fetchone()
+    return bool(found)
 
 
 def accept(
@@ -98,7 +125,8 @@ def accept(
         rows = _rows(items, ids, next_seq)
     else:
         rows = _unknown_rows(connection, items, wanted, ids, next_seq, windows, now)
-    tally.pending += len(rows.entries)
+    for row in rows.entries:
+        tally.add(State.PENDING, 0, row.producer, +1)
     insert_rows(connection, _INSERT_ENTRIES, rows.entries, pattern=_ENTRY_PATTERN)
     insert_rows(connection, "INSERT INTO bodies (seq, body, crc)", rows.bodies)
     insert_rows(
@@ -135,7 +163,7 @@ def _unknown_rows(
     for item, keys in zip(items, wanted, strict=True):
         found = next((key for key in keys if key in known), None)
         if found is not None:
-            first, is_repeat = known[found], found.startswith("r:")
+            first, is_repeat = known[found], found.startswith(_REPEAT)
             if is_repeat:
                 count, _ = repeats.get(first.seq, (0, 0))
                 repeats[first.seq] = (count + 1, item.occurred_at or item.received_at)
@@ -146,7 +174,9 @@ def _unknown_rows(
         rows.entries.append(_fresh_row(seq, id, item))
         rows.bodies.append(_BodyRow(seq, item.body.decode(), body_crc(seq, item.body)))
         for key in keys:
-            window_ms = windows.key_ms if key.startswith("k:") else windows.repeat_ms
+            if key.startswith(_OLD_KEY) and item.producer:
+                continue
+            window_ms = windows.repeat_ms if key.startswith(_REPEAT) else windows.key_ms
             known[key] = _Known(seq, id)
             rows.dedup.append(DedupRow.made(key, seq, id, now + window_ms))
         rows.receipts.append(Receipt(id, "accepted", "pending"))
@@ -194,12 +224,18 @@ def _keys(items: Sequence[Incoming], windows: Windows) -> list[tuple[str, ...]]:
     """
     if windows.repeat_ms:
         return [
-            ((f"k:{item.dedup_key}",) if item.dedup_key is not None else ()) + (fingerprint(item),)
-            for item in items
+            (*_own_keys(item, windows), repeat_identity(item.producer, item.body)) for item in items
         ]
     if all(item.dedup_key is None for item in items):
         return []
-    return [() if item.dedup_key is None else (f"k:{item.dedup_key}",) for item in items]
+    return [_own_keys(item, windows) for item in items]
+
+
+def _own_keys(item: Incoming, windows: Windows) -> tuple[str, ...]:
+    if item.dedup_key is None:
+        return ()
+    keys = key_identities(item.producer, item.dedup_key)
+    return tuple(keys if windows.has_old_keys else keys[:1])
 
 
 def _known(connection: sqlite3.Connection, keys: Collection[str], now: int) -> dict[str, _Known]:
@@ -223,14 +259,15 @@ def _fresh_row(seq: int, id: str, item: Incoming) -> _FreshRow:
         expires_at,
         dedup_key,
         _,
+        producer,
     ) = item
     crc = head_crc(
         seq, id, received_at, occurred_at, expires_at, event_type, severity, scope, source,
-        dedup_key,
+        dedup_key, producer,
     )  # fmt: skip
     return _FreshRow(
         seq, id, received_at, occurred_at, expires_at, event_type, severity, scope, source,
-        dedup_key, 0, None, crc, fresh_state_crc(seq),
+        dedup_key, 0, None, crc, fresh_state_crc(seq), producer,
     )  # fmt: skip
 
 

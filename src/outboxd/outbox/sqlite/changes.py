@@ -6,9 +6,9 @@ decides anything about delivery.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -25,9 +25,9 @@ from outboxd.outbox.model import (
     State,
 )
 from outboxd.outbox.sqlite import listing, query
-from outboxd.outbox.sqlite.accepting import NO_ATTEMPTS
-from outboxd.outbox.sqlite.checksums import head_crc, text_crc
-from outboxd.outbox.sqlite.rows import StateRow, Tally, read_states, write_states
+from outboxd.outbox.sqlite.accepting import NO_ATTEMPTS, key_identities, repeat_identity
+from outboxd.outbox.sqlite.checksums import fresh_state_crc, head_crc, text_crc
+from outboxd.outbox.sqlite.rows import StateRow, Tally, insert_rows, read_states, write_states
 
 # The newest attempts that an entry keeps; `attempt_count` counts them all.
 ATTEMPTS_KEPT = 50
@@ -46,8 +46,10 @@ def settle(
     longer pending stays as it is, but for a rejected one that is revived.
     """
     by_seq = {settlement.seq: settlement for settlement in settlements}
+    for seq in _settle_first_ones(connection, settlements, now, tally):
+        del by_seq[seq]
     changed = []
-    for row in read_states(connection, by_seq):
+    for row in read_states(connection, by_seq) if by_seq else ():
         settlement = by_seq[row.seq]
         is_revived = settlement.revives and row.dead_reason == DeadReason.REJECTED
         if row.state != State.PENDING and not is_revived:
@@ -74,6 +76,98 @@ def _settled(row: StateRow, settlement: Settlement, now: int) -> StateRow:
         possible_duplicate=row.possible_duplicate | settlement.possible_duplicate,
         dead_reason=settlement.dead_reason,
         attempts=row.attempts if attempt is None else _with_attempt(row.attempts, attempt),
+        producer=row.producer,
+    )
+
+
+def _settle_first_ones(
+    connection: sqlite3.Connection, settlements: Sequence[Settlement], now: int, tally: Tally
+) -> list[int]:
+    """Settle those entries which are as they came in, without reading them; their seqs.
+
+    Nearly every entry is delivered at its first attempt. What its row holds is
+    known then, and its checksum says whether it still does: what an operator has
+    held, or what repeats were counted at, has another one and is left to be read.
+    """
+    first = {each.seq: each for each in settlements if each.first_of is not None}
+    if not first:
+        return []
+    rows = [_first_row(each, now) for each in first.values()]
+    done = list(first)
+    if insert_rows(connection, _FIRST_HEAD, rows, _SETTLE_FIRST) < len(rows):
+        (text,) = connection.execute(
+            "SELECT json_group_array(seq) FROM entries JOIN json_each(?) v"
+            " ON seq = json_extract(v.value, '$.seq')"
+            " AND state_crc = json_extract(v.value, '$.state_crc')",
+            (msgspec.json.encode([row._asdict() for row in rows]).decode(),),
+        ).fetchone()
+        done = msgspec.json.decode(text, type=list[int])
+    for seq in done:
+        each = first[seq]
+        producer = each.first_of or ""
+        tally.add(State.PENDING, 0, producer, -1)
+        tally.add(each.state, 0, producer, +1)
+    return done
+
+
+class _FirstRow(NamedTuple):
+    """What a first attempt makes of an entry, and what it must have been before."""
+
+    seq: int
+    state: str
+    due_at: int
+    ended_at: int | None
+    attempt_count: int
+    spent: int
+    possible_duplicate: int
+    dead_reason: str | None
+    attempts: str
+    state_crc: int
+    fresh_crc: int
+
+
+_FIRST_HEAD = f"WITH v ({', '.join(_FirstRow._fields)}) AS ("
+_SETTLE_FIRST = (
+    ") UPDATE entries SET "
+    + ", ".join(f"{name} = v.{name}" for name in _FirstRow._fields[1:-1])
+    + " FROM v WHERE entries.seq = v.seq AND entries.state_crc = v.fresh_crc"
+    " AND entries.state = 'pending' AND entries.held = 0 AND entries.attempt_count = 0"
+)
+
+
+def _first_row(settlement: Settlement, now: int) -> _FirstRow:
+    row = _settled(_fresh_state(settlement), settlement, now)
+    return _FirstRow(
+        row.seq,
+        row.state,
+        row.due_at,
+        row.ended_at,
+        row.attempt_count,
+        row.spent,
+        row.possible_duplicate,
+        row.dead_reason,
+        row.attempts,
+        row.right_crc(),
+        fresh_state_crc(row.seq),
+    )
+
+
+def _fresh_state(settlement: Settlement) -> StateRow:
+    """An entry's state as it came in."""
+    return StateRow(
+        seq=settlement.seq,
+        state=State.PENDING,
+        held=0,
+        due_at=0,
+        ended_at=None,
+        repeats=0,
+        last_occurred_at=None,
+        attempt_count=0,
+        spent=0,
+        possible_duplicate=0,
+        dead_reason=None,
+        attempts=NO_ATTEMPTS,
+        producer=settlement.first_of or "",
     )
 
 
@@ -148,7 +242,7 @@ def retry(connection: sqlite3.Connection, entries: Sequence[Entry], tally: Tally
 def _clear_expiry(connection: sqlite3.Connection, entry: Entry) -> None:
     crc = head_crc(
         entry.seq, entry.id, entry.received_at, entry.occurred_at, None, entry.event_type,
-        entry.severity, entry.scope, entry.source, entry.dedup_key,
+        entry.severity, entry.scope, entry.source, entry.dedup_key, entry.producer,
     )  # fmt: skip
     connection.execute(
         "UPDATE entries SET expires_at = NULL, head_crc = ? WHERE seq = ?", (crc, entry.seq)
@@ -162,13 +256,14 @@ def drop(connection: sqlite3.Connection, entry: Entry, tally: Tally) -> None:
     """
     connection.execute("DELETE FROM entries WHERE seq = ?", (entry.seq,))
     connection.execute("DELETE FROM bodies WHERE seq = ?", (entry.seq,))
+    own = [repeat_identity(entry.producer, entry.body)]
     if entry.dedup_key is not None:
-        connection.execute(
-            "DELETE FROM dedup WHERE key = ? AND id = ?", (f"k:{entry.dedup_key}", entry.id)
-        )
-    repeat = "r:" + hashlib.sha256(entry.body).hexdigest()
-    connection.execute("DELETE FROM dedup WHERE key = ? AND id = ?", (repeat, entry.id))
-    tally.add(entry.state, int(entry.held), -1)
+        own += key_identities(entry.producer, entry.dedup_key)
+    connection.execute(
+        "DELETE FROM dedup WHERE key IN (SELECT value FROM json_each(?)) AND id = ?",
+        (msgspec.json.encode(own).decode(), entry.id),
+    )
+    tally.add(entry.state, int(entry.held), entry.producer, -1)
 
 
 # --- upkeep --------------------------------------------------------------------
@@ -208,7 +303,9 @@ def set_aside_damaged(
     connection: sqlite3.Connection, seq: int, detail: str, now: int, tally: Tally
 ) -> None:
     """A row failed its checksum: keep what there is where a person can see it."""
-    rows = connection.execute("SELECT state, held FROM entries WHERE seq = ?", (seq,)).fetchall()
+    rows = connection.execute(
+        "SELECT state, held, producer FROM entries WHERE seq = ?", (seq,)
+    ).fetchall()
     connection.execute(
         "INSERT INTO damaged VALUES"
         " (?, ?, ?, (SELECT CAST(body AS BLOB) FROM bodies WHERE seq = ?))",
@@ -216,8 +313,8 @@ def set_aside_damaged(
     )
     connection.execute("DELETE FROM entries WHERE seq = ?", (seq,))
     connection.execute("DELETE FROM bodies WHERE seq = ?", (seq,))
-    for state, held in rows:
-        tally.add(state, held, -1)
+    for state, held, producer in rows:
+        tally.add(state, held, producer, -1)
 
 
 # --- meta ----------------------------------------------------------------------

@@ -26,11 +26,14 @@ def head_crc(
     scope: str,
     source: str,
     dedup_key: str | None,
+    producer: str,
 ) -> int:
-    """Covers what never changes in an entry."""
+    """Covers what never changes in an entry. Without a producer it is as it was
+    before entries had one."""
+    by = f"|{producer}" if producer else ""
     return crc32(
         f"{seq}|{id}|{received_at}|{occurred_at}|{expires_at}|{event_type}|{severity}|"
-        f"{scope}|{source}|{dedup_key}".encode()
+        f"{scope}|{source}|{dedup_key}{by}".encode()
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import msgspec
@@ -123,6 +123,8 @@ class SqliteEngine:
         """What is kept in memory, as the tables have it."""
         self._tally = Tally()
         self._counts = query.counts(self.connection)
+        self._waiting = query.waiting(self.connection)
+        self._windows.has_old_keys = accepting.has_old_keys(self.connection)
         self._next_seq = query.last_seq(self.connection) + 1
         self._accepted_in_transaction = 0
         self.load_doubt()
@@ -159,6 +161,8 @@ class SqliteEngine:
         """Sync; only now anything is promised."""
         self.connection.execute("COMMIT")
         self._counts = self._counts_with(self._tally)
+        if self._tally.waiting:
+            self._waiting = self._waiting_with(self._tally.waiting)
         self._next_seq += self._accepted_in_transaction
 
     def rollback(self) -> None:
@@ -174,6 +178,15 @@ class SqliteEngine:
             self._counts.dead + tally.dead,
             self._counts.held + tally.held,
         )
+
+    def _waiting_with(self, changes: dict[str, int]) -> dict[str, int]:
+        # Another dictionary, because other threads look at this one.
+        waiting = dict(self._waiting)
+        for producer, by in changes.items():
+            count = waiting.pop(producer, 0) + by
+            if count > 0:
+                waiting[producer] = count
+        return waiting
 
     def close(self) -> None:
         """Empty the log into the file if there is room, and close.
@@ -207,7 +220,9 @@ class SqliteEngine:
                 self._say_closed()
 
     def set_windows(self, key_window_s: float, repeat_window_s: float) -> None:
-        self._windows = accepting.Windows(round(key_window_s * 1000), round(repeat_window_s * 1000))
+        self._windows = accepting.Windows(
+            round(key_window_s * 1000), round(repeat_window_s * 1000), has_old_keys=True
+        )
 
     def tidy(self) -> None:
         """Keep the log small: explicitly, so that a failure is seen."""
@@ -314,12 +329,17 @@ class SqliteEngine:
         changes.set_meta(self.connection, "last_seq", str(last))
 
     def prune_dedup(self, limit: int) -> int:
-        return changes.prune_dedup(self.connection, self.clock.wall_ms(), limit)
+        count = changes.prune_dedup(self.connection, self.clock.wall_ms(), limit)
+        self._windows.has_old_keys = accepting.has_old_keys(self.connection)
+        return count
 
     # --- reading ---
 
     def counts(self) -> Counts:
         return self._counts
+
+    def waiting(self) -> Mapping[str, int]:
+        return self._waiting
 
     def damage(self) -> Damage:
         return Damage(
@@ -414,9 +434,9 @@ class SqliteEngine:
         changes.set_meta(self.connection, "salvaged", str(before.salvaged + salvaged))
         changes.set_meta(self.connection, "lost", str(before.lost + lost))
 
-    def count_in(self, state: str, held: bool) -> None:
+    def count_in(self, state: str, held: int, producer: str) -> None:
         """An entry was written past `accept`."""
-        self._tally.add(state, held, +1)
+        self._tally.add(state, held, producer, +1)
 
     def reserve_seqs(self, next_seq: int) -> None:
         """Give new entries no seq below this one."""

@@ -223,6 +223,7 @@ _COLUMNS = {
     "reason": "e.dead_reason",
     "status": _STATUS,
     "source": "e.source",
+    "producer": "e.producer",
 }
 _SCOPES = {"cluster": "clusters", "namespace": "namespaces", "service": "servicesNames"}
 
@@ -241,6 +242,7 @@ def conditions(where: EntryFilter) -> tuple[str, list[object]]:
         ("reason", where.dead_reasons),
         ("status", where.last_statuses),
         ("source", where.sources),
+        ("producer", where.producers),
     ):
         unwanted = [value for own, value in where.excluded if own == name]
         if wanted:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from outboxd.errors import UnknownId
+from outboxd.errors import no_entry
 from outboxd.outbox.mentions import Text
 from outboxd.outbox.model import (
     SCOPE_LISTED_MAX,
@@ -56,6 +56,7 @@ class _DueRow(NamedTuple):
     repeats: int
     last_occurred_at: int | None
     source: str
+    producer: str
     crc: int | None  # of the body
 
 
@@ -109,6 +110,7 @@ def entry_of(row: EntryRow, body: str, before: str | None, after: str | None) ->
         dead_reason=row.dead_reason,
         attempts=row.attempts,
         body=body.encode(),
+        producer=row.producer,
         short_id=_short_id(row.id, before, after),
     )
 
@@ -133,11 +135,7 @@ def get(connection: sqlite3.Connection, id: str) -> Entry:
         (id,),
     ).fetchone()
     if row is None:
-        raise UnknownId(
-            f"there is no entry with the id {id!r}",
-            "`outboxd events` lists those there are; what was delivered is pruned after"
-            " [outbox] retain_delivered",
-        )
+        raise no_entry(id)
     *columns, before, after, body = row
     return entry_of(EntryRow._make(columns), body, before, after)
 
@@ -153,6 +151,15 @@ def counts(connection: sqlite3.Connection) -> Counts:
     ).fetchone()
     pending = due + held  # only what is pending can be held
     return Counts(pending, every - pending - dead, dead, held)
+
+
+def waiting(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many entries of each producer are pending."""
+    return dict(
+        connection.execute(
+            "SELECT producer, count(*) FROM entries WHERE state = 'pending' GROUP BY producer"
+        ).fetchall()
+    )
 
 
 def last_seq(connection: sqlite3.Connection) -> int:
@@ -228,6 +235,7 @@ def _claimed(row: _DueRow, body: bytes) -> Claimed:
         repeats=row.repeats,
         last_occurred_at=row.last_occurred_at,
         source=row.source,
+        producer=row.producer,
     )
 
 

@@ -44,12 +44,14 @@ class EntryRow(NamedTuple):
     attempts: str
     head_crc: int
     state_crc: int
+    producer: str
 
     def right_head_crc(self) -> int:
         """The checksum of what never changes, as it should be."""
         return head_crc(
             self.seq, self.id, self.received_at, self.occurred_at, self.expires_at,
             self.event_type, self.severity, self.scope, self.source, self.dedup_key,
+            self.producer,
         )  # fmt: skip
 
     def right_state_crc(self) -> int:
@@ -81,7 +83,7 @@ class DedupRow(NamedTuple):
 
 
 class StateRow(NamedTuple):
-    """The part of an entry that changes, to be written back."""
+    """The part of an entry that changes, to be written back, and by whom it is."""
 
     seq: int
     state: str
@@ -95,24 +97,35 @@ class StateRow(NamedTuple):
     possible_duplicate: int
     dead_reason: str | None
     attempts: str
+    producer: str
+
+    def right_crc(self) -> int:
+        """The checksum of it, as it should be."""
+        return state_crc(
+            self.seq, self.state, self.held, self.due_at, self.ended_at, self.repeats,
+            self.last_occurred_at, self.attempt_count, self.spent, self.possible_duplicate,
+            self.dead_reason, self.attempts,
+        )  # fmt: skip
 
 
-_STATE_COLUMNS = StateRow._fields[1:]
+_STATE_COLUMNS = tuple(name for name in StateRow._fields if name not in ("seq", "producer"))
 _decode_states = msgspec.json.Decoder(list[StateRow]).decode
 
 
 class Tally:
     """What a transaction has done to the counts; counted for good at its commit."""
 
-    __slots__ = ("dead", "delivered", "held", "pending")
+    __slots__ = ("dead", "delivered", "held", "pending", "waiting")
 
     def __init__(self) -> None:
         self.pending = self.delivered = self.dead = self.held = 0
+        self.waiting: dict[str, int] = {}  # by producer, what is pending
 
-    def add(self, state: str, held: int, by: int) -> None:
+    def add(self, state: str, held: int, producer: str, by: int) -> None:
         """Count an entry in (+1) or out (-1)."""
         if state == State.PENDING:
             self.pending += by
+            self.waiting[producer] = self.waiting.get(producer, 0) + by
         elif state == State.DELIVERED:
             self.delivered += by
         else:
@@ -121,8 +134,8 @@ class Tally:
 
     def move(self, before: StateRow, after: StateRow) -> None:
         """Count an entry from one state to another."""
-        self.add(before.state, before.held, -1)
-        self.add(after.state, after.held, +1)
+        self.add(before.state, before.held, before.producer, -1)
+        self.add(after.state, after.held, after.producer, +1)
 
 
 def portions(rows: Sequence[Any], largest: int = 64) -> Iterator[Sequence[Any]]:
@@ -141,12 +154,16 @@ def insert_rows(
     rows: Sequence[tuple[Any, ...]],
     tail: str = "",
     pattern: str | None = None,
-) -> None:
-    """Many rows, few statements; `pattern` is the row's text where not all of it is bound."""
+) -> int:
+    """Many rows, few statements; `pattern` is the row's text where not all of it is
+    bound. How many rows were inserted or changed."""
+    changed = 0
     for portion in portions(rows):
         marks = pattern or "(" + ",".join("?" * len(portion[0])) + ")"
         values = ",".join([marks] * len(portion))
-        connection.execute(f"{head} VALUES {values}{tail}", tuple(chain.from_iterable(portion)))
+        bound = tuple(chain.from_iterable(portion))
+        changed += connection.execute(f"{head} VALUES {values}{tail}", bound).rowcount
+    return changed
 
 
 def read_states(connection: sqlite3.Connection, seqs: Iterable[int]) -> list[StateRow]:
@@ -169,7 +186,7 @@ def write_states(connection: sqlite3.Connection, changed: Sequence[StateRow]) ->
     """Write the changing part back, with its checksum."""
     insert_rows(
         connection,
-        f"WITH v (seq, {', '.join(_STATE_COLUMNS)}, crc) AS (",
-        [(*row, state_crc(*row)) for row in changed],
+        f"WITH v ({', '.join(StateRow._fields)}, crc) AS (",
+        [(*row, row.right_crc()) for row in changed],
         ")" + _WRITE_BACK,
     )

@@ -78,7 +78,7 @@ CREATE TABLE bodies (
 
 DEDUP = """
 CREATE TABLE dedup (
-    key TEXT PRIMARY KEY,               -- 'k:' the producer's key, 'r:' a body's hash
+    key TEXT PRIMARY KEY,               -- see accepting.py
     seq INTEGER NOT NULL,               -- the first event's entry
     id TEXT NOT NULL,
     expires_at INTEGER NOT NULL,        -- the end of the dedup window
@@ -112,6 +112,11 @@ CREATE TABLE damaged (                  -- rows that failed their checksum, kept
 """
 
 
+# By whom an event was handed in. Rows from before do not say, and cost nothing to
+# have the column.
+PRODUCER = "ALTER TABLE entries ADD COLUMN producer TEXT NOT NULL DEFAULT ''"
+
+
 @migrations(name="0001_entries")
 def _create(db: Database) -> None:
     for statement in (
@@ -125,6 +130,11 @@ def _create(db: Database) -> None:
         DAMAGED,
     ):
         db.execute(statement)
+
+
+@migrations(name="0002_producer")
+def _add_producer(db: Database) -> None:
+    db.execute(PRODUCER)
 
 
 def known_migrations() -> set[str]:

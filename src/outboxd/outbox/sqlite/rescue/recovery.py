@@ -28,6 +28,7 @@ import msgspec
 
 from outboxd.errors import DiskShort, OutboxUnusable
 from outboxd.outbox.sqlite import changes
+from outboxd.outbox.sqlite.accepting import key_identities
 from outboxd.outbox.sqlite.ballast import Ballast
 from outboxd.outbox.sqlite.checksums import body_crc, text_crc
 from outboxd.outbox.sqlite.connection import unusable
@@ -249,7 +250,7 @@ class Rescue:
         insert_rows(engine.connection, "INSERT INTO entries", [row.entry for row in fresh])
         insert_rows(engine.connection, "INSERT INTO bodies (seq, body, crc)", bodies)
         for row in fresh:
-            engine.count_in(row.entry.state, bool(row.entry.held))
+            engine.count_in(row.entry.state, row.entry.held, row.entry.producer)
         self._remember([found for row in fresh if (found := self._identity(row))], engine)
         self.salvaged += len(fresh)
         engine.add_damage(len(fresh), 0)
@@ -260,7 +261,8 @@ class Rescue:
         if entry.dedup_key is None:
             return None
         expires_at = entry.received_at + self._key_window_ms
-        return DedupRow.made(f"k:{entry.dedup_key}", entry.seq, entry.id, expires_at)
+        key = key_identities(entry.producer, entry.dedup_key)[0]
+        return DedupRow.made(key, entry.seq, entry.id, expires_at)
 
     def _identities(self) -> Iterator[Portion]:
         found: list[DedupRow] = []

@@ -29,6 +29,8 @@ from outboxd.outbox.sqlite.rescue.wal import Log, Verdict
 from outboxd.outbox.sqlite.rows import DedupRow, EntryRow
 
 ENTRY_COLUMNS = len(EntryRow._fields)
+# Rows from before there was the last one, the producer, are stored without it.
+_ENTRY_WIDTHS = (ENTRY_COLUMNS - 1, ENTRY_COLUMNS)
 # A page holds no more entries than this: bounds what a destroyed one can count.
 _ROWS_A_PAGE = 64
 _SEQ_MAX = 1 << 48
@@ -306,10 +308,11 @@ class Salvage:
             values = carve.record(carve.payload(self._images, unpacked(locator)))
         except Malformed:
             return None
-        if len(values) != ENTRY_COLUMNS:
+        if len(values) not in _ENTRY_WIDTHS:
             return None
+        columns = cast("list[Any]", [*values, ""][:ENTRY_COLUMNS])
         # The column itself is stored as NULL: the row id is the seq.
-        return EntryRow._make(cast("Iterable[Any]", values))._replace(seq=seq)
+        return EntryRow._make(columns)._replace(seq=seq)
 
     def _candidates(self, table: str, seq: int) -> list[int]:
         """All images of a row: those in use first, the newest first."""
@@ -341,6 +344,7 @@ class Salvage:
             scope=bytes(event.get("scope", b"")).decode(),
             source=Source.SOCKET,
             dedup_key=None,
+            producer="",
             **_FRESH,
         )
         return _joined(row._replace(head_crc=row.right_head_crc()), None, True, False)
@@ -395,7 +399,7 @@ def _identity(id: str | None, now: int) -> tuple[str, int]:
 
 def _table(types: list[int]) -> str:
     """Whose row it is, by its columns; "" for none that is salvaged."""
-    if len(types) == ENTRY_COLUMNS and types[0] == 0:
+    if len(types) in _ENTRY_WIDTHS and types[0] == 0:
         return "entries"
     if len(types) == 3 and types[0] == 0 and types[1] >= 13 and types[2] <= 9:
         return "bodies"
