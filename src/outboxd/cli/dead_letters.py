@@ -93,10 +93,7 @@ def _change_each(queue: Queue, arguments: Arguments, change: EntryChange, done: 
     with _progress("working", queue, arguments) as step:
         for id in arguments.id:
             try:
-                entry = read_entry(queue.get(resolve_id(queue, id)))
-                if entry.state == "delivered":
-                    raise EventError(f"{entry.id} was delivered, it is no dead letter")
-                queue.change(change, entry.id)
+                queue.change(change, resolve_id(queue, id))
                 count += 1
             except (UnknownId, EventError) as error:
                 report(error)

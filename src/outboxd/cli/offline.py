@@ -23,11 +23,11 @@ from outboxd.cli.rows import Page, Params
 from outboxd.clock import Clock
 from outboxd.config.load import Config
 from outboxd.delivery.late import shown_body
-from outboxd.errors import NotPermitted, OutboxLocked, Unavailable
+from outboxd.errors import EventError, NotPermitted, OutboxLocked, Unavailable
 from outboxd.outbox.bulk import BulkChange
 from outboxd.outbox.filters import read_filter
 from outboxd.outbox.listing import read_page
-from outboxd.outbox.model import Counts, Damage, DestinationHold, EntryChange
+from outboxd.outbox.model import Counts, Damage, DestinationHold, EntryChange, State
 from outboxd.outbox.shapes import attempts_json, entry_json
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.sqlite.opening import open_offline
@@ -117,10 +117,11 @@ class FileQueue:
         )
 
     def change(self, change: EntryChange, id: str) -> None:
-        """Do it to one entry; raises UnknownId."""
+        """Do it to one entry; raises UnknownId, EventError for what was delivered."""
         engine = self._open()
         with engine.transaction():
-            engine.change(change, id)
+            if engine.change(change, id).state == State.DELIVERED:
+                raise EventError(f"{id} was delivered, it is no dead letter")
 
     def change_dead(self, change: EntryChange, params: Params) -> int:
         """Retry or drop all dead letters that match; how many."""
