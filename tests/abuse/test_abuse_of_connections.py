@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import runpy
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.agent import GONE
 
 pytestmark = pytest.mark.alone
 
@@ -21,14 +23,32 @@ ATTACKS = SimpleNamespace(
     }
 )
 
-WITHOUT_LIMITS = """
+# The controls: what takes one limit away from the agent, before it starts.
+FEW_DESCRIPTORS = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (600, 600))
+"""
+ANY_NUMBER = """
 import outboxd.budgets as budgets
-everything = 1 << 40
-budgets.Limits.__init__ = lambda self, *a, **k: (
-    setattr(self, "connections", budgets.Budget(everything)),
-    setattr(self, "bytes", budgets.Budget(everything)),
-) and None
+def unlimited(self, *numbers, **named):
+    self.connections = self.bytes = budgets.Budget(1 << 40)
+budgets.Limits.__init__ = unlimited
 budgets.Limits.fit = lambda self, *a: self
+"""
+EXPLAINED_ON_THE_LOOP = """
+import contextlib
+import outboxd.intake.intake as intake
+intake.PLAIN_BYTES = 1 << 30
+class AllAtOnce:
+    @contextlib.asynccontextmanager
+    async def of(self, holder):
+        yield
+intake.Turns = AllAtOnce
+"""
+PIPELINED_AT_ONCE = """
+import outboxd.serve.connection as connection
+connection.PIPELINE_MAX = 1 << 30
+connection.SMALL_PIECE_BYTES = 1 << 30
 """
 
 
@@ -68,3 +88,30 @@ def test_answers_that_nobody_reads_cost_little(attacked):
         report = abuse.attack(ATTACKS.unread_answers)
         print(report)
         assert report.faults() == []
+
+
+def test_the_port_of_the_page_full_of_connections_delays_no_intake(attacked):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with attacked(http={"listen": address}) as abuse:
+        report = abuse.attack(ATTACKS.idle_connections, target=address)
+        print(report)
+        assert report.faults() == []
+
+
+@pytest.mark.parametrize(
+    ("patch", "name"),
+    [
+        (FEW_DESCRIPTORS + ANY_NUMBER, "idle_connections"),
+        (EXPLAINED_ON_THE_LOOP, "bad_batches"),
+        (PIPELINED_AT_ONCE, "pipelined_requests"),
+    ],
+)
+def test_without_the_limit_the_attack_is_seen(attacked, patch, name):
+    with attacked(patch) as abuse:
+        try:
+            report = abuse.attack(getattr(ATTACKS, name))
+        except GONE:
+            return  # it answers nobody any more
+        print(report)
+        assert report.faults() != []

@@ -124,3 +124,16 @@ def test_the_drain_rate_counts_what_came_in_meanwhile():
     world.clock.advance(1)
     world.admission.reserve(1)
     assert 0 < world.admission.drain_rate <= 6
+
+
+def test_many_same_results_cost_as_much_as_one_and_stand_in_their_place():
+    results = Results()
+    results.add_same(b'{"a": 1}', 3)
+    results.add([b'{"b": 2}'])
+    results.add_same(b'{"a": 1}', 100_000)
+    results.add_same(b'{"a": 1}', 100_000)
+    results.add([b'{"c": 3}'])
+    whole = b"".join(results.blocks())
+    assert len(whole) == results.length
+    told = json.loads(whole)["results"]
+    assert told == [*[{"a": 1}] * 3, {"b": 2}, *[{"a": 1}] * 200_000, {"c": 3}]

@@ -55,3 +55,11 @@ def test_the_rate_limit_lets_through_what_its_rate_allows():
     limit = RateLimit()
     admitted = sum(limit.admits(50, now / 1000) for now in range(1_000_000, 1_010_000, 5))
     assert 495 <= admitted <= 510
+
+
+@pytest.mark.parametrize("starts_s", [0.0, 3.0, 1e6])
+def test_the_rate_limit_is_full_at_first_whatever_the_clock_shows(starts_s):
+    limit = RateLimit()
+    admitted = [limit.admits(100.0, starts_s) for _ in range(11)]
+    assert admitted == [True] * 10 + [False]
+    assert limit.admits(100.0, starts_s + 0.011)

@@ -46,7 +46,8 @@ def test_an_event_without_scope_reaches_all_twenty_services_of_the_documentation
         ({**GOOD, "scope": []}, "scope must be an object"),
         ({**GOOD, "scope": {"clusters": "A"}}, "scope.clusters must be an array"),
         ({**GOOD, "scope": {"clusters": [1]}}, "each value in scope.clusters must be a string"),
-        ({**GOOD, "scope": {"serviceNames": ["1"]}}, "serviceNames should not exist"),
+        ({**GOOD, "scope": {"serviceName": ["1"]}}, "serviceName should not exist"),
+        ({**GOOD, "scope": {"serviceNames": ["1"], "servicesNames": ["1"]}}, "not have both"),
         ({**GOOD, "dedupKey": "k"}, "dedupKey should not exist"),
     ],
 )
@@ -57,6 +58,15 @@ def test_what_komodor_would_refuse_is_answered_400_with_messages_and_not_kept(
     assert answer.status == 400
     assert any(message in each for each in answer.json["message"]), answer.json
     assert sandbox.events() == []
+
+
+@pytest.mark.parametrize("name", ["serviceNames", "servicesNames"])
+def test_both_spellings_of_a_scopes_services_are_taken_and_correlated(sandbox, name):
+    every = sandbox.post(GOOD).json["correlatedServices"]
+    wanted = every[0]["service"]
+    answer = sandbox.post({**GOOD, "scope": {name: [wanted]}})
+    assert answer.status == 201
+    assert {one["service"] for one in answer.json["correlatedServices"]} == {wanted}
 
 
 def test_all_faults_of_an_event_are_told_at_once(sandbox):

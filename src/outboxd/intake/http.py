@@ -13,6 +13,8 @@ from typing import Protocol
 
 from outboxd.errors import DiskShort
 from outboxd.intake.intake import (
+    FAULTS_MAX,
+    NOT_JUDGED,
     Answer,
     Faults,
     Intake,
@@ -146,6 +148,11 @@ class IntakeRoutes:
         faults: Faults,
     ) -> None:
         """Empty `lines` into the outbox, so many at a time."""
+        if faults.count >= FAULTS_MAX:
+            self._metrics.refused("invalid", len(lines))
+            results.add_same(NOT_JUDGED, len(lines))
+            lines.clear()
+            return
         for start in range(0, len(lines), PORTION_LINES):
             if request.is_gone:
                 raise ClientGone("nobody waits for the results of this batch")

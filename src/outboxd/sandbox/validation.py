@@ -1,7 +1,8 @@
 """What Komodor says to an event: valid, or a list of messages.
 
 Strict on purpose: whatever the agent should have mapped or taken out
-(`serviceNames`, "Warning", `dedupKey`) is an error here, so that it is seen.
+("Warning", `dedupKey`) is an error here, so that it is seen. A scope's services
+may be called `serviceNames` or `servicesNames`: Komodor's documentation has both.
 It must never accept what the documentation forbids.
 """
 
@@ -15,7 +16,7 @@ import msgspec
 EVENT_TYPE_MAX = 60
 SEVERITIES = ("information", "warning", "error")
 _FIELDS = ("eventType", "summary", "scope", "severity", "details")
-_SCOPE_FIELDS = ("clusters", "servicesNames", "namespaces")
+_SCOPE_FIELDS = ("clusters", "servicesNames", "serviceNames", "namespaces")
 
 
 class ReceivedEvent(NamedTuple):
@@ -52,6 +53,7 @@ def validate(body: bytes) -> ReceivedEvent:
         or not event.summary
         or (event.severity is not None and event.severity not in SEVERITIES)
         or not _is_object_or_null(event.details)
+        or (scope and scope.servicesNames is not None and scope.serviceNames is not None)
     ):
         raise InvalidEvent(_messages(body))
     if scope is None:
@@ -62,13 +64,14 @@ def validate(body: bytes) -> ReceivedEvent:
         event.severity or "information",
         scope.clusters or (),
         scope.namespaces or (),
-        scope.servicesNames or (),
+        scope.servicesNames or scope.serviceNames or (),
     )
 
 
 class _Scope(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     clusters: tuple[str, ...] | None = None
     servicesNames: tuple[str, ...] | None = None
+    serviceNames: tuple[str, ...] | None = None
     namespaces: tuple[str, ...] | None = None
 
 
@@ -136,6 +139,8 @@ def _scope_messages(scope: Any) -> list[str]:
     messages = [
         f"scope.property {name} should not exist" for name in scope if name not in _SCOPE_FIELDS
     ]
+    if scope.get("servicesNames") is not None and scope.get("serviceNames") is not None:
+        messages.append("scope must not have both servicesNames and serviceNames")
     for name in _SCOPE_FIELDS:
         names = scope.get(name)
         if names is None:

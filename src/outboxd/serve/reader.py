@@ -180,6 +180,9 @@ def _length(headers: dict[str, list[str]]) -> int | None:
 def _ambiguity(head: Head) -> Refusal | None:
     """What another server may read differently: refused, and nothing behind it is read."""
     headers = head.headers
+    if head.version not in ("1.0", "1.1"):
+        what = f"HTTP/{head.version} is not spoken here"
+        return Refusal(505, what, None, "speak HTTP/1.1", close=True)
     if len(headers.get("host", ())) > 1:
         return Refusal(400, "there are several Host headers", "Host", "send one", close=True)
     codings = headers.get("transfer-encoding")
