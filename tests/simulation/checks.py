@@ -54,7 +54,7 @@ class Checks:
     names: dict[str, str] = field(default_factory=dict)  # of ids with a receipt
     received_s: dict[str, float] = field(default_factory=dict)
     was_set_back: bool = False  # the wall clock
-    _refused_s: dict[str, float] = field(default_factory=dict)  # by id, the last time
+    _refused_s: dict[str, float] = field(default_factory=dict)  # by id, the first time
     _own_wait_until_s: dict[str, float] = field(default_factory=dict)
     dropping: set[str] = field(default_factory=set)  # told to, perhaps without an answer
     dropped: dict[str, float] = field(default_factory=dict)
@@ -151,7 +151,7 @@ class Checks:
         until_s = 0.0 if wait_s is None else min(wait_s, self.settings.retry_after_max_s)
         is_its_own = self._passed_since_refused(request.id)
         if answer.status != 201:
-            self._refused_s[request.id] = request.ended_s
+            self._refused_s.setdefault(request.id, request.ended_s)
         if wait_s is not None and is_its_own:
             # While others pass it is the event that is throttled: it waits by itself.
             self._own_wait_until_s[request.id] = request.ended_s + until_s - 1e-6
@@ -221,7 +221,7 @@ class Checks:
             if settlement.spent:
                 self.guarded(self._check_spent, settlement, id)
             attempt = settlement.attempt
-            if attempt is not None and attempt.outcome == Outcome.UNAVAILABLE:
+            if attempt is not None and attempt.outcome in _REFUSALS:
                 self._last_failed[id] = self._last_landing_s(id)
 
     def _check_spent(self, settlement: Settlement, id: str) -> None:
@@ -366,6 +366,9 @@ class Checks:
 
     def outages_told(self) -> int:
         return sum(isinstance(fact, OutageEnded) for fact in self.facts)
+
+
+_REFUSALS = (Outcome.UNAVAILABLE, Outcome.THROTTLED, Outcome.HOLD)
 
 
 def _told_to_wait_s(answer: Answer) -> float | None:

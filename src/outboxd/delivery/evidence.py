@@ -39,6 +39,8 @@ class Refused(NamedTuple):
     spent: bool  # it costs an attempt
     holds: int  # attempts spent on answers of the class hold, this one included
     is_news: bool  # the first refusal that is its own fault
+    own_refusals: int  # how often it was refused by its own fault, this time included
+    others_passed: bool  # whether any was delivered since it was refused last
 
 
 class Rejected(NamedTuple):
@@ -52,11 +54,16 @@ class Rejected(NamedTuple):
 class _Record:
     """What is remembered of an entry that was refused and not delivered since."""
 
-    __slots__ = ("at_delivery", "blamed", "holds", "is_known", "refusals", "rests_until_s")
+    __slots__ = (
+        *("at_delivery", "blamed", "holds", "is_known"),
+        *("is_passed_over", "own_refusals", "refusals", "rests_until_s"),
+    )
 
     def __init__(self) -> None:
         self.at_delivery = -1  # how many deliveries there were at the last refusal
-        self.refusals = 0  # that count: in strict order the first may not
+        self.refusals = 0
+        self.own_refusals = 0
+        self.is_passed_over = True  # by probes, while there are others
         self.blamed = False
         self.is_known = False  # whether its being set aside was told
         self.holds = 0
@@ -99,8 +106,7 @@ class Evidence:
     def refused_before(self) -> list[int]:
         """The entries that were refused and not delivered since, longest ago first;
         without those that are to be asked once more before another."""
-        enough = 2 if self.in_order else 1
-        return [seq for seq, record in self._records.items() if record.refusals >= enough]
+        return [seq for seq, record in self._records.items() if record.is_passed_over]
 
     def set_aside(self) -> list[int]:
         """The entries that wait by themselves because they are to blame."""
@@ -108,24 +114,30 @@ class Evidence:
 
     # --- what happens ---
 
-    def refused(self, seq: int, *, holds: bool, rests_until_s: float) -> Refused:
-        """An entry was refused, perhaps by an answer of the class hold; if it turns
-        out to be to blame, it waits by itself until the time given."""
+    def refused(self, seq: int, *, holds: bool) -> Refused:
+        """An entry was refused, perhaps by an answer of the class hold."""
         record = self._records.pop(seq, None) or _Record()
         self._records[seq] = record
         if len(self._records) > REMEMBERED_MAX:
             self._records.popitem(last=False)
         others_passed = 0 <= record.at_delivery < self._deliveries
-        record.at_delivery, record.rests_until_s = self._deliveries, rests_until_s
-        record.refusals += 2 if holds else 1
-        if not record.blamed or self._suspects:
+        record.at_delivery = self._deliveries
+        record.refusals += 1
+        record.is_passed_over = holds or record.refusals > 1 or not self.in_order
+        own_fault = record.blamed and not self._suspects
+        if not own_fault:
             self._suspects[seq] = self._suspects.get(seq, False) or holds
-            return Refused(False, False, record.holds, False)
-        spent = others_passed and not self._spent
+        record.own_refusals += own_fault
+        spent = own_fault and others_passed and not self._spent
         self._spent |= spent
         record.holds += spent and holds
-        is_news, record.is_known = not record.is_known, True
-        return Refused(True, spent, record.holds, is_news)
+        is_news = own_fault and not record.is_known
+        record.is_known |= own_fault
+        return Refused(own_fault, spent, record.holds, is_news, record.own_refusals, others_passed)
+
+    def rests(self, seq: int, until_s: float) -> None:
+        """Until when an entry waits by itself, if it turns out to be to blame."""
+        self._records[seq].rests_until_s = until_s
 
     def delivered(self, seq: int) -> tuple[int, float] | None:
         """An entry was delivered that had been sent after those that were refused.
@@ -185,5 +197,4 @@ class Evidence:
             self._revived.popitem(last=False)
         # It goes round with those that were refused.
         self._records.pop(seq, None)
-        self._records[seq] = record = _Record()
-        record.refusals = 2
+        self._records[seq] = _Record()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from outboxd.delivery.backoff import Backoff
 from outboxd.delivery.breaker import Allowance, Breaker, State, Ticket, View
-from outboxd.delivery.evidence import BRAKE_AFTER, Evidence
+from outboxd.delivery.evidence import BRAKE_AFTER, Evidence, Refused
 from outboxd.delivery.limiter import Limiter
 from outboxd.delivery.outcome import Meaning
 from outboxd.delivery.rate import Rate
@@ -89,6 +89,7 @@ class Gate:
     ) -> None:
         """With `in_order` requests go one after the other."""
         self._backoff = backoff
+        self._hold_probe_s = hold_probe_s
         self._breaker = Breaker(backoff, hold_probe_s, now_s, tolerant=not in_order)
         self._limiter = Limiter(1 if in_order else concurrency_max)
         self._rate = Rate(rate_max)
@@ -192,20 +193,19 @@ class Gate:
         self._breaker.abandon(permit.ticket)
         self._limiter.failed(permit.slot)
 
-    def ended(
-        self, permit: Permit, meaning: Meaning, spent: int, now_s: float, random: float
-    ) -> Effect:
-        """A request's answer, or its fault; so many attempts were spent on its event."""
+    def ended(self, permit: Permit, meaning: Meaning, now_s: float, random: float) -> Effect:
+        """A request's answer, or its fault."""
         self._open_s.pop(permit.slot, None)
         if meaning.outcome is Outcome.DELIVERED:
             return self._delivered(permit, now_s)
         if meaning.outcome is Outcome.REJECTED:
             return self._rejected(permit, meaning, now_s)
-        return self._refused(permit, meaning, spent, now_s, random)
+        return self._refused(permit, meaning, now_s, random)
 
     def _delivered(self, permit: Permit, now_s: float) -> Effect:
         if self._breaker.is_late(permit.ticket):
             # Sent before the trouble began: it says little of the present.
+            self._evidence.gone(permit.seq)
             return Effect(self._taken(permit, False, now_s))
         blamed = self._evidence.delivered(permit.seq)
         was_trouble, self._is_trouble = self._is_trouble or blamed is None, False
@@ -240,16 +240,16 @@ class Gate:
         self._limiter.restart()
         return Change.RECOVERED
 
-    def _refused(
-        self, permit: Permit, meaning: Meaning, spent: int, now_s: float, random: float
-    ) -> Effect:
+    def _refused(self, permit: Permit, meaning: Meaning, now_s: float, random: float) -> Effect:
         outcome, holds = meaning.outcome, meaning.outcome is Outcome.HOLD
         if self._breaker.is_outdated(permit.ticket) and holds:
             self.abandon(permit)  # with the old key: it says nothing of the new one
             return Effect()
+        rests_s = self._backoff.delay_s(1, random)
         if meaning.concerns_event:
-            rests_s = self._own_wait_s(meaning, spent, random)
-            refused = self._evidence.refused(permit.seq, holds=holds, rests_until_s=now_s + rests_s)
+            refused = self._evidence.refused(permit.seq, holds=holds)
+            rests_s = self._own_wait_s(meaning, refused, random)
+            self._evidence.rests(permit.seq, now_s + rests_s)
             if refused.own_fault:
                 self._breaker.abandon(permit.ticket)
                 self._limiter.ignored(permit.slot)
@@ -278,7 +278,7 @@ class Gate:
         return Effect(
             self._lost() if lost else Change.NONE,
             # While requests flow nothing else keeps it from being tried at once.
-            rests_s=self._backoff.delay_s(spent + 1, random) if self.flowing else None,
+            rests_s=rests_s if self.flowing else None,
             fresh_connections=True,
         )
 
@@ -294,11 +294,13 @@ class Gate:
         )
         return Effect(self._lost() if lost else Change.NONE, fresh_connections=True)
 
-    def _own_wait_s(self, meaning: Meaning, spent: int, random: float) -> float:
+    def _own_wait_s(self, meaning: Meaning, refused: Refused, random: float) -> float:
         """How long an event waits by itself: as it was told, or its own backoff."""
         if meaning.outcome is Outcome.THROTTLED and meaning.retry_after_s is not None:
             return meaning.retry_after_s
-        return self._backoff.delay_s(spent + 1, random)
+        if meaning.outcome is Outcome.HOLD and refused.own_fault and not refused.others_passed:
+            return self._hold_probe_s  # it may be the destination after all
+        return self._backoff.delay_s(max(1, refused.own_refusals), random)
 
     def _lost(self) -> Change:
         if self._away:
@@ -349,6 +351,7 @@ class Gate:
     ) -> None:
         """Other settings, from the next request on."""
         self._backoff = backoff
+        self._hold_probe_s = hold_probe_s
         self._breaker.configure(backoff, hold_probe_s, tolerant=not in_order)
         self._limiter.configure(1 if in_order else concurrency_max)
         self._evidence.in_order = in_order

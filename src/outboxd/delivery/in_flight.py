@@ -149,7 +149,7 @@ class InFlight:
         try:
             now_s = self._clock.monotonic_s()
             meaning = decide(answer, self._clock.wall_ms(), self._settings.retry_after_max_s)
-            effect = self._gate.ended(request.permit, meaning, entry.spent, now_s, self._random())
+            effect = self._gate.ended(request.permit, meaning, now_s, self._random())
             self._end(request, meaning, effect, now_s)
         except Exception as error:
             if effect is None:
