@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
 
-from simulation.network import HOLDS, OUTAGES, Network, Request
+from simulation.network import HOLDS, OUTAGES, REJECTS, Network, Request
 
 from outboxd.delivery.facts import Fact, GateChanged, OutageEnded
-from outboxd.delivery.outcome import Answer
+from outboxd.delivery.outcome import Answer, Fault
 from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import Settings
 from outboxd.outbox.model import Outcome, Settlement
@@ -53,9 +55,11 @@ class Checks:
     cut_off: set[str] = field(default_factory=set)  # in flight at a crash or stop
     names: dict[str, str] = field(default_factory=dict)  # of ids with a receipt
     received_s: dict[str, float] = field(default_factory=dict)
+    ttl_s: dict[str, float | None] = field(default_factory=dict)
     was_set_back: bool = False  # the wall clock
+    _dead_since: set[int] = field(default_factory=set)  # the last delivery, by seq
     _refused_s: dict[str, float] = field(default_factory=dict)  # by id, the first time
-    _own_wait_until_s: dict[str, float] = field(default_factory=dict)
+    _own_wait_until_s: dict[str, tuple[float, int]] = field(default_factory=dict)
     dropping: set[str] = field(default_factory=set)  # told to, perhaps without an answer
     dropped: dict[str, float] = field(default_factory=dict)
     retried: set[str] = field(default_factory=set)
@@ -103,9 +107,10 @@ class Checks:
         must(request.began_s <= entry_since_s, f"{now}: sent while the entry was held")
         dropped_s = self.dropped.get(request.id, math.inf)
         must(request.began_s <= dropped_s, f"{now}: sent after it was dropped")
-        own_wait_s = self._own_wait_until_s.get(request.id, 0.0)
-        if self.resets == self._told_to_wait_by:
+        own_wait_s, told_by = self._own_wait_until_s.get(request.id, (0.0, -1))
+        if self.resets == told_by:
             must(request.began_s >= own_wait_s, f"{now}: sent before its Retry-After was over")
+        if self.resets == self._told_to_wait_by:
             must(request.began_s >= self._wait_until_s, f"{now}: sent before Retry-After was over")
         row = self._row("state, seq", request.id)
         if row is None and request.id in self.dropping:
@@ -138,7 +143,9 @@ class Checks:
         (received_at,) = self._row("received_at", request.id)
         delay_ms = self.network.clock.wall_ms() - received_at
         passed_s = request.began_s - self.received_s.get(request.id, request.began_s)
-        if self.was_set_back:
+        days = re.match(r"(\d+)d", str(request.details.get("deliveryDelay", "")))
+        must(days is None or int(days[1]) < 1000, f"{now}: {request.details} is absurd")
+        if self.was_set_back or (self.agents > 1 and received_at < 1_577_836_800_000):
             return  # no time after that says how long anything took
         # An agent that was started since the clock was set knows the wall clock alone.
         late = {delay_ms > self.settings.late_after_s * 1000, passed_s > self.settings.late_after_s}
@@ -154,16 +161,20 @@ class Checks:
             self._refused_s.setdefault(request.id, request.ended_s)
         if wait_s is not None and is_its_own:
             # While others pass it is the event that is throttled: it waits by itself.
-            self._own_wait_until_s[request.id] = request.ended_s + until_s - 1e-6
-            self._told_to_wait_by = self.resets
+            own_until_s = request.ended_s + until_s - 1e-6
+            self._own_wait_until_s[request.id] = (own_until_s, self.resets)
         elif wait_s is not None:
             wait_s = min(wait_s, self.settings.retry_after_max_s)
             before_s = self._wait_until_s if self.resets == self._told_to_wait_by else 0.0
             # Retry-After is in whole seconds, and floats round.
             self._wait_until_s = max(before_s, request.ended_s + wait_s - 1e-6)
             self._told_to_wait_by = self.resets
-        good = answer.status in (201, 400)
+        good = answer.status == 201
         self.landings.append((request.ended_s, request.id, good))
+
+    def forget_own_waits(self) -> None:
+        """Entries were changed, or the clock: what they were told is no longer certain."""
+        self._own_wait_until_s.clear()
 
     def _passed_since_refused(self, id: str) -> bool:
         """Whether the entry was refused before, and another was delivered since."""
@@ -186,6 +197,7 @@ class Checks:
             self._permits, self._in_flight_max = permits, len(self.network.flying)
 
     def agent_started(self, sender: Sender) -> None:
+        self._dead_since.clear()
         self.sender, self._permits, self._in_flight_max = sender, 1, 0
         self.agents += 1
         self.resets += 1
@@ -212,6 +224,7 @@ class Checks:
 
     def exchanged(self, operation: Exchange) -> None:
         """What a commit has settled."""
+        self.guarded(self._check_dead, operation.settlements)
         for settlement in operation.settlements:
             id = self._id_of(settlement.seq)
             for request in reversed(self.network.requests):
@@ -221,8 +234,31 @@ class Checks:
             if settlement.spent:
                 self.guarded(self._check_spent, settlement, id)
             attempt = settlement.attempt
-            if attempt is not None and attempt.outcome in _REFUSALS:
+            said = self._last_answer(id)
+            sent = said is None or said.sent or said.fault is Fault.INTERNAL
+            if attempt is not None and attempt.outcome in _REFUSALS and sent:
                 self._last_failed[id] = self._last_landing_s(id)
+
+    def _check_dead(self, settlements: Sequence[Settlement]) -> None:
+        """Nothing dies while nothing is delivered, but for nine rejected; no ttl ends early."""
+        if any(settlement.state == "delivered" for settlement in settlements):
+            self._dead_since.clear()
+        for settlement in settlements:
+            if settlement.revives or settlement.state == "pending":
+                self._dead_since.discard(settlement.seq)
+            if settlement.dead_reason in ("rejected", "exhausted"):
+                self._dead_since.add(settlement.seq)
+            if settlement.dead_reason == "expired":
+                self._check_expired(self._id_of(settlement.seq))
+        dead = len(self._dead_since)
+        must(dead <= 9, f"at {self._now_s():.2f} s: {dead} have died and nothing was delivered")
+
+    def _check_expired(self, id: str) -> None:
+        ttl_s = self.ttl_s.get(id)
+        if ttl_s is None or self.was_set_back or self.agents > 1:
+            return  # what passed while no agent ran is the wall clock's word alone
+        passed_s = self._now_s() - self.received_s[id]
+        must(passed_s >= ttl_s - 0.01, f"{self.names[id]} expired after {passed_s:.2f} s")
 
     def _check_spent(self, settlement: Settlement, id: str) -> None:
         """Spent only if others were delivered meanwhile, and hardly in an outage."""
@@ -243,6 +279,9 @@ class Checks:
             spent = self._spent_in[serial]
             must(spent <= most, f"{spent} attempts were spent in one outage ({request.weather})")
         self.spent[id] += 1
+
+    def _last_answer(self, id: str) -> Answer | None:
+        return next((r.answer for r in reversed(self.network.requests) if r.id == id), None)
 
     def _last_landing_s(self, id: str) -> float:
         return next((at_s for at_s, other, _ in reversed(self.landings) if other == id), 0.0)
@@ -277,9 +316,10 @@ class Checks:
         if state == "delivered":
             must(arrivals, f"{name} is lost: delivered, and it never arrived")
         elif state == "pending":
-            must(poison in ("500", "hang"), f"{name} is still pending: {attempts[-300:]}")
+            must((poison or "400") != "400", f"{name} is still pending: {attempts[-300:]}")
         elif reason == "rejected":
-            must(poison == "400", f"{name} was rejected, and only its way was bad: {attempts}")
+            walled = any(r.id == id and r.weather in REJECTS for r in self.network.requests)
+            must(poison or walled, f"{name} was rejected, and only its way was bad: {attempts}")
         elif reason == "exhausted":
             must(spent >= self.settings.attempts_max, f"{name} exhausted with {spent} spent")
             must(poison, f"{name} was given up: {attempts}")
@@ -310,7 +350,7 @@ class Checks:
         settings = self.settings
         by_serial: dict[int, list[Request]] = defaultdict(list)
         for request in self.network.requests:
-            if request.weather in OUTAGES or request.weather in HOLDS:
+            if request.weather in (*OUTAGES, *HOLDS, *REJECTS):
                 by_serial[request.weather_serial].append(request)
         for requests in by_serial.values():
             weather = requests[0].weather

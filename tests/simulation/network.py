@@ -28,7 +28,14 @@ OUTAGES = (
 )  # fmt: skip
 HOLDS = ("401", "402", "403", "404", "405", "407", "301", "302", "307", "308", "certificate")
 THROTTLES = ("429", "429 date", "429 bare", "429 for hours", "503 told", "limit")
-CALM = ("fine", "slow", "some fail", "some lost", "some slow")
+CALM = ("fine", "slow", "some fail", "some lost", "some slow", "cut")
+REJECTS = ("400 for all", "422 for all")
+# What a firewall, or Komodor itself, may have against single events: each class
+# of the table.
+GRUDGES = (
+    *("400", "500", "503", "408", "reset", "garbage", "portal", "hang"),
+    *("403", "404", "302", "page", "429", "429 bare", "503 told"),
+)
 # Weather in which a request may arrive although no answer comes.
 DOUBTFUL = ("lost answers", "late answers")
 
@@ -66,7 +73,7 @@ class Network:
     good_key: str = "k1"
     key: str = "k1"  # the agent's
     incarnation: int = 0
-    poison: dict[str, str] = field(default_factory=dict)  # of names: 500, 400 or hang
+    poison: dict[str, str] = field(default_factory=dict)  # of names: one of GRUDGES
     requests: list[Request] = field(default_factory=list)
     flying: set[int] = field(default_factory=set)
     on_start: Callable[[Request], None] = lambda request: None
@@ -153,6 +160,10 @@ class Network:
                 return Answer(fault=Fault.TIMEOUT)
             answer = self._answer_of_komodor(request)
             request.arrived = answer.status == 201
+            if request.arrived and weather == "cut":
+                # The status line came through, and of the rest what there is to be had.
+                start = self.rng.choice((b"", b'{"i', b"\x1f\x8b\x08", b"OK"))
+                answer = Answer(201, {"content-type": "text/html"}, start, complete=False)
         await asyncio.sleep(self.latency_s * draw())
         return answer
 
@@ -160,14 +171,15 @@ class Network:
         if self.key != self.good_key:
             return Answer(401)
         if (kind := self.poison.get(request.name)) is not None:
-            return Answer(400 if kind == "400" else 500)
+            return _of_grudge(kind)
         return Answer(201, body_start=b'{"id": "x"}')
 
     def _answer_of_weather(self, weather: str) -> Answer | None:
         """What something in between, or an unwell Komodor, says; None: nothing."""
         if weather == "portal":
-            page = b"<!doctype html><html>please sign in</html>"
-            return Answer(200, {"content-type": "text/html"}, page)
+            return _of_grudge("portal")
+        if weather in REJECTS:
+            return Answer(int(weather[:3]), body_start=b"no")
         if weather == "certificate":
             return Answer(fault=Fault.CERTIFICATE, sent=False)
         if weather in OUTAGES or weather in HOLDS:
@@ -199,6 +211,20 @@ class Network:
                 },
             )
         return Answer(int(weather[:3]), {"retry-after": str(wait_s)})
+
+
+def _of_grudge(kind: str) -> Answer:
+    """What is answered to an event that something has a grudge against."""
+    page = b"<!doctype html><html>please sign in</html>"
+    if kind in ("portal", "page"):
+        return Answer(200 if kind == "portal" else 406, {"content-type": "text/html"}, page)
+    if kind in ("reset", "garbage"):
+        return Answer(fault=Fault.LOST if kind == "reset" else Fault.GARBAGE)
+    if kind == "429":
+        return Answer(429, {"retry-after": "5"})
+    if kind == "503 told":
+        return Answer(503, {"retry-after": "5"})
+    return Answer(429 if kind == "429 bare" else int(kind))
 
 
 _BEFORE_ARRIVAL = {

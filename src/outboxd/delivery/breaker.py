@@ -141,7 +141,8 @@ class Breaker:
             return Allowance.NONE
         if self._probes_s:
             hedge_s = self._hedge_s(hangs_after_s)
-            return Allowance.NONE if hedge_s is None or now_s < hedge_s else Allowance.PROBE
+            if hedge_s is None or now_s < hedge_s:
+                return Allowance.NONE
         if now_s >= self._wait_until_s:
             return Allowance.PROBE
         if self._other_from_s is not None and now_s >= self._other_from_s:
@@ -155,11 +156,13 @@ class Breaker:
         """
         if self._state in (State.CLOSED, State.PAUSED):
             return None
-        if self._probes_s:
-            return self._hedge_s(hangs_after_s)
+        next_s = self._wait_until_s
         if other and self._other_from_s is not None:
-            return min(self._other_from_s, self._wait_until_s)
-        return self._wait_until_s
+            next_s = min(self._other_from_s, next_s)
+        if self._probes_s:
+            hedge_s = self._hedge_s(hangs_after_s)
+            return None if hedge_s is None else max(hedge_s, next_s)
+        return next_s
 
     def view(self) -> View:
         """For the status: the state, why, since when, and what comes next."""
@@ -240,8 +243,10 @@ class Breaker:
             self._wait_until_s = now_s + self._hold_probe_s
             return False
         began = self._state is not State.OPEN
+        told_s = self._wait_until_s if self._state is State.THROTTLED else now_s
         if began:
             self._enter(State.OPEN, reason, now_s)
+            self._wait_until_s = max(told_s, now_s)
         self._reason = reason
         self._back_off(now_s, random)
         if doubt:

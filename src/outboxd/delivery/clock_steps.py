@@ -34,6 +34,7 @@ class ClockSteps:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.times_set = 0  # how often the clock was set, either way
         now_ms = clock.wall_ms()
         self._offset_ms = now_ms - self._elapsed_ms()
         # What a process before this one took while the clock was wrong: how long
@@ -41,8 +42,8 @@ class ClockSteps:
         is_right = now_ms > _IMPLAUSIBLE_UNTIL_MS
         self.steps = [Step(_IMPLAUSIBLE_UNTIL_MS, now_ms)] if is_right else []
 
-    def look(self) -> bool:
-        """Whether the clock was set since the last look, either way."""
+    def look(self) -> None:
+        """See whether the clock was set since the last look."""
         now_ms, elapsed_ms = self._clock.wall_ms(), self._elapsed_ms()
         expected_ms = self._offset_ms + elapsed_ms
         self._offset_ms = now_ms - elapsed_ms
@@ -50,14 +51,15 @@ class ClockSteps:
             forward_ms = now_ms - expected_ms
             steps = [Step(step.until_at, step.forward_ms + forward_ms) for step in self.steps]
             self.steps = [*steps, Step(expected_ms, forward_ms)][-_REMEMBERED_MAX:]
-        return abs(now_ms - expected_ms) >= _STEP_MIN_MS
+        self.times_set += abs(now_ms - expected_ms) >= _STEP_MIN_MS
 
     def corrected(self, at: int) -> int:
         """A stored time of this host's clock, as it should have been."""
         return at + next((s.forward_ms for s in self.steps if at <= s.until_at), 0)
 
     def correct(self, entry: Claimed) -> Claimed:
-        """The entry with its times as they should have been."""
+        """An entry as it was read, with its times as they should have been. (Not twice:
+        a corrected time may look as if it were from before.)"""
         received_at = self.corrected(entry.received_at)
         forward_ms = received_at - entry.received_at
         if not forward_ms:

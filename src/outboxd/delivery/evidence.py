@@ -179,13 +179,15 @@ class Evidence:
         self.refuses_everything = True
         return Rejected(False, True, revived)
 
-    def forget(self) -> None:
+    def forget(self, *, order: bool = False) -> None:
         """What was said of entries is void: another key, or the operator's release.
 
-        The brake stays pulled until something is delivered.
+        Their order as probes stays, unless that is void as well, and the brake stays
+        until something is delivered.
         """
         self._suspects.clear()
-        self._records.clear()
+        known = () if order else tuple(self._records)
+        self._records = OrderedDict((seq, _Record()) for seq in known)
 
     def gone(self, seq: int) -> None:
         """The entry does not wait any more: given up, expired, or dropped."""

@@ -333,7 +333,7 @@ class Gate:
         """There is a new API key. True if a probe may try it at once."""
         if not self._breaker.key_changed(now_s):
             return False
-        self._evidence.forget()
+        self._evidence.forget(order=self._evidence.in_order)
         return True
 
     def look_again(self, now_s: float) -> bool:

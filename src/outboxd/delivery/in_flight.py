@@ -129,6 +129,8 @@ class InFlight:
     def launch(self, entry: Claimed) -> None:
         """Start a request, now."""
         now_s = self._clock.monotonic_s()
+        self._clock_steps.look()
+        entry = self._clock_steps.correct(entry)
         permit = self._gate.begin(entry.seq, now_s)
         request = Request(entry, permit, now_s, self._clock.wall_ms())
         self._tasks[entry.seq] = asyncio.get_running_loop().create_task(self._send(request))

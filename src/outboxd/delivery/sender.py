@@ -78,6 +78,7 @@ class Sender:
             settings.read_ahead,
         )
         self._clock_steps = ClockSteps(clock)
+        self._times_set = 0
         self._expiry = Expiry(outbox, clock, self._clock_steps)
         if outbox.destination_hold is not None:
             self._gate.pause(_held_by(outbox.destination_hold), now_s)
@@ -308,8 +309,7 @@ class Sender:
     async def _turn(self) -> bool:
         """Settle, claim and start; False when there was nothing to do, or no room for it."""
         await self._launch_offered()
-        if self._clock_steps.look() and self._gate.watches_clock:
-            self._gate.look_again(self._clock.monotonic_s())
+        self._look_at_clock()
         for seq, id in await self._expiry.check(self._in_flight.taken()):
             self._in_flight.expire(seq, id)
         changes = self._claims.changes
@@ -339,11 +339,20 @@ class Sender:
         refused = self._gate.refused_before()
         return self._in_time(await self._claims.probe(taken, refused, others_only=others_only))
 
+    def _look_at_clock(self) -> None:
+        """What depends on the wall clock must know that it was set, before it decides."""
+        self._clock_steps.look()
+        times_set, self._times_set = self._times_set, self._clock_steps.times_set
+        if times_set != self._times_set and self._gate.watches_clock:
+            self._gate.look_again(self._clock.monotonic_s())
+
     def _in_time(self, entries: list[Claimed]) -> list[Claimed]:
-        """Those whose ttl has not run out, with their times corrected."""
+        """Those whose ttl has not run out."""
+        self._look_at_clock()
         batch = []
-        for entry in map(self._clock_steps.correct, entries):
-            if entry.expires_at is not None and entry.expires_at <= self._clock.wall_ms():
+        for entry in entries:
+            expires_at = self._clock_steps.correct(entry).expires_at
+            if expires_at is not None and expires_at <= self._clock.wall_ms():
                 self._in_flight.expire(entry.seq, entry.id)
             else:
                 batch.append(entry)

@@ -1,0 +1,104 @@
+"""Histories of a destination that takes most events and always refuses some.
+
+Each good event must be delivered within a bound from its receipt, in both
+orders, whatever class of answer the bad ones get. And with a key that is wrong
+for all, no more requests go out than two and one a `hold_probe`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from simulation.checks import must
+from simulation.history import SETTINGS, World
+from simulation.network import GRUDGES
+
+HOLD_PROBE_S = 20.0
+# Two bad ones side by side may hold the rest for some probes, and a request that
+# hangs for a while; a wait as told is five seconds.
+WITHIN_S = 3 * HOLD_PROBE_S + 30.0
+GOOD_COUNT = 60
+
+
+def play_grudges(seed: int) -> World:
+    """Good events, about one a second, and up to three bad ones among them."""
+    rng = random.Random(f"grudges {seed}")
+    world = World(
+        settings=SETTINGS._replace(
+            order=rng.choice(("mixed", "fifo")),
+            concurrency_max=rng.choice((1, 4, 64)),
+            attempts_max=rng.choice((5, 20)),
+            hold_probe_s=HOLD_PROBE_S,
+            read_ahead=rng.random() < 0.7,
+        ),
+        seed=seed,
+    )
+    world.network.latency_s = rng.choice((0.01, 0.05, 0.2))
+    kinds = [rng.choice(GRUDGES) for _ in range(rng.randint(1, 3))]
+
+    async def main() -> None:
+        await world.start()
+        bad_at = sorted(rng.randrange(GOOD_COUNT) for _ in kinds)
+        if rng.random() < 0.3:
+            bad_at = [bad_at[0]] * len(kinds)  # side by side
+        for number in range(GOOD_COUNT):
+            for kind, at in zip(kinds, bad_at, strict=True):
+                if at == number:
+                    name = f"bad {kind} {rng.random()}"
+                    world.network.poison[name] = kind
+                    await world.give(name=name)
+            await world.give()
+            await asyncio.sleep(rng.choice((0.0, 0.5, 1.0, 2.0)))
+        await asyncio.sleep(WITHIN_S)
+        _check_good(world, kinds)
+        world.finish()
+
+    world.run(main())
+    return world
+
+
+def _check_good(world: World, kinds: list[str]) -> None:
+    """Each good event was delivered within the bound."""
+    arrived_s = {r.id: r.ended_s or r.began_s for r in world.network.requests if r.arrived}
+    for id, name in world.checks.names.items():
+        if name in world.network.poison:
+            continue
+        must(id in arrived_s, f"{name} has not arrived, with {kinds}")
+        took_s = arrived_s[id] - world.checks.received_s[id]
+        must(took_s <= WITHIN_S, f"{name} took {took_s:.1f} s, with {kinds}")
+
+
+def play_wrong_key(seed: int) -> World:
+    """Everything is answered 401, or rejected; events keep coming in."""
+    rng = random.Random(f"wrong key {seed}")
+    everything = rng.choice(("401", "403", "404", "302", "400 for all"))
+    world = World(
+        settings=SETTINGS._replace(
+            order=rng.choice(("mixed", "fifo")),
+            concurrency_max=rng.choice((1, 4, 64)),
+            hold_probe_s=HOLD_PROBE_S,
+        ),
+        seed=seed,
+    )
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn(everything)
+        for _ in range(40):
+            await world.give(rng.choice((1, 1, 5)))
+            await asyncio.sleep(rng.expovariate(0.1))
+        # Ten pull the brake, and the eleventh is the second opinion on that.
+        first = 11 if everything == "400 for all" else 2
+        began_s = world.network.requests[0].began_s
+        most = first + 1 + (world.loop.time() - began_s) // HOLD_PROBE_S
+        asked = len(world.network.requests)
+        must(asked <= most, f"{asked} requests with '{everything}', at most {most:.0f}")
+        must(world.engine.counts().dead == 0, f"{world.engine.counts()} with '{everything}'")
+        world.network.turn("fine")
+        await world.until_empty(2 * HOLD_PROBE_S + 60.0)
+        must(world.engine.counts().dead == 0, f"{world.engine.counts()} after '{everything}'")
+        world.finish()
+
+    world.run(main())
+    return world
