@@ -12,6 +12,8 @@ import pytest
 from outboxd.api.context import ApiContext
 from outboxd.api.control import ControlRoutes
 from outboxd.api.routes import ReadingRoutes
+from outboxd.api.session_routes import SessionRoutes
+from outboxd.api.sessions import Sessions
 from outboxd.clock import FakeClock
 from outboxd.event.komodor import parse, scope_text, wire_body
 from outboxd.intake.admission import Admission
@@ -119,6 +121,7 @@ async def running(path, tcp=False):
         clock=clock,
         version="1.2.3",
         host="web-1.example",
+        socket_path="/run/outboxd/outboxd.sock",
         sent_body=lambda entry: entry.body,
         unhealthy=lambda: agent.unhealthy,
         ready=lambda: agent.is_ready,
@@ -126,7 +129,12 @@ async def running(path, tcp=False):
         copied=lambda: copied(outbox, engine),
     )
     reading = ReadingRoutes(context).routes()
-    server = HttpServer(RouteTable([*reading, *ControlRoutes(context).routes()]))
+    sessions = Sessions(clock.monotonic_s)
+    acting = SessionRoutes(sessions, lambda: f"http://127.0.0.1:{agent.port}")
+    control = ControlRoutes(context, sessions)
+    server = HttpServer(
+        RouteTable([*reading, *control.routes(), *control.socket_routes(), *acting.socket_routes()])
+    )
     bound = bind_unix(str(agent.socket), 0o666)
     await server.start(bound.socket)
     servers = [server]
@@ -134,7 +142,9 @@ async def running(path, tcp=False):
         listening = bind_tcp("127.0.0.1:0")
         agent.port = listening.socket.getsockname()[1]
         guarded = HttpServer(
-            RouteTable(reading), name="page", guards=[browser_guard(["127.0.0.1"])]
+            RouteTable([*reading, *control.routes(), *acting.page_routes()]),
+            name="page",
+            guards=[browser_guard(["127.0.0.1"])],
         )
         await guarded.start(listening.socket)
         servers.append(guarded)

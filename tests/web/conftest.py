@@ -19,7 +19,10 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from outboxd.api.context import ApiContext
+from outboxd.api.control import ControlRoutes
 from outboxd.api.routes import ReadingRoutes
+from outboxd.api.session_routes import SessionRoutes
+from outboxd.api.sessions import Sessions
 from outboxd.clock import Clock
 from outboxd.event.scope import Inventory
 from outboxd.intake.admission import Admission
@@ -179,6 +182,7 @@ class AgentSite(Site):
             clock=Clock(),
             version="1.2.3",
             host="web-1.example",
+            socket_path="/run/outboxd/outboxd.sock",
             sent_body=lambda entry: entry.body,
             unhealthy=lambda: None,
             ready=lambda: True,
@@ -186,7 +190,10 @@ class AgentSite(Site):
         )
         self.source = OutboxSource(self.outbox, self.activity, context.status)
         reading = ReadingRoutes(context, self.source.page).routes()
-        table = RouteTable([*reading, *web_routes(self.source)])
+        self.sessions = Sessions(Clock().monotonic_s)
+        acting = SessionRoutes(self.sessions, lambda: self.url)
+        control = ControlRoutes(context, self.sessions).routes()
+        table = RouteTable([*reading, *control, *acting.page_routes(), *web_routes(self.source)])
         self.server = HttpServer(table, name="page", guards=[browser_guard()])
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"

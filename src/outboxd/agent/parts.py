@@ -19,6 +19,8 @@ from outboxd.agent.upkeep import Upkeep
 from outboxd.api.context import ApiContext
 from outboxd.api.control import ControlRoutes
 from outboxd.api.routes import ReadingRoutes
+from outboxd.api.session_routes import SessionRoutes
+from outboxd.api.sessions import Sessions
 from outboxd.clock import Clock
 from outboxd.config.load import Config
 from outboxd.delivery.facts import Fact, OutageEnded
@@ -136,6 +138,7 @@ class AgentParts:
             clock=clock,
             version=__version__,
             host=socket.gethostname(),
+            socket_path=config.intake.socket,
             sent_body=self.sent_body,
             unhealthy=self.unhealthy,
             ready=lambda: self._ready,
@@ -201,6 +204,9 @@ class AgentParts:
             )
         self._webhooks = webhooks
         on_page = ReadingRoutes(self._api, self._timeline.page).routes()
+        sessions = Sessions(self.clock.monotonic_s)
+        acting = SessionRoutes(sessions, lambda: self.http_address)
+        control = ControlRoutes(self._api, sessions)
         self._listeners = Listeners(
             config,
             self.metrics,
@@ -209,9 +215,11 @@ class AgentParts:
                 *intake.routes(),
                 *webhooks.routes(),
                 *reading,
-                *ControlRoutes(self._api).routes(),
+                *control.routes(),
+                *control.socket_routes(),
+                *acting.socket_routes(),
             ],
-            [*on_page, *web_routes(self._timeline)],
+            [*on_page, *control.routes(), *acting.page_routes(), *web_routes(self._timeline)],
             self._gateway.make_server if self._gateway is not None else None,
         )
         self.metrics.watch(connections=self._listeners.connection_count)

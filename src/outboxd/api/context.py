@@ -41,6 +41,7 @@ class ApiContext(NamedTuple):
     clock: Clock
     version: str
     host: str
+    socket_path: str  # where commands reach this agent
     # What is or would be sent: stamps are delivery's matter.
     sent_body: Callable[[Entry], bytes]
     # Why the agent makes no progress; None while it does.
@@ -58,6 +59,7 @@ class ApiContext(NamedTuple):
         return status_json(
             version=self.version,
             host=self.host,
+            socket_path=self.socket_path,
             now=self.clock.wall_ms(),
             destination=self.destination.status(),
             outbox=OutboxStatus(

@@ -7,7 +7,7 @@ Nothing here changes anything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -16,10 +16,10 @@ import msgspec
 from outboxd.api.context import ApiContext
 from outboxd.api.peer import readable
 from outboxd.errors import OutboxdError, no_entry
-from outboxd.outbox.filters import read_listing
+from outboxd.outbox.filters import LIMIT_MAX, read_filter, read_listing
 from outboxd.outbox.model import Entry, EntryFilter
 from outboxd.outbox.shapes import attempts_json, entry_json
-from outboxd.serve.answers import Refusal, Response, refusal_body, reply
+from outboxd.serve.answers import Refusal, Response, Streamed, refusal_body, reply
 from outboxd.serve.request import Request
 from outboxd.serve.table import Route
 
@@ -60,6 +60,7 @@ class ReadingRoutes:
         return [
             Route("GET", "/v1/events", self.list_events),
             Route("GET", "/v1/events/{id}", self.show_event),
+            Route("GET", "/v1/export", self.export),
             Route("GET", "/v1/status", self.show_status),
             Route("GET", "/healthz", self.health),
             Route("GET", "/readyz", self.readiness),
@@ -87,6 +88,31 @@ class ReadingRoutes:
             self._waiting -= 1
         return reply(200, _encode({"events": events, "next": page.next}) + b"\n")
 
+    async def export(self, request: Request, _: str) -> Streamed:
+        """All entries that match, newest first, an entry a line."""
+        whose = readable(request, self._context.reads_others())
+        where = read_filter(request.query)._replace(producers=whose)
+
+        async def pages() -> AsyncIterator[bytes]:
+            cursor: str | None = None
+            while not request.is_gone:
+                async with self._turn:
+                    page = await self._context.outbox.page(
+                        where, cursor, LIMIT_MAX, lambda: request.is_gone
+                    )
+                if page.entries:
+                    yield b"".join([_encode(entry_json(e)) + b"\n" for e in page.entries])
+                cursor = page.next
+                if cursor is None:
+                    return
+
+        name = f"outboxd-{self._context.host}.jsonl"
+        headers = {
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store",
+        }
+        return Streamed(pages(), content_type="application/x-ndjson", headers=headers)
+
     async def show_event(self, request: Request, id: str) -> Response:
         """An entry with its attempts and what is or would be sent."""
         entry = await self._context.outbox.get(id)
@@ -99,6 +125,7 @@ class ReadingRoutes:
         """The entry's long form."""
         shown = entry_json(entry)
         shown["attempts"] = attempts_json(entry)
+        shown["cursor"] = str(entry.seq + 1)  # of the listing that begins with it
         shown["sentBody"] = msgspec.Raw(self._context.sent_body(entry))
         return shown
 

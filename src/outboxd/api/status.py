@@ -45,6 +45,7 @@ def status_json(
     *,
     version: str,
     host: str,
+    socket_path: str,
     now: int,
     destination: DestinationStatus,
     outbox: OutboxStatus,
@@ -59,6 +60,7 @@ def status_json(
     status: dict[str, Any] = {
         "version": version,
         "host": host,
+        "socket": socket_path,
         "destination": {
             "endpoint": destination.endpoint,
             "state": str(destination.state),

@@ -114,6 +114,11 @@ class AgentQueue:
         answer = self._ask("POST", "/v1/release", {"id": id} if id else {})
         return msgspec.json.decode(answer, type=dict[str, Any])
 
+    def page_link(self) -> str:
+        """An address of the page that lets one browser act."""
+        answer: dict[str, str] = msgspec.json.decode(self._ask("POST", "/v1/page-link", {}))
+        return answer["url"]
+
     def _connect(self) -> None:
         try:
             self._connection.connect()

@@ -70,6 +70,7 @@ class FileQueue:
         return status_json(
             version=__version__,
             host=gethostname(),
+            socket_path=self._config.intake.socket,
             now=Clock().wall_ms(),
             destination=DestinationStatus(
                 endpoint=self._config.komodor.endpoint,

@@ -252,6 +252,19 @@ _RELEASE = Command(
     exits=(DONE, NO_SUCH_ID, UNREACHED, FORBIDDEN, CONFIGURATION),
 )
 
+_PAGE_LINK = Command(
+    "page",
+    "open the timeline page with the right to act",
+    description=(
+        "Prints a link to the page of the running agent, and opens it where there is a desktop. "
+        "It is good once, in one browser, for an hour: there, retry, drop, hold and release are "
+        "buttons, and the log says who pressed them. For root and the agent's own user; needs "
+        "[http] listen. Without this link the page is read only."
+    ),
+    options=(Option("--no-open", "", "only print it"), *AGENT),
+    exits=(DONE, UNREACHED, FORBIDDEN, CONFIGURATION),
+)
+
 _CHECK = Command(
     "check",
     "find what is wrong before it costs events",
@@ -438,7 +451,10 @@ _HELP = Command(
 
 GROUPS = (
     ("Hand in events", (EMIT, EXEC)),
-    ("Look and mend", (_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _BACKUP, _HOLD, _RELEASE, _CHECK)),
+    (
+        "Look and mend",
+        (_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _BACKUP, _HOLD, _RELEASE, _PAGE_LINK, _CHECK),
+    ),
     ("Run", (_RUN, _SANDBOX, _DEMO)),
     ("Gateway", (_TOKEN, _WEBHOOK)),
     ("Tools", (_SCOPE, _MONITORING, _COMPLETION, _MANPAGE, _HELP)),

@@ -23,6 +23,15 @@ export async function getText(path, query, purpose) {
   return body;
 }
 
+/** POST as JSON, with the key that lets this browser act. */
+export async function post(path, content, key) {
+  const headers = { 'Content-Type': 'application/json', ...(key ? { 'X-Outboxd-Key': key } : {}) };
+  const response = await fetch(path, { method: 'POST', headers, body: JSON.stringify(content) });
+  const body = await response.text();
+  if (!response.ok) throw refusal(response, body);
+  return JSON.parse(body);
+}
+
 /** Ends the question with this purpose. */
 export function forget(purpose) {
   asking.get(purpose)?.abort();

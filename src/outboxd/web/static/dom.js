@@ -1,6 +1,7 @@
 // Makes elements. Text only ever becomes a text node, so that nothing an event
 // says can become markup; there is no other way to put text on this page.
 
+const SHOWN = new Set(['title', 'aria-label']);
 const SVG = 'http://www.w3.org/2000/svg';
 
 export const byId = (id) => document.getElementById(id);
@@ -15,14 +16,22 @@ export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
+/** A text as it is shown: what would drive or deceive a reader (control and format
+ * characters, such as U+202E, which turns a text around) is spelt out. */
+export function shown(text) {
+  return String(text).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => (character === '\n' || character === '\t'
+    ? character : `\\u${character.codePointAt(0).toString(16).padStart(4, '0')}`));
+}
+
 /** Sets a text only where it differs, so that nothing is laid out again for nothing. */
 export function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const safe = shown(text);
+  if (element.textContent !== safe) element.textContent = safe;
 }
 
 /** Tells screen readers, and nobody else. */
 export function announce(text) {
-  byId('announcer').textContent = text;
+  byId('announcer').textContent = shown(text);
 }
 
 /** The round icon of a severity. */
@@ -49,8 +58,9 @@ function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
     if (typeof value === 'function') element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value === true ? '' : value);
+    else element.setAttribute(name, value === true ? '' : SHOWN.has(name) ? shown(value) : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== '')
+    .map((child) => (child instanceof Node ? child : shown(child))));
   return element;
 }

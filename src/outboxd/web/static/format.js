@@ -40,6 +40,8 @@ export function range(since, until) {
 }
 
 const MINUTE = 60_000;
+const HOUR = 60 * MINUTE;
+const DAY_MS = 24 * HOUR;
 const TICKS = [1000, 5000, 15_000, MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE, 60 * MINUTE,
   3 * 60 * MINUTE, 6 * 60 * MINUTE, 12 * 60 * MINUTE, 1440 * MINUTE, 2 * 1440 * MINUTE, 7 * 1440 * MINUTE,
   30 * 1440 * MINUTE, 365 * 1440 * MINUTE];
@@ -47,14 +49,24 @@ const TICKS = [1000, 5000, 15_000, MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE,
 /** Ticks of a time axis on whole local times: [[moment, label]]; `roomMs` is what a label needs. */
 export function ticks(since, until, roomMs) {
   const every = TICKS.find((step) => step >= roomMs) ?? TICKS.at(-1);
-  const offset = new Date(until).getTimezoneOffset() * MINUTE;
   const found = [];
-  for (let at = Math.ceil((since - offset) / every) * every + offset; at < until; at += every) {
+  for (let at = since - (since % HOUR) - DAY_MS; at < until; at = nextTick(at, every)) {
+    if (at < since) continue;
     const time = new Date(at);
-    const isDay = every >= 1440 * MINUTE || (time.getHours() === 0 && time.getMinutes() === 0 && time.getSeconds() === 0);
+    const isDay = every >= DAY_MS || (time.getHours() === 0 && time.getMinutes() === 0 && time.getSeconds() === 0);
     found.push([at, (isDay ? DAY : every < MINUTE ? CLOCK : MINUTES).format(at)]);
   }
   return found;
+}
+
+/** The next moment whose local time is a whole multiple of the step: the offset from UTC
+ * may be another one there, when clocks go forward or back in between. */
+function nextTick(at, every) {
+  const offset = (moment) => new Date(moment).getTimezoneOffset() * MINUTE;
+  const local = Math.floor((at - offset(at)) / every) * every + every;
+  const guess = local + offset(at);
+  const exact = local + offset(guess);
+  return exact > at ? exact : guess > at ? guess : at + every;
 }
 
 /** Its two largest units: "42s", "3m 10s", "2h 13m", "4d 6h"; below a second "85ms". */

@@ -1,7 +1,12 @@
 // What is looked at: filters, time range and the open event, as the address has
 // them. The address is the one place where they are kept.
 
-export const LISTS = ['type', 'severity', 'state', 'held', 'cluster', 'namespace', 'service'];
+export const LISTS = ['type', 'severity', 'state', 'held', 'cluster', 'namespace', 'service', 'reason', 'status', 'source'];
+/** The filter that leaves a value out: `notType` for `type`. */
+export const without = (name) => `not${name[0].toUpperCase()}${name.slice(1)}`;
+const EXCLUDABLE = LISTS.filter((name) => name !== 'held');
+const ALL = [...LISTS, ...EXCLUDABLE.map(without)];
+const SINGLE = ['q', 'id', 'key', 'error'];
 
 const HOUR_MS = 3_600_000;
 export const RANGES = [
@@ -18,8 +23,9 @@ export const KIND = document.documentElement.dataset.kind;
 /** The view that an address describes. */
 export function read(search = location.search) {
   const query = new URLSearchParams(search);
-  const view = { q: query.get('q') ?? '', event: query.get('event'), last: '', since: null, until: null };
-  for (const name of LISTS) view[name] = [...new Set(query.getAll(name).filter(Boolean))];
+  const view = { event: query.get('event'), last: '', since: null, until: null };
+  for (const name of SINGLE) view[name] = query.get(name) ?? '';
+  for (const name of ALL) view[name] = [...new Set(query.getAll(name).filter(Boolean))];
   view.since = time(query.get('since'));
   view.until = time(query.get('until'));
   const last = query.get('last') ?? '';
@@ -59,9 +65,47 @@ export function sameEvents(a, b) {
   return address({ ...a, event: null }) === address({ ...b, event: null });
 }
 
+/** A view in which a value is wanted (1), left out (-1), or neither (0). */
+export function withValue(view, name, value, wish) {
+  const rest = (list) => view[list].filter((own) => own !== value);
+  const next = { ...view, [name]: rest(name) };
+  if (wish > 0) next[name] = [...next[name], value];
+  if (name === 'held') return next;
+  next[without(name)] = rest(without(name));
+  if (wish < 0) next[without(name)] = [...next[without(name)], value];
+  return next;
+}
+
+/** Each filter that is set: [[name, value, isExcluded]], but for the time range. */
+export function chosen(view) {
+  const found = SINGLE.filter((name) => view[name]).map((name) => [name, view[name], false]);
+  for (const name of LISTS) {
+    found.push(...view[name].map((value) => [name, value, false]));
+    if (name !== 'held') found.push(...view[without(name)].map((value) => [name, value, true]));
+  }
+  return found;
+}
+
+/** The filters of a view as words of a command line. */
+export function commandWords(view, now = Date.now()) {
+  const words = [];
+  for (const [name, value, excluded] of chosen(view)) {
+    if (name === 'state' || name === 'held') continue;
+    if (excluded) words.push('--not', `${name}=${value}`);
+    else words.push(`--${name}`, value);
+  }
+  const [since, until] = bounds(view, now);
+  if (since !== null) words.push('--since', new Date(since).toISOString());
+  if (until !== null) words.push('--until', new Date(until).toISOString());
+  return words.map(quoted).join(' ');
+}
+
+/** A word as a shell takes it. */
+export const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
 /** How many filters there are, the time range and the text among them. */
 export function filterCount(view) {
-  return LISTS.reduce((sum, name) => sum + view[name].length, 0) + (view.q ? 1 : 0)
+  return ALL.reduce((sum, name) => sum + view[name].length, 0) + SINGLE.filter((name) => view[name]).length
     + (view.last || view.since !== null || view.until !== null ? 1 : 0);
 }
 
@@ -79,8 +123,8 @@ function lastNight(now) {
 
 function filters(view) {
   const query = new URLSearchParams();
-  for (const name of LISTS) for (const value of view[name]) query.append(name, value);
-  if (view.q) query.set('q', view.q);
+  for (const name of ALL) for (const value of view[name]) query.append(name, value);
+  for (const name of SINGLE) if (view[name]) query.set(name, view[name]);
   return query;
 }
 

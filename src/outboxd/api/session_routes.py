@@ -1,0 +1,92 @@
+"""The routes by which a page gets the right to act: ask for a link, hand it in, look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from outboxd.api.peer import require_operator
+from outboxd.api.sessions import COOKIE, Session, Sessions
+from outboxd.serve.answers import Refusal, Response, reply
+from outboxd.serve.body import read_body
+from outboxd.serve.request import Request
+from outboxd.serve.table import Route
+
+BODY_BYTES_MAX = 4096
+
+_log = structlog.get_logger()
+_encode = msgspec.json.Encoder().encode
+
+
+class _Redemption(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /v1/session`."""
+
+    token: str
+
+
+class SessionRoutes:
+    """`POST /v1/page-link` on the Unix socket; `/v1/session` on the page's listener."""
+
+    def __init__(self, sessions: Sessions, page_address: Callable[[], str | None]) -> None:
+        self._sessions = sessions
+        self._page_address = page_address  # None where no page is served
+
+    def socket_routes(self) -> list[Route]:
+        """For the Unix socket alone."""
+        return [Route("POST", "/v1/page-link", self.give_link)]
+
+    def page_routes(self) -> list[Route]:
+        """For the page's listener."""
+        return [
+            Route("GET", "/v1/session", self.show),
+            Route("POST", "/v1/session", self.redeem),
+            Route("POST", "/v1/session/end", self.end),
+        ]
+
+    async def give_link(self, request: Request, _: str) -> Response:
+        """A link that opens the page with the right to act."""
+        peer = require_operator(request)
+        address = self._page_address()
+        if address is None:
+            hint = 'set [http] listen, such as "127.0.0.1:8098", and restart the agent'
+            raise Refusal(409, "this agent serves no page", "listen", hint)
+        token = self._sessions.issue(str(peer))
+        _log.warning("page.link_given", by=str(peer))
+        # Behind the #, so that it is in no request line and in no log.
+        return reply(200, _encode({"url": f"{address}/#act={token}"}) + b"\n")
+
+    async def redeem(self, request: Request, _: str) -> Response:
+        """Hand in a link's token: the cookie, and in the body the key."""
+        if request.header("origin") is None:
+            raise Refusal(403, "no page asked for this", None, "open the link in a browser")
+        try:
+            body = await read_body(request, BODY_BYTES_MAX)
+            token = msgspec.json.decode(body, type=_Redemption).token
+        except msgspec.DecodeError:
+            raise Refusal(400, "that is no token", "token", 'it is {"token": "…"}') from None
+        session = self._sessions.redeem(token)
+        _log.warning("page.session_begun", by=session.by)
+        lasts_s = self._sessions.left_s(session)
+        cookie = f"{COOKIE}={session.cookie}; Max-Age={lasts_s}; Path=/; HttpOnly; SameSite=Strict"
+        headers = {"Set-Cookie": cookie, "Cache-Control": "no-store"}
+        return reply(200, _encode({**self._told(session), "key": session.key}) + b"\n", headers)
+
+    async def show(self, request: Request, _: str) -> Response:
+        """Whether this browser may act, until when and for whom."""
+        session = self._sessions.find(request)
+        told = {"mayAct": False} if session is None else self._told(session)
+        return reply(200, _encode(told) + b"\n", {"Cache-Control": "no-store"})
+
+    async def end(self, request: Request, _: str) -> Response:
+        """Give the right back."""
+        self._sessions.require_operator(request)
+        session = self._sessions.find(request)
+        if session is not None:
+            self._sessions.end(session)
+        headers = {"Set-Cookie": f"{COOKIE}=; Max-Age=0; Path=/; HttpOnly; SameSite=Strict"}
+        return reply(200, b'{"mayAct": false}\n', headers)
+
+    def _told(self, session: Session) -> dict[str, object]:
+        return {"mayAct": True, "by": session.by, "leftSeconds": self._sessions.left_s(session)}

@@ -1,0 +1,28 @@
+"""`outboxd page`: open the timeline page with the right to act."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from outboxd.cli.agent import AgentQueue
+from outboxd.cli.queue import client_config, socket_path
+from outboxd.errors import EX_OK
+from outboxd.producer.command_line import Arguments
+
+
+def run(arguments: Arguments) -> int:
+    """Fetch a link over the agent's socket, print it, and open it where there is a desktop."""
+    queue = AgentQueue(socket_path(arguments, client_config(arguments)))
+    try:
+        url = queue.page_link()
+    finally:
+        queue.close()
+    print(url)
+    print("good once, in one browser, for an hour; it acts as you", file=sys.stderr)
+    has_desktop = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if has_desktop and sys.stdout.isatty() and not arguments.no_open:
+        import webbrowser
+
+        webbrowser.open(url)
+    return EX_OK
