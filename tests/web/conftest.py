@@ -104,13 +104,13 @@ class FakeDestination:
         return self.now
 
     async def hold(self, reason: str, by: str) -> None:
-        raise AssertionError("the page must not")
+        self.now = self.now._replace(state="held", reason=f"{reason} (by {by})")
 
     async def release(self, by: str) -> None:
-        raise AssertionError("the page must not")
+        self.now = self.now._replace(state="ok", reason=None)
 
     def wake(self) -> None:
-        raise AssertionError("the page must not")
+        """Nothing is delivered here."""
 
 
 class Site:

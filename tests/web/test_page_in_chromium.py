@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,7 +228,9 @@ def test_new_events_and_outcomes_appear_by_themselves(
         state="backingOff", reason="connection refused"
     )
     expect(page.locator("#status")).to_contain_text("Komodor is unavailable")
-    expect(page.locator("#status")).to_contain_text("connection refused")
+    expect(page.locator("#findings")).to_contain_text(
+        "the destination is unavailable: connection refused"
+    )
 
 
 def test_new_events_do_not_move_what_is_being_read(agent_site, event, settled, open_page) -> None:
@@ -412,7 +415,7 @@ def test_what_an_event_says_is_text_and_nothing_else(agent_site, event, open_pag
     expect(drawer.locator(".details")).to_contain_text("__proto__: x")
     page.locator('#filters [data-group="cluster"] input').check()
     expect(page.locator("#matched")).to_have_text("1")
-    assert page.title() == "Events · outboxd"
+    assert page.title() == "1 waiting · web-1.example · outboxd"
     assert page.locator("img, #grid script, #drawer script, #filters script").count() == 0
 
 
@@ -568,3 +571,363 @@ def fill(site, event, entries: int) -> None:
             for index in range(start, min(start + 5000, entries))
         ]
         site.accept(*items)
+
+
+# --- what is true ------------------------------------------------------------------
+
+
+def test_everything_that_is_wrong_stands_at_the_top_with_what_to_do(
+    agent_site, event, settled, open_page
+) -> None:
+    agent_site.accept(event(received_at=int(time.time() * 1000) - 16 * MINUTE_MS), event())
+    agent_site.settle(settled.dead(2, int(time.time() * 1000)))
+    agent_site.admission._free_bytes = lambda: 0
+    agent_site.admission._sample(0.0)
+    page = open_page(agent_site.url)
+    findings = page.locator("#findings li")
+    expect(findings).to_have_count(3)
+    expect(findings.nth(0)).to_have_attribute("data-level", "critical")
+    expect(findings.nth(0)).to_contain_text("no events are taken")
+    expect(findings.nth(1)).to_contain_text("the oldest entry has waited 16m")
+    expect(findings.nth(2)).to_contain_text("1 dead letter, the last one")
+    expect(findings.nth(2)).to_contain_text("outboxd dead-letters retry --all")
+    expect(page.locator(".chip")).not_to_contain_text("Delivering")
+    expect(page.locator("#host")).to_have_text("web-1.example")
+    expect(page).to_have_title(re.compile("1 dead · web-1.example"))
+
+
+def test_a_waiting_event_says_why_it_waits_and_until_when(agent_site, event, open_page) -> None:
+    agent_site.accept(event())
+    until = int(time.time() * 1000) + 5 * MINUTE_MS
+    agent_site.destination.now = agent_site.destination.now._replace(
+        state="backingOff", reason="connection refused", next_probe_at=until
+    )
+    page = open_page(agent_site.url)
+    expect(rows(page)).to_contain_text(re.compile("next try in [45]m"))
+    rows(page).click()
+    expect(page.get_by_role("dialog").locator(".way")).to_contain_text(
+        re.compile(r"the destination is unavailable: connection refused; next try at .*, in [45]m")
+    )
+
+
+def test_when_the_agent_is_gone_nothing_looks_fine(stopping_site, event, chromium) -> None:
+    stopping_site.accept(event("Deployment", "before"), event("Backup", "too"))
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(stopping_site.url)
+    expect(rows(page)).to_have_count(2)
+    stopping_site.close()
+    expect(page.locator("#stale")).to_contain_text("No answer from the agent since")
+    expect(page.locator("#live")).to_have_text("No answer")
+    expect(page.locator("body")).to_have_class(re.compile("stale"))
+    expect(page).to_have_title(re.compile("^no answer"))
+    page.locator('input[name="type"][value="Backup"]').check(force=True)
+    expect(rows(page)).to_have_count(0)
+    expect(page.locator("#note")).to_contain_text("cannot be shown")
+    context.close()
+
+
+@pytest.fixture
+def stopping_site(agent_site_of, tmp_path) -> Iterator[Any]:
+    site = agent_site_of(str(tmp_path / "outbox.db"))
+    closed = []
+    close = site.close
+    site.close = lambda: (closed.append(1), close())
+    yield site
+    if not closed:
+        close()
+
+
+# --- what keeps still --------------------------------------------------------------
+
+
+def feed(page: Page, site: Any, event: Any, count: int, act: Any) -> None:
+    """Events come in while somebody acts, one before each act."""
+    for number in range(count):
+        site.accept(event("Deployment", f"arrival {number}"))
+        act(number)
+        page.wait_for_timeout(150)
+
+
+def test_what_the_pointer_is_on_stays_there_under_live_traffic(
+    agent_site, event, settled, open_page
+) -> None:
+    stock(agent_site, event, settled)
+    page = open_page(agent_site.url)
+    target = rows(page).filter(has_text="Run 115 of many")
+    expect(target).to_be_visible()
+    box = target.bounding_box()
+    x, y = box["x"] + 300, box["y"] + box["height"] / 2
+    page.mouse.move(x, y - 5)
+    feed(page, agent_site, event, 10, lambda n: page.mouse.move(x + n, y))
+    assert target.bounding_box() == box
+    expect(page.get_by_role("button", name="10 new")).to_be_visible()
+    page.mouse.click(x, y)
+    expect(page.get_by_role("dialog").locator(".summary")).to_have_text("Run 115 of many")
+    page.mouse.move(5, 5)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="10 new").click()
+    expect(page.get_by_text("arrival 9")).to_be_visible()
+
+
+def test_a_pause_keeps_everything_as_it_is(agent_site, event, open_page) -> None:
+    agent_site.accept(event("Deployment", "the first"))
+    page = open_page(agent_site.url)
+    expect(rows(page)).to_have_count(1)
+    page.locator("#live").click()
+    expect(page.get_by_role("button", name="Paused")).to_be_visible()
+    agent_site.accept(event("Deployment", "the second"))
+    page.wait_for_timeout(1500)
+    expect(rows(page)).to_have_count(1)
+    page.get_by_role("button", name="Paused").click()
+    expect(rows(page)).to_have_count(2)
+
+
+def test_a_selected_text_in_the_drawer_survives_what_happens(
+    agent_site, event, settled, open_page
+) -> None:
+    agent_site.accept(event("Deployment", "a summary to be copied"))
+    page = open_page(agent_site.url)
+    rows(page).click()
+    drawer = page.get_by_role("dialog")
+    expect(drawer.locator(".sent")).to_be_visible()
+    drawer.locator(".summary").select_text()
+    agent_site.settle(settled.delivered(1, int(time.time() * 1000)))
+    expect(rows(page)).not_to_contain_text("Waiting")
+    page.wait_for_timeout(500)
+    assert page.evaluate("String(getSelection())") == "a summary to be copied"
+    page.evaluate("getSelection().removeAllRanges()")
+    expect(drawer.locator(".way")).to_contain_text("Delivered")
+
+
+def test_a_row_is_a_link(stocked, open_page) -> None:
+    page = open_page(f"{stocked.url}/?state=dead")
+    expect(rows(page)).to_have_count(3)
+    with page.context.expect_page() as opened:
+        rows(page).first.click(modifiers=["ControlOrMeta"])
+    other = opened.value
+    expect(other.get_by_role("dialog").locator(".summary")).to_have_text("Run 102 of many")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_j_and_k_step_through_with_the_drawer_open(stocked, open_page) -> None:
+    page = open_page(stocked.url)
+    expect(rows(page).first).to_be_visible()
+    for key in ("j", "j", "Enter"):
+        page.keyboard.press(key)
+    summary = page.get_by_role("dialog").locator(".summary")
+    expect(summary).to_have_text("Run 118 of many")
+    for key, shown in (("j", 117), ("ArrowDown", 116), ("k", 117), ("ArrowUp", 118)):
+        page.keyboard.press(key)
+        expect(summary).to_have_text(f"Run {shown} of many")
+
+
+def test_a_link_to_an_event_far_down_shows_it_in_its_list(stocked, open_page) -> None:
+    ((id,),) = stocked.query("SELECT id FROM entries WHERE seq = 4")
+    page = open_page(f"{stocked.url}/?event={id}")
+    expect(page.get_by_role("dialog").locator(".summary")).to_have_text("Run 3 of many")
+    expect(page.locator('[aria-selected="true"]')).to_contain_text("Run 3 of many")
+
+
+@pytest.mark.parametrize("width", [360, 901, 960, 1080, 1280])
+def test_nothing_is_clipped_at_any_width(stocked, open_page, width: int) -> None:
+    page = open_page(stocked.url, size=(width, 800))
+    expect(rows(page).first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for box in (page.locator(".list").bounding_box(), rows(page).first.bounding_box()):
+        assert box["x"] + box["width"] <= width
+    last = rows(page).first.locator(".c-service").bounding_box()
+    assert last["x"] + last["width"] <= width
+    if width == 360:
+        assert rows(page).first.bounding_box()["y"] < 400, "on a phone the list is the first thing"
+    else:
+        page.mouse.wheel(0, 1500)
+        while page.evaluate("scrollY") < 800:
+            page.wait_for_timeout(20)
+        assert page.locator(".top").bounding_box()["y"] == 0
+        assert page.locator(".head").bounding_box()["y"] == 56
+
+
+# --- many at once ------------------------------------------------------------------
+
+HIDE = """() => {
+  Object.defineProperty(document, 'hidden', { value: true, configurable: true });
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+def test_hidden_tabs_let_go_so_that_a_seventh_lives(agent_site, event, chromium) -> None:
+    agent_site.accept(event("Deployment", "the first"))
+    context = chromium.new_context()
+    asked: list[str] = []
+    for _ in range(6):
+        page = context.new_page()
+        page.goto(agent_site.url)
+        expect(rows(page)).to_have_count(1)
+        page.evaluate(HIDE)
+        page.on("request", lambda request: asked.append(request.url))
+    seventh = context.new_page()
+    seventh.goto(agent_site.url)
+    expect(rows(seventh)).to_have_count(1)
+    expect(seventh.locator("#live")).to_have_text("Live")
+    agent_site.accept(event("Deployment", "the second"))
+    expect(rows(seventh)).to_have_count(2)
+    assert asked == [], "hidden tabs fetch nothing"
+    context.close()
+
+
+# --- finding -----------------------------------------------------------------------
+
+
+def test_ids_statuses_errors_and_dedup_keys_are_found(
+    agent_site, event, settled, open_page
+) -> None:
+    stock(agent_site, event, settled)
+    agent_site.accept(event("Deployment", "keyed")._replace(dedup_key="nightly-2026"))
+    ((id,),) = agent_site.query("SELECT id FROM entries WHERE seq = 102")
+    page = open_page(agent_site.url)
+    for text, count in ((id, 1), ("400", 3), ("must be shorter", 3), ("nightly-2026", 1),
+                        ("run 7 of", 1), ("eventType", 0)):  # fmt: skip
+        page.get_by_role("searchbox").fill(text)
+        expect(page.locator("#matched")).to_have_text(str(count))
+        expect(rows(page)).to_have_count(count)
+
+
+def test_a_click_on_a_value_filters_by_it_or_leaves_it_out(stocked, open_page) -> None:
+    page = open_page(f"{stocked.url}/?state=dead")
+    rows(page).first.click()
+    page.get_by_role("dialog").get_by_role("button", name="400", exact=True).click()
+    assert "status=400" in page.url
+    expect(rows(page)).to_have_count(3)
+    rows(page).first.click()
+    page.get_by_role("dialog").get_by_role("button", name="Without Nightly backup").click()
+    expect(rows(page)).to_have_count(2)
+    assert "notType=Nightly+backup" in page.url
+    expect(page.locator("#act code")).to_have_text(
+        "outboxd dead-letters retry --all --not 'type=Nightly backup' --status 400"
+    )
+    page.get_by_role("button", name="Take away type Nightly backup").click()
+    expect(rows(page)).to_have_count(3)
+    page.locator('.filters li:has(input[value="Deployment"]) .not').click(force=True)
+    expect(rows(page)).to_have_count(2)
+
+
+def test_a_range_is_typed_in_local_time_or_in_utc(stocked, chromium) -> None:
+    context = chromium.new_context(timezone_id="Europe/Berlin", locale="en-GB")
+    page = context.new_page()
+    page.goto(stocked.url)
+    page.get_by_role("button", name="From … to").click()
+    expect(page.get_by_label("Time zone")).to_contain_text("Europe/Berlin")
+    page.get_by_label("From", exact=True).fill("2026-01-15 12:00")
+    page.get_by_role("button", name="Show", exact=True).click()
+    page.wait_for_url(re.compile("since=2026-01-15T11%3A00"))
+    page.get_by_label("Time zone").select_option("utc")
+    expect(page.get_by_label("From", exact=True)).to_have_value("2026-01-15 11:00:00")
+    page.get_by_label("From", exact=True).fill("2026-02-30 12:00")
+    page.get_by_role("button", name="Show", exact=True).click()
+    expect(page.get_by_role("alert").filter(has_text="is no time")).to_be_visible()
+    context.close()
+
+
+def test_what_is_filtered_is_exported_as_json_lines(stocked, open_page) -> None:
+    page = open_page(f"{stocked.url}/?severity=error")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export").click()
+    text = Path(download.value.path()).read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    (expected,) = stocked.query("SELECT count(*) FROM entries WHERE severity = 'error'")[0]
+    assert len(lines) == expected
+    assert {line["severity"] for line in lines} == {"error"}
+
+
+def test_the_axis_stands_on_whole_hours_on_both_sides_of_a_clock_change(stocked, chromium) -> None:
+    context = chromium.new_context(timezone_id="Europe/Berlin", locale="en-GB")
+    page = context.new_page()
+    page.goto(stocked.url)
+    for day in ("2026-03-29", "2026-10-25"):
+        labels = page.evaluate(
+            """async (day) => {
+              const { ticks } = await import('/static/format.js');
+              const start = Date.parse(`${day}T00:00:00Z`) - 12 * 3600e3;
+              return ticks(start, start + 36 * 3600e3, 2 * 3600e3)
+                .map(([at]) => new Date(at).getHours() * 60 + new Date(at).getMinutes());
+            }""",
+            day,
+        )
+        assert len(labels) > 8
+        assert all(minutes % 180 == 0 for minutes in labels), (day, labels)
+    context.close()
+
+
+def test_a_text_that_turns_around_is_spelt_out(agent_site, event, open_page) -> None:
+    agent_site.accept(
+        event("invoice\u202efdp.exe", "a\u200bb\u0085", details={"k\u202e": "v\u2066"})
+    )
+    page = open_page(agent_site.url)
+    expect(rows(page)).to_contain_text("invoice\\u202efdp.exe")
+    rows(page).click()
+    drawer = page.get_by_role("dialog")
+    expect(drawer.locator(".details")).to_contain_text("k\\u202e: v\\u2066")
+    hidden = page.evaluate(
+        "/[\\u202a-\\u202e\\u2066-\\u2069\\u200b\\u0080-\\u009f]/.test(document.body.innerText)"
+    )
+    assert hidden is False
+
+
+# --- acting ------------------------------------------------------------------------
+
+
+def test_a_stranger_finds_understands_and_replays_the_dead_letters_of_an_afternoon(
+    agent_site, event, settled, open_page
+) -> None:
+    stock(agent_site, event, settled)
+    token = agent_site.sessions.issue("alice (uid 0, pid 1)")
+    page = open_page(f"{agent_site.url}/#act={token}")
+    expect(page.locator("#acting")).to_have_text("May act")
+    assert token not in page.url
+    page.locator('input[name="reason"][value="rejected"]').check()
+    expect(rows(page)).to_have_count(3)
+    rows(page).first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("summary must be shorter")
+    page.get_by_role("dialog").get_by_role("button", name="Retry", exact=True).click()
+    page.get_by_role("button", name="Do it").click()
+    expect(rows(page)).to_have_count(2)
+    page.get_by_role("button", name="Retry all dead letters shown").click()
+    expect(page.locator("dialog.question")).to_contain_text("Send 2 dead letters")
+    page.get_by_role("button", name="Do it").click()
+    expect(page.get_by_text("No events match.")).to_be_visible()
+    assert agent_site.query("SELECT count(*) FROM entries WHERE state = 'dead'") == [(0,)]
+
+
+def test_what_cannot_be_undone_wants_its_number(agent_site, event, settled, open_page) -> None:
+    stock(agent_site, event, settled)
+    token = agent_site.sessions.issue("alice (uid 0, pid 1)")
+    page = open_page(f"{agent_site.url}/?reason=rejected#act={token}")
+    page.get_by_role("button", name="Drop them").click()
+    go_on = page.get_by_role("button", name="Do it")
+    expect(go_on).to_be_disabled()
+    page.get_by_label("The number of events").fill("3")
+    go_on.click()
+    expect(page.get_by_text("No events match.")).to_be_visible()
+    assert agent_site.query("SELECT count(*) FROM entries") == [(117,)]
+
+
+def test_without_the_link_nothing_can_be_done(stocked, open_page) -> None:
+    page = open_page(f"{stocked.url}/?state=dead")
+    expect(page.locator("#acting")).to_have_text("Read only")
+    rows(page).first.click()
+    expect(page.get_by_role("dialog").locator(".sent")).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("^(Retry|Drop|Hold|Try now)"))).to_have_count(
+        0
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "/?state=dead", "/?state=dead&q=nothing+like+it"])
+def test_it_prints_its_rows_and_none_of_its_buttons(stocked, open_page, path: str) -> None:
+    page = open_page(stocked.url + path)
+    expect(page.locator("#matched")).to_have_text(re.compile(r"^\d+$"))
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.get_by_role("button").filter(visible=True).count() == 0
+    tops = [row.bounding_box()["y"] for row in rows(page).all()]
+    assert tops == sorted(tops)

@@ -56,7 +56,7 @@ def test_a_silent_stream_gives_signs_of_life(agent_site, monkeypatch) -> None:
     connection, answer = listen(agent_site)
     with closing(connection):
         next_message(answer)
-        while not (line := answer.readline()).startswith(b":"):
+        while not (line := answer.readline()).startswith(b"event: alive"):
             assert line, "the stream ended"
 
 

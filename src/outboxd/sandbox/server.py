@@ -179,6 +179,7 @@ class Routes:
             Route("GET", "/sandbox/faults", self.show_faults),
             Route("POST", "/sandbox/faults", self.change_faults),
             Route("POST", "/sandbox/reset", self.reset),
+            Route("GET", "/v1/status", self.show_status),
             Route("GET", "/sandbox/summary", self.show_summary),
             Route("GET", "/sandbox/inventory", self.show_inventory),
             Route("GET", "/healthz", self.health),
@@ -201,6 +202,11 @@ class Routes:
         entry["sentBody"] = msgspec.Raw(record.body)
         entry["arrivals"] = sandbox.received.arrivals(record)
         return _answer(200, entry)
+
+    async def show_status(self, _: Request, __: str) -> Response:
+        """What the page's head shows, for a page that cannot listen."""
+        summary = self._sandbox.summary()
+        return _answer(200, {**summary, "faults": self._sandbox.faults.to_json()})
 
     async def show_faults(self, _: Request, __: str) -> Response:
         return _answer(200, self._sandbox.faults.to_json())

@@ -15,7 +15,7 @@ from outboxd.clock import Clock
 from outboxd.outbox.filters import read_cursor
 from outboxd.outbox.listing import PAGE_BYTES_MAX, Page
 from outboxd.outbox.mentions import Texts
-from outboxd.outbox.model import Counts, Entry, EntryFilter
+from outboxd.outbox.model import Entry, EntryFilter
 from outboxd.web.activity import Activity
 from outboxd.web.axis import axis
 from outboxd.web.outbox_index import OutboxIndex
@@ -165,7 +165,7 @@ class OutboxSource:
         return self._status()
 
     async def changes(self) -> AsyncIterator[str]:
-        seen: tuple[Counts, object, object] | None = None
+        seen: tuple[object, ...] | None = None
         for revision in itertools.count(1):
             while (now := self._now()) == seen:
                 if await _happens_within(self._closed, LOOK_S):
@@ -182,9 +182,15 @@ class OutboxSource:
             self._letting_go.cancel()
         await self._index.close()
 
-    def _now(self) -> tuple[Counts, object, object]:
+    def _now(self) -> tuple[object, ...]:
         status = self._status()
-        return self._outbox.counts, status["destination"], status["findings"]
+        destination = status["destination"]
+        return (
+            self._outbox.counts,
+            *(destination[name] for name in ("state", "reason", "nextProbeAt")),
+            # Not the messages: how long ago something was changes by itself.
+            *(finding["hint"] for finding in status["findings"]),
+        )
 
 
 async def _happens_within(event: asyncio.Event, seconds: float) -> bool:

@@ -52,7 +52,7 @@ async def _messages(source: TimelineSource) -> AsyncGenerator[bytes, None]:
     async with contextlib.aclosing(_paced(source.changes())) as revisions:
         async for revision in revisions:
             if revision is None:
-                yield b": still here\n\n"
+                yield b"event: alive\ndata: 1\n\n"
                 continue
             status = json.dumps({"revision": revision, "status": await source.status()})
             yield b"event: changed\ndata: " + status.encode() + b"\n\n"

@@ -1,18 +1,21 @@
 // Puts the page together: the address says what is shown, the parts show it,
 // what the reader chooses goes into the address.
 
+import { Acting, deadCount } from './acting.js';
 import { get, isStale } from './api.js';
-import { byId, h, setText } from './dom.js';
-import { Drawer } from './drawer.js';
+import { announce, byId, h, setText } from './dom.js';
+import { copied, Drawer } from './drawer.js';
 import { Filters } from './filters.js';
 import { count } from './format.js';
 import { Histogram } from './histogram.js';
 import { Inventory } from './inventory.js';
 import { List } from './list.js';
 import { Live } from './live.js';
+import { Range } from './range.js';
+import { toThisAgent } from './standing.js';
 import { Strip } from './strip.js';
-import { showStatus } from './topbar.js';
-import { address, apiQuery, bounds, KIND, RANGES, read, sameEvents } from './view.js';
+import { showStale, showStatus } from './topbar.js';
+import { address, apiQuery, bounds, chosen, commandWords, KIND, RANGES, read, sameEvents, withValue } from './view.js';
 
 const TYPING_MS = 250;
 const COUNTS_MIN_MS = 1500; // between two counts because of changes
@@ -27,10 +30,13 @@ const histogram = new Histogram({
   onSelect: (since, until) => go({ ...view, last: '', since, until }),
   onClear: () => go({ ...view, last: '', since: null, until: null }),
 });
+const acting = new Acting({ onChange: paintActing, onDone: changed });
 const drawer = new Drawer({
-  onClose: closeDrawer, onStep: step, inventory: () => inventory?.inventory,
+  onClose: closeDrawer, onStep: step, inventory: () => inventory?.inventory, acting,
+  onFilter: (name, value, wish) => go({ ...withValue(view, name, value, wish), event: null }),
 });
-const live = new Live({ onChange: changed, onStatus: showStatus });
+const range = new Range({ onSelect: (since, until) => go({ ...view, last: '', since, until }) });
+const live = new Live({ onChange: changed, onStatus: status, onStale: stale });
 const search = byId('q');
 
 // --- the address ---
@@ -51,6 +57,7 @@ function show(wanted) {
     list.show(view);
     counts();
   }
+  paintActing();
   if (view.event) openDrawer();
   else if (drawer.isOpen) hideDrawer();
 }
@@ -60,8 +67,84 @@ function paintControls() {
   if (document.activeElement !== search || search.value.trim() !== view.q) search.value = view.q;
   const custom = view.since !== null || view.until !== null;
   for (const button of byId('ranges').children) {
-    button.setAttribute('aria-pressed', String(!custom && button.dataset.last === view.last));
+    if (button.dataset.last !== undefined) button.setAttribute('aria-pressed', String(!custom && button.dataset.last === view.last));
   }
+  range.show(view.since, view.until);
+  paintChosen();
+  byId('export').setAttribute('href', `/v1/export?${apiQuery(view)}`);
+}
+
+const NAMES = { q: 'text', key: 'dedup key' };
+
+/** Each filter that is set, with a button that takes it away. */
+function paintChosen() {
+  const found = chosen(view);
+  byId('chosen').hidden = found.length === 0;
+  byId('chosen').replaceChildren(...found.map(([name, value, excluded]) => h('li', { class: excluded ? 'out' : '' },
+    h('span', {}, `${NAMES[name] ?? name} ${excluded ? '≠' : '='} `, h('b', {}, value)),
+    h('button', { type: 'button', 'aria-label': `Take away ${name} ${value}`, onclick: () => go(take(name, value)) }, '×'))));
+}
+
+function take(name, value) {
+  if (Array.isArray(view[name])) return withValue(view, name, value, 0);
+  if (name === 'q') search.value = '';
+  return { ...view, [name]: '' };
+}
+
+// --- acting on the destination and on all that is filtered ---
+
+let destinationHeld = false;
+
+function status(now) {
+  showStatus(now);
+  const held = now.destination?.state === 'held';
+  if (held !== destinationHeld) {
+    destinationHeld = held;
+    paintActing();
+  }
+}
+
+/** Since when there is no answer; what is shown stays, and looks old. */
+function stale(since) {
+  showStale(since);
+  if (since !== null) return;
+  list.show(view);
+  counts();
+}
+
+function paintActing() {
+  if (KIND !== 'agent') return;
+  const words = commandWords(view);
+  const command = `outboxd dead-letters retry --all${words ? ` ${words}` : ''}${toThisAgent()}`;
+  const button = (word, onclick, kind = 'button') => h('button', { type: 'button', class: kind, onclick }, word);
+  const bulk = ([word, path, question, danger]) => button(word, async () => {
+    const query = apiQuery(view);
+    query.delete('state');
+    const number = await deadCount(query);
+    if (number === 0) {
+      announce('No dead letter is among these events.');
+      return;
+    }
+    acting.act(question(count(number, 'dead letter', 'dead letters')), `${path}?${query}`, {}, { danger, number });
+  }, danger ? 'button danger' : 'button');
+  byId('act').replaceChildren(
+    ...(acting.may ? [
+      bulk(['Retry all dead letters shown', '/v1/dead-letters/retry', (all) => `Send ${all} that these filters leave once more?`, false]),
+      bulk(['Drop them', '/v1/dead-letters/drop', (all) => `Remove ${all} that these filters leave for good?`, true]),
+      destinationHeld ? '' : button('Hold the destination', () => acting.act('Send nothing more until somebody releases it?', '/v1/hold', { reason: 'from the page' })),
+      button(destinationHeld ? 'Release the destination' : 'Try now', () => acting.act(destinationHeld ? 'Let the destination go on?' : 'End every wait and send now?', '/v1/release')),
+    ] : []),
+    h('span', { class: 'bulk-command' }, h('span', {}, 'All dead letters of this view: '), h('code', {}, command), copyCommand(command)));
+}
+
+function copyCommand(command) {
+  const own = h('button', { type: 'button', class: 'copy', 'aria-label': 'Copy the command for all dead letters of this view' }, 'Copy');
+  own.addEventListener('click', async () => {
+    own.textContent = (await copied(command)) ? 'Copied' : 'Press Ctrl+C';
+    announce(own.textContent);
+    setTimeout(() => { own.textContent = 'Copy'; }, 1600);
+  });
+  return own;
 }
 
 // --- counts and pictures ---
@@ -72,6 +155,7 @@ let countTimer = null;
 async function counts() {
   clearTimeout(countTimer);
   countTimer = null;
+  if (document.hidden) return;
   countedAt = Date.now();
   const query = apiQuery(view);
   const withBuckets = new URLSearchParams(query);
@@ -84,13 +168,22 @@ async function counts() {
     setText(byId('matched'), `${count(facets.matched, 'event', 'events').split(' ')[0]}${facets.complete ? '' : '…'}`);
     byId('matched').title = `${facets.matched} of ${facets.total}`;
     histogram.set(picture, bounds(view).some((bound) => bound !== null));
+    showSearch(facets);
     if (!facets.complete || !picture.complete) countTimer = setTimeout(counts, PARTIAL_MS);
   } catch (error) {
     if (!isStale(error)) setText(byId('matched'), '');
   }
 }
 
+/** How far a search has come: what is slow looks slow. */
+function showSearch({ searched, expected }) {
+  const element = byId('searching');
+  element.hidden = searched === null || searched === undefined;
+  if (!element.hidden) setText(element, `Searching… ${Math.min(99, Math.floor((searched / Math.max(1, expected)) * 100))} % of ${count(expected, 'event', 'events')}`);
+}
+
 function changed() {
+  if (document.hidden) return;
   list.refresh().catch(() => {}); // the mark 'offline' tells; the next change tries again
   if (drawer.isOpen) drawer.open(drawer.id, null);
   countTimer ??= setTimeout(counts, Math.max(0, countedAt + COUNTS_MIN_MS - Date.now()));
@@ -114,7 +207,20 @@ function openDrawer() {
   const known = list.find(view.event);
   drawer.open(view.event, known, { focus: focusDrawer });
   focusDrawer = false;
+  if (!known && !list.loading) reveal(view.event);
   if (list.activeId !== view.event) list.setActive(view.event, { scroll: Boolean(known) });
+}
+
+/** A deep link beyond the first page: the list goes to where its event stands. */
+async function reveal(id) {
+  try {
+    const entry = await get(`/v1/events/${encodeURIComponent(id)}`, null, 'reveal');
+    if (view.event !== id || list.find(id) || !entry.cursor) return;
+    await list.show(view, { from: entry.cursor });
+    if (list.find(id)) list.setActive(id, { scroll: true });
+  } catch {
+    // The drawer says that it is gone.
+  }
 }
 
 function hideDrawer() {
@@ -128,8 +234,9 @@ function closeDrawer() {
   else go({ ...view, event: null });
 }
 
-function step(by) {
+async function step(by) {
   const index = list.entries.findIndex((entry) => entry.id === view.event);
+  if (index + by >= list.entries.length) await list.more();
   const entry = list.entries[index + by];
   if (index < 0 || !entry) return;
   list.setActive(entry.id, { scroll: true });
@@ -140,15 +247,23 @@ function step(by) {
 
 addEventListener('keydown', (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey || event.defaultPrevented) return;
-  const typing = event.target.closest?.('input[type=search], textarea');
+  const typing = event.target.closest?.('input[type=search], input[type=text], textarea, select, dialog');
+  const steps = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 };
+  if (drawer.isOpen && !typing && event.key in steps && !event.target.closest?.('#grid, #histogram, pre')) {
+    event.preventDefault();
+    step(steps[event.key]);
+    return;
+  }
   if (event.key === '/' && !typing) {
     search.focus();
     search.select();
   } else if (event.key === 'Escape') {
     escape(typing);
-  } else if ((event.key === 'ArrowDown' || event.key === 'ArrowUp') && (event.target === document.body || typing)) {
+  } else if ((['j', 'k'].includes(event.key) && !typing) || (event.key.startsWith('Arrow') && (event.key in steps)
+    && (event.target === document.body || event.target === search))) {
     list.focus();
     list.onKey(event);
+    if (drawer.isOpen && list.activeId) openEntry(list.find(list.activeId), { focus: false });
     return;
   } else {
     return;
@@ -186,18 +301,31 @@ search.addEventListener('keydown', (event) => {
   go({ ...view, q: search.value.trim() }, { replace: typed });
 });
 
-byId('ranges').append(...RANGES.map(([key, label, title]) => h('button', {
+byId('ranges').prepend(...RANGES.map(([key, label, title]) => h('button', {
   type: 'button', 'data-last': key, title, 'aria-pressed': 'false',
   onclick: () => go({ ...view, last: key, since: null, until: null }),
 }, label)));
+
+document.addEventListener('visibilitychange', () => document.hidden || counts());
+byId('overview').addEventListener('click', (event) => {
+  const open = document.body.classList.toggle('overview');
+  event.target.setAttribute('aria-expanded', String(open));
+});
 
 addEventListener('popstate', () => show(read()));
 
 // --- the start ---
 
+function started() {
+  document.documentElement.classList.remove('starting');
+}
+
 paintControls();
-list.show(view);
+list.show(view).then(() => view.event && !list.find(view.event) && reveal(view.event));
 counts();
+acting.start();
+get('/v1/status', null, 'first-status').then(status, () => {}).finally(started);
+setTimeout(started, 400);
 strip?.start();
 inventory?.load().then(() => inventory.mark(list.find(list.activeId))).catch(() => {});
 if (view.event) openDrawer();

@@ -3,21 +3,26 @@
 
 import { getText, isStale } from './api.js';
 import { announce, byId, h, svg } from './dom.js';
-import { commands, due, occurredAt, outcomeWord, SEVERITY_WORDS, time } from './entry.js';
+import { actions, commands, occurredAt, outcomeWord, SEVERITY_WORDS, time, waiting } from './entry.js';
 import { ago, count, dated, duration, full } from './format.js';
 import { Map as InventoryMap } from './inventory.js';
 import { memberText, parse, plain } from './raw.js';
 import { KIND } from './view.js';
 
+const NAMES_MAX = 60; // of one field of the scope
+
 export class Drawer {
   /** `onClose()` is called for the reader's wish to close, `onStep(by)` for the next one. */
-  constructor({ onClose, onStep, inventory }) {
+  constructor({ onClose, onStep, onFilter, acting, inventory }) {
     this.element = byId('drawer');
     this.onClose = onClose;
     this.onStep = onStep;
+    this.onFilter = onFilter;
+    this.acting = acting;
     this.inventory = inventory;
     this.id = null;
     setInterval(() => this.tick(), 1000);
+    document.addEventListener('selectionchange', () => this.postponed && !this.isReading() && this.repaint());
   }
 
   get isOpen() {
@@ -37,15 +42,13 @@ export class Drawer {
       const text = await getText(`/v1/events/${encodeURIComponent(id)}`, null, 'drawer');
       if (this.id !== id || text === this.text) return;
       this.text = text;
-      const held = this.element.contains(document.activeElement) ? document.activeElement.dataset.keep : null;
-      const open = new Set([...this.element.querySelectorAll('details[open]')].map((own) => own.className));
-      const top = this.element.scrollTop;
-      this.paint(parse(text), memberText(text, 'sentBody'));
-      for (const own of this.element.querySelectorAll('details')) own.open = open.has(own.className);
-      this.element.scrollTop = same ? top : 0;
-      if (held || focus) (this.element.querySelector(`[data-keep="${held ?? 'close'}"]`) ?? this.element).focus({ preventScroll: true });
+      this.repaint();
+      if (!same) this.element.scrollTop = 0;
+      if (focus) this.element.querySelector('[data-keep="close"]')?.focus({ preventScroll: true });
     } catch (error) {
       if (isStale(error) || this.id !== id) return;
+      this.text = null;
+      this.entry = null;
       this.element.replaceChildren(
         this.head(h('span', { class: 'badge', 'data-severity': 'error' }, 'Not shown')),
         h('h2', { id: 'drawer-title' }, error.status === 404 ? 'This event is gone' : 'This event cannot be shown'),
@@ -54,9 +57,28 @@ export class Drawer {
     }
   }
 
+  /** Whether a text in it is selected: then nothing in it may change. */
+  isReading() {
+    const selection = getSelection();
+    return selection.type === 'Range' && this.element.contains(selection.anchorNode);
+  }
+
+  /** Shows the answer that came last; what has not changed stays as it is. */
+  repaint() {
+    this.postponed = this.isReading();
+    if (this.postponed || !this.text) return;
+    const held = this.element.contains(document.activeElement) ? document.activeElement.dataset.keep : null;
+    this.paint(parse(this.text), memberText(this.text, 'sentBody'));
+    if (held && !this.element.contains(document.activeElement)) {
+      (this.element.querySelector(`[data-keep="${held}"]`) ?? this.element).focus({ preventScroll: true });
+    }
+  }
+
   close() {
     this.id = null;
     this.text = null;
+    this.entry = null;
+    this.postponed = false;
     this.element.hidden = true;
     this.element.replaceChildren();
     document.body.classList.remove('drawer-open');
@@ -65,13 +87,16 @@ export class Drawer {
   tick() {
     if (!this.isOpen) return;
     for (const element of this.element.querySelectorAll('[data-ago]')) {
-      element.textContent = ago(Number(element.dataset.ago));
+      if (!this.isReading()) element.textContent = ago(Number(element.dataset.ago));
     }
+    // Why it waits is told with how long that will be.
+    if (this.entry?.state === 'pending' && this.text) this.repaint();
   }
 
   paint(entry, body) {
     const at = occurredAt(entry);
-    this.element.replaceChildren(
+    this.entry = entry;
+    this.fill(
       this.head(
         h('span', { class: 'badge', 'data-severity': entry.severity }, SEVERITY_WORDS[entry.severity].toUpperCase()),
         h('span', { class: 'when' },
@@ -80,7 +105,9 @@ export class Drawer {
       ),
       h('h2', { id: 'drawer-title' }, entry.eventType),
       h('p', { class: 'summary' }, entry.summary),
-      where(entry),
+      this.actions(entry),
+      this.facts(entry),
+      this.where(entry),
       entry.correlatedServices ? this.correlated(entry) : '',
       details(entry),
       way(entry),
@@ -88,6 +115,59 @@ export class Drawer {
       KIND === 'agent' ? commandList(entry) : '',
       h('p', { class: 'id' }, h('span', {}, 'Id '), h('code', {}, entry.id)),
     );
+  }
+
+  /** Puts parts in the place of those that differ from them, and leaves the others alone. */
+  fill(...parts) {
+    const wanted = parts.filter((part) => part !== '');
+    wanted.forEach((part, index) => {
+      const old = this.element.children[index];
+      if (!old) this.element.append(part);
+      else if (!same(old, part)) old.replaceWith(part);
+    });
+    while (this.element.children.length > wanted.length) this.element.lastElementChild.remove();
+  }
+
+  /** What may be done to it, for whom may. */
+  actions(entry) {
+    const found = this.acting?.may ? actions(entry) : [];
+    if (!found.length) return '';
+    return h('div', { class: 'actions', role: 'group', 'aria-label': 'Act' }, ...found.map(([word, path, content, question, danger]) => h('button', {
+      type: 'button', class: danger ? 'button danger' : 'button', 'data-keep': word,
+      onclick: () => this.acting.act(question, path, content, { danger, number: 1 }),
+    }, word)));
+  }
+
+  /** What one filters by, each a button that filters, and one that leaves out. */
+  facts(entry) {
+    const found = [['type', entry.eventType, 'Type'], ['severity', entry.severity, 'Severity']];
+    if (KIND === 'agent') {
+      found.push(['state', entry.state, 'State'], ['source', entry.source, 'Came in by']);
+      if (entry.deadReason) found.push(['reason', entry.deadReason, 'Reason']);
+      if (entry.lastStatus) found.push(['status', String(entry.lastStatus), 'Last status']);
+    }
+    return h('dl', { class: 'facts' }, ...found.map(([name, value, word]) => h('div', {}, h('dt', {}, word), h('dd', {}, this.value(name, value)))));
+  }
+
+  value(name, value) {
+    return h('span', { class: 'value' },
+      h('button', { type: 'button', class: 'filter', title: `Only with this ${name}`, 'data-keep': `only-${name}-${value}`, onclick: () => this.onFilter(name, value, 1) }, value),
+      h('button', { type: 'button', class: 'not', title: `Without this ${name}`, 'aria-label': `Without ${value}`, 'data-keep': `not-${name}-${value}`, onclick: () => this.onFilter(name, value, -1) }, '≠'));
+  }
+
+  /** The band WHERE: each name over what it is. */
+  where(entry) {
+    const scope = entry.scope ?? {};
+    const fields = [['clusters', 'CLUSTER', 'cluster'], ['namespaces', 'NAMESPACE', 'namespace'], ['servicesNames', 'SERVICE', 'service']];
+    const cells = fields.flatMap(([field, word, filter]) => {
+      const names = scope[field] ?? [];
+      if (names.length === 0) return [];
+      const shownNames = names.slice(0, NAMES_MAX).map((name) => this.value(filter, name));
+      const rest = names.length > NAMES_MAX ? ` and ${count(names.length - NAMES_MAX, 'more', 'more')}` : '';
+      return [h('div', { class: 'place' }, h('b', {}, ...shownNames, rest), h('span', {}, names.length > 1 ? `${word}S` : word))];
+    });
+    if (cells.length === 0) cells.push(h('div', { class: 'place' }, h('b', {}, 'Every service'), h('span', {}, 'NO SCOPE GIVEN')));
+    return h('section', { class: 'where' }, h('h3', {}, 'Where'), h('div', { class: 'places' }, ...cells));
   }
 
   head(...children) {
@@ -111,17 +191,15 @@ export class Drawer {
   }
 }
 
-/** The band WHERE: each name over what it is. */
-function where(entry) {
-  const scope = entry.scope ?? {};
-  const fields = [['clusters', 'CLUSTER'], ['namespaces', 'NAMESPACE'], ['servicesNames', 'SERVICE']];
-  const cells = fields.flatMap(([field, word]) => {
-    const names = scope[field] ?? [];
-    if (names.length === 0) return [];
-    return [h('div', { class: 'place' }, h('b', {}, names.join(', ')), h('span', {}, names.length > 1 ? `${word}S` : word))];
-  });
-  if (cells.length === 0) cells.push(h('div', { class: 'place' }, h('b', {}, 'Every service'), h('span', {}, 'NO SCOPE GIVEN')));
-  return h('section', { class: 'where' }, h('h3', {}, 'Where'), h('div', { class: 'places' }, ...cells));
+/** Whether two parts show the same; times that pass by themselves count as the same. */
+function same(a, b) {
+  if (a.isEqualNode(b)) return true;
+  const [x, y] = [a.cloneNode(true), b.cloneNode(true)];
+  for (const part of [x, y]) {
+    for (const own of part.querySelectorAll('[data-ago]')) own.textContent = '';
+    for (const own of part.querySelectorAll('.copy')) own.textContent = '';
+  }
+  return x.isEqualNode(y);
 }
 
 /** DETAILS, one `key: value` a line. */
@@ -173,7 +251,7 @@ function ended(entry, step, small, began) {
     const why = { rejected: 'Komodor refused it', exhausted: 'its attempts are spent', expired: 'its time to live ran out' };
     step('failed', time(entry.diedAt), 'Dead letter', small(`${why[entry.deadReason] ?? entry.deadReason}; kept until it is retried or dropped`));
   } else if (entry.held) step('waiting', null, 'Held', small('waits for the operator'));
-  else step('waiting', null, 'Waiting', small(due(entry)));
+  else step('waiting', null, 'Waiting', small(waiting(entry)));
 }
 
 function arrivals(entry) {
@@ -208,7 +286,7 @@ function copyButton(text, keep) {
 }
 
 /** The clipboard is there only in a secure context: loopback is one, a tunnel's name may not be. */
-async function copied(text) {
+export async function copied(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;

@@ -2,6 +2,7 @@
 
 import { count, duration, largest, moment } from './format.js';
 import { plain } from './raw.js';
+import { toThisAgent, waitsFor } from './standing.js';
 import { KIND } from './view.js';
 
 export const SEVERITY_WORDS = { information: 'Information', warning: 'Warning', error: 'Error' };
@@ -34,10 +35,19 @@ export function ending(entry, now = Date.now()) {
   return { tone: 'pending', word: 'Waiting', extra: due(entry, now) };
 }
 
+/** Until when a pending entry waits, in few words. */
 export function due(entry, now = Date.now()) {
-  const wait = (time(entry.dueAt) ?? now) - now;
-  if (wait > 500) return `due in ${largest(wait)}`;
+  const { why, until } = waitsFor(entry, time(entry.dueAt), now);
+  if (until !== null && until > now + 500) return `next try in ${largest(until - now)}`;
+  if (until !== null) return 'next try now';
+  if (why.startsWith('the destination is held')) return 'destination held';
   return entry.attemptCount > 0 ? `due, ${count(entry.attemptCount, 'attempt', 'attempts')}` : 'due now';
+}
+
+/** Why it waits and until when, in a sentence. */
+export function waiting(entry, now = Date.now()) {
+  const { why, until } = waitsFor(entry, time(entry.dueAt), now);
+  return until !== null && until > now ? `${why}; next try at ${moment(until, now)}, in ${largest(until - now)}` : why;
 }
 
 export const outcomeWord = (outcome) => OUTCOME_WORDS[outcome] ?? outcome;
@@ -73,17 +83,30 @@ export function sentence(entry) {
 
 /** The commands that would change it: [[what it does, command]]. */
 export function commands(entry) {
-  const found = [['Show it in a terminal', `outboxd events show ${entry.id}`]];
+  const outboxd = (words) => `outboxd ${words}${toThisAgent()}`;
+  const found = [['Show it in a terminal', outboxd(`events show ${entry.id}`)]];
   if (entry.state === 'dead') {
-    found.push(['Send it once more', `outboxd dead-letters retry ${entry.id}`]);
-    found.push(['Remove it for good', `outboxd dead-letters drop ${entry.id}`]);
+    found.push(['Send it once more', outboxd(`dead-letters retry ${entry.id}`)]);
+    found.push(['Remove it for good', outboxd(`dead-letters drop ${entry.id}`)]);
   } else if (entry.state === 'pending') {
-    if (entry.held) found.push(['Let it go', `outboxd release ${entry.id}`]);
+    if (entry.held) found.push(['Let it go', outboxd(`release ${entry.id}`)]);
     else {
-      found.push(['Send it now, not when it is due', `outboxd dead-letters retry ${entry.id}`]);
-      found.push(['Keep it back', `outboxd hold ${entry.id}`]);
+      found.push(['Send it now, not when it is due', outboxd(`dead-letters retry ${entry.id}`)]);
+      found.push(['Keep it back', outboxd(`hold ${entry.id}`)]);
     }
-    found.push(['Remove it for good, unsent', `outboxd dead-letters drop ${entry.id}`]);
+    found.push(['Remove it for good, unsent', outboxd(`dead-letters drop ${entry.id}`)]);
   }
   return found;
+}
+
+/** What may be done to it: [[word, path, content, what is asked first, is dangerous]]. */
+export function actions(entry) {
+  const id = encodeURIComponent(entry.id);
+  const named = `“${entry.eventType}”`;
+  const drop = ['Drop', `/v1/events/${id}/drop`, {}, `Remove ${named} for good? It will never be sent.`, true];
+  if (entry.state === 'dead') return [['Retry', `/v1/events/${id}/retry`, {}, `Send ${named} once more?`, false], drop];
+  if (entry.state !== 'pending') return [];
+  if (entry.held) return [['Release', '/v1/release', { id: entry.id }, `Let ${named} go?`, false], drop];
+  return [['Try now', `/v1/events/${id}/retry`, {}, `Send ${named} now, not when it is due?`, false],
+    ['Hold', '/v1/hold', { id: entry.id }, `Keep ${named} back until somebody releases it?`, false], drop];
 }

@@ -2,13 +2,16 @@
 
 import { byId, h, setText } from './dom.js';
 import { compact, count, number } from './format.js';
-import { EMPTY, filterCount, KIND, LISTS } from './view.js';
+import { chosen, EMPTY, filterCount, KIND, withValue, without } from './view.js';
 
 const SHOWN = 8; // values of a filter before 'more'
 const GROUPS = [
   { name: 'type', title: 'Event types' },
   { name: 'severity', title: 'Severity', fixed: [['error', 'Error'], ['warning', 'Warning'], ['information', 'Information']] },
   { name: 'state', title: 'State', agent: true, fixed: [['pending', 'Waiting'], ['delivered', 'Delivered'], ['dead', 'Dead letters']] },
+  { name: 'reason', title: 'Why it died', agent: true, words: { rejected: 'Rejected', exhausted: 'Attempts spent', expired: 'Expired' } },
+  { name: 'status', title: 'Last status', agent: true },
+  { name: 'source', title: 'Came in by', agent: true, words: { socket: 'Socket', batch: 'Batch', spool: 'Spool', agent: 'The agent itself' } },
   { name: 'held', title: 'Held', agent: true, fixed: [['true', 'Held by the operator']], plain: true },
   { name: 'cluster', title: 'Clusters' },
   { name: 'namespace', title: 'Namespaces' },
@@ -29,20 +32,22 @@ export class Filters {
       ...[...this.groups.values()].map((parts) => parts.element), this.progress,
     );
     this.panel.addEventListener('change', (event) => this.onTick(event));
+    this.panel.addEventListener('click', (event) => {
+      const { not, value } = event.target.closest('.not')?.dataset ?? {};
+      if (not) this.onChange(withValue(this.view, not, value, this.view[without(not)].includes(value) ? 0 : -1));
+    });
     this.button = byId('show-filters');
     this.button.addEventListener('click', () => this.toggle());
   }
 
   setView(view) {
     this.view = view;
-    const chosen = filterCount(view);
-    this.clearButton.disabled = chosen === 0;
-    const ticked = LISTS.reduce((sum, name) => sum + view[name].length, 0);
+    const set = filterCount(view);
+    this.clearButton.disabled = set === 0;
+    const ticked = chosen(view).length;
     setText(this.button, ticked ? `Filters (${ticked})` : 'Filters');
     for (const group of GROUPS) {
-      for (const value of this.groups.get(group.name).values.values()) {
-        value.box.checked = view[group.name].includes(value.box.value);
-      }
+      for (const value of this.groups.get(group.name).values.values()) mark(value, view, group.name);
     }
   }
 
@@ -58,11 +63,11 @@ export class Filters {
   paint(group, facet) {
     const parts = this.groups.get(group.name);
     const counts = new Map(facet.values.map(({ value, count: found }) => [value, found]));
-    const chosen = this.view[group.name];
+    const chosen = [...this.view[group.name], ...(this.view[without(group.name)] ?? [])];
     let wanted;
     if (group.fixed) wanted = group.fixed;
     else {
-      const all = facet.values.map(({ value }) => [value, value]);
+      const all = facet.values.map(({ value }) => [value, group.words?.[value] ?? value]);
       const open = this.expanded.has(group.name);
       wanted = open ? all : all.filter(([value], index) => index < SHOWN || chosen.includes(value));
       setText(parts.number, ` (${number(facet.distinct)})`);
@@ -97,7 +102,7 @@ export class Filters {
       }
       if (parts.list.children[index] !== own.element) parts.list.insertBefore(own.element, parts.list.children[index] ?? null);
       const found = counts.get(value) ?? 0;
-      own.box.checked = chosen.includes(value);
+      mark(own, this.view, group.name);
       own.box.setAttribute('aria-label', `${label}, ${count(found, 'event', 'events')}`);
       own.element.classList.toggle('none', found === 0);
       setText(own.count, compact(found));
@@ -107,9 +112,7 @@ export class Filters {
 
   onTick(event) {
     const { name, value, checked } = event.target;
-    const chosen = this.view[name].filter((own) => own !== value);
-    if (checked) chosen.push(value);
-    this.onChange({ ...this.view, [name]: chosen });
+    if (name) this.onChange(withValue(this.view, name, value, checked ? 1 : 0));
   }
 
   clear() {
@@ -141,6 +144,18 @@ function makeValue(name, value, label) {
   const box = h('input', { type: 'checkbox', name, value });
   const found = h('span', { class: 'count', 'aria-hidden': 'true' });
   const text = h('span', { class: 'value', title: label }, label);
-  const mark = name === 'severity' || name === 'state' ? h('span', { class: 'swatch', 'data-tone': value, 'aria-hidden': 'true' }) : null;
-  return { box, count: found, element: h('li', {}, h('label', {}, box, mark, text, found)) };
+  const swatch = name === 'severity' || name === 'state' ? h('span', { class: 'swatch', 'data-tone': value, 'aria-hidden': 'true' }) : null;
+  const not = name === 'held' ? null : h('button', {
+    type: 'button', class: 'not', 'data-not': name, 'data-value': value, 'aria-pressed': 'false',
+    'aria-label': `Leave out ${label}`, title: 'Leave this out',
+  }, '≠');
+  return { box, not, count: found, element: h('li', {}, h('label', {}, box, swatch, text, found), not) };
+}
+
+/** Ticked, left out, or neither. */
+function mark(value, view, name) {
+  value.box.checked = view[name].includes(value.box.value);
+  const out = view[without(name)]?.includes(value.box.value) ?? false;
+  value.element.classList.toggle('out', out);
+  value.not?.setAttribute('aria-pressed', String(out));
 }

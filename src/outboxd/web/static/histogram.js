@@ -40,7 +40,9 @@ export class Histogram {
   set(data, isZoomed) {
     this.data = data;
     this.zoomOut.hidden = !isZoomed;
-    if (!this.dragging) this.selection = null;
+    const last = data.counts.information.length - 1;
+    // A range that somebody is selecting stays, as long as it fits.
+    if (this.selection && (!(this.dragging || document.activeElement === this.picture) || Math.max(...this.selection) > last)) this.selection = null;
     this.paint();
   }
 

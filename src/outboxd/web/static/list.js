@@ -2,7 +2,7 @@
 // one scrolls, new ones join at the top where that moves nothing else.
 
 import { get, isStale } from './api.js';
-import { announce, byId, h, setSeverity, setText, severityIcon } from './dom.js';
+import { announce, byId, h, setSeverity, setText, severityIcon, shown } from './dom.js';
 import { detailsLine, ending, occurredAt, sentence, service } from './entry.js';
 import { count, full, moment } from './format.js';
 import { parse } from './raw.js';
@@ -10,6 +10,7 @@ import { apiQuery } from './view.js';
 
 const PAGE = 50;
 const ROWS_MAX = 20_000; // held in memory; older ones are reached by a time range
+const PRINTED_MAX = 500;
 const BEYOND = 8; // rows kept ready above and below what is in sight
 
 export class List {
@@ -29,7 +30,20 @@ export class List {
     this.grid.addEventListener('keydown', (event) => this.onKey(event));
     this.body.addEventListener('click', (event) => this.onClick(event));
     this.fresh.addEventListener('click', () => this.toTop());
+    // What somebody points at, reads or selects must not move.
+    this.pointed = false;
+    this.body.addEventListener('pointerenter', (event) => { this.pointed = event.pointerType === 'mouse'; });
+    this.body.addEventListener('pointerleave', () => { this.pointed = false; });
+    addEventListener('beforeprint', () => this.print());
+    addEventListener('afterprint', () => { document.body.classList.remove('printing'); this.paint(); });
     setInterval(() => this.paint(), 1000); // 'due in 12s'
+  }
+
+  /** Whether rows must stay where they are. */
+  isHeld() {
+    const selection = getSelection();
+    return this.pointed || document.activeElement === this.grid
+      || (selection.type === 'Range' && this.grid.contains(selection.anchorNode));
   }
 
   clear() {
@@ -41,13 +55,16 @@ export class List {
   }
 
   /** Shows a view from its top. What was shown stays until the answer is here. */
-  async show(view) {
+  async show(view, { from = null } = {}) {
     this.view = view;
     this.loading = true;
     this.hideFresh();
     this.grid.setAttribute('aria-busy', 'true');
+    // The rows of another view are not this one's: after a moment they say so.
+    const slow = setTimeout(() => setText(this.note, 'Looking…'), 400);
     try {
-      const page = await this.fetch(null, 'list');
+      const page = await this.fetch(from, 'list');
+      this.from = from;
       const top = this.top();
       this.clear();
       this.entries = page.events;
@@ -56,12 +73,18 @@ export class List {
       if (top < 0) scrollBy({ top, behavior: 'instant' });
       this.say();
     } catch (error) {
-      if (!isStale(error)) this.fail(error);
+      if (!isStale(error)) {
+        this.clear();
+        this.fail(error);
+        this.paint();
+      }
       return;
     } finally {
+      clearTimeout(slow);
       this.loading = false;
     }
     this.grid.setAttribute('aria-busy', 'false');
+    if (from) this.showFresh(PAGE);
     this.paint();
   }
 
@@ -69,7 +92,11 @@ export class List {
   async refresh() {
     if (!this.view || this.loading) return;
     try {
-      if (this.top() >= -this.rowHeight() / 2) {
+      if (this.from) {
+        const first = this.entries[0];
+        const page = await this.fetch(this.from, 'refresh');
+        if (first) this.update(page.events);
+      } else if (this.top() >= -this.rowHeight() / 2 && !this.isHeld()) {
         this.merge(await this.fetch(null, 'refresh'), null);
         this.hideFresh();
       } else {
@@ -165,10 +192,11 @@ export class List {
 
   say() {
     let text = '';
-    if (this.entries.length === 0) text = 'No events match. Take a filter away, or widen the time range.';
+    if (this.entries.length === 0 && this.next) text = 'Searching older events…';
+    else if (this.entries.length === 0) text = 'No events match. Take a filter away, or widen the time range.';
     else if (this.entries.length >= ROWS_MAX && this.next) {
       text = `${count(ROWS_MAX, 'event', 'events')} are shown. Select a time range above for older ones.`;
-    } else if (this.next) text = 'Loading more…';
+    } else if (this.next) text = this.entries.length < PAGE ? 'Searching older events…' : 'Loading more…';
     else if (this.entries.length > 20) text = 'That is all.';
     setText(this.note, text);
   }
@@ -190,8 +218,8 @@ export class List {
 
   toTop() {
     this.hideFresh();
+    scrollTo({ top: Math.min(scrollY, this.grid.getBoundingClientRect().top + scrollY - this.covered()), behavior: 'instant' });
     this.show(this.view);
-    this.focus();
   }
 
   // --- painting ---
@@ -202,7 +230,13 @@ export class List {
 
   /** How far the list's top is below what covers the page's top. */
   top() {
-    return this.grid.getBoundingClientRect().top - 8;
+    return this.grid.getBoundingClientRect().top - this.covered();
+  }
+
+  /** The height of the page's head, which stays at the top. */
+  covered() {
+    const top = document.querySelector('.top');
+    return getComputedStyle(top).position === 'sticky' ? top.offsetHeight : 0;
   }
 
   range() {
@@ -253,10 +287,23 @@ export class List {
     if (last > this.entries.length - PAGE / 2) this.more();
   }
 
+  /** All rows that are loaded, in their order, for paper. */
+  print() {
+    document.body.classList.add('printing');
+    for (const [, row] of this.elements) row.element.remove();
+    this.elements.clear();
+    this.entries.slice(0, PRINTED_MAX).forEach((entry, index) => {
+      const row = makeRow();
+      this.elements.set(entry.id, row);
+      this.body.append(row.element);
+      fillRow(row, entry, index, false);
+    });
+  }
+
   scrollTo(index) {
     const height = this.rowHeight();
     const top = this.body.getBoundingClientRect().top + index * height;
-    const head = 12;
+    const head = this.covered() + (this.grid.querySelector('.head').offsetHeight || 12);
     if (top < head) scrollBy({ top: top - head, behavior: 'instant' });
     else if (top + height > innerHeight - head) scrollBy({ top: top + height - innerHeight + head, behavior: 'instant' });
   }
@@ -269,7 +316,9 @@ export class List {
     const rows = Math.max(1, Math.floor(innerHeight / this.rowHeight()) - 2);
     const steps = {
       ArrowDown: index + 1,
+      j: index + 1,
       ArrowUp: index < 0 ? 0 : index - 1,
+      k: index < 0 ? 0 : index - 1,
       PageDown: index + rows,
       PageUp: index - rows,
       Home: 0,
@@ -278,6 +327,7 @@ export class List {
     if (event.key in steps) {
       const to = Math.min(Math.max(steps[event.key], 0), this.entries.length - 1);
       if (to >= 0) this.setActive(this.entries[to].id, { scroll: true });
+      if (to >= 0 && document.body.classList.contains('drawer-open')) this.onOpen(this.entries[to], { focus: false });
     } else if (event.key === 'Enter' && index >= 0) {
       this.onOpen(this.entries[index], { focus: true });
     } else {
@@ -289,7 +339,10 @@ export class List {
   onClick(event) {
     const row = event.target.closest('.row');
     const entry = row && this.find(row.dataset.id);
-    if (!entry || getSelection().type === 'Range') return;
+    // A new tab, a new window, a download: the link's own matter.
+    if (!entry || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    if (getSelection().type === 'Range' && this.grid.contains(getSelection().anchorNode)) return;
     this.setActive(entry.id);
     this.onOpen(entry, { focus: false });
   }
@@ -298,13 +351,14 @@ export class List {
 function makeRow() {
   const cell = (name, ...children) => h('span', { class: name, role: 'gridcell' }, ...children);
   const parts = {
-    icon: severityIcon('information'), type: h('b'), summary: cell('c-summary'),
+    icon: severityIcon('information'), type: h('b'), link: h('a', { class: 'row-link', tabindex: '-1', draggable: 'false' }), summary: cell('c-summary'),
     occurred: cell('c-occurred'), endWord: h('span', { class: 'word' }), endExtra: h('span', { class: 'extra' }),
     details: cell('c-details'), name: h('span', { class: 'word' }), where: h('span', { class: 'extra' }),
   };
+  parts.link.append(parts.type);
   parts.end = cell('c-ended', parts.endWord, parts.endExtra);
   parts.element = h('div', { class: 'row', role: 'row' },
-    cell('c-event', parts.icon, parts.type), parts.summary, parts.occurred, parts.end, parts.details,
+    cell('c-event', parts.icon, parts.link), parts.summary, parts.occurred, parts.end, parts.details,
     cell('c-service', parts.name, parts.where));
   return parts;
 }
@@ -314,17 +368,18 @@ function fillRow(row, entry, index, active) {
   if (element.dataset.id !== entry.id) {
     element.dataset.id = entry.id;
     element.id = `row-${entry.id}`;
+    row.link.setAttribute('href', rowAddress(entry.id));
   }
   setAttribute(element, 'aria-rowindex', String(index + 2));
   setAttribute(element, 'aria-selected', String(active));
   if (row.entry === entry && entry.state !== 'pending') return;
   row.entry = entry;
-  setAttribute(element, 'aria-label', sentence(entry));
+  setAttribute(element, 'aria-label', shown(sentence(entry)));
   setSeverity(row.icon, entry.severity);
   setText(row.type, entry.eventType);
-  row.type.title = entry.eventType;
+  row.type.title = shown(entry.eventType);
   setText(row.summary, entry.summary);
-  row.summary.title = entry.summary;
+  row.summary.title = shown(entry.summary);
   const at = occurredAt(entry);
   setText(row.occurred, moment(at));
   row.occurred.title = full(at);
@@ -336,7 +391,14 @@ function fillRow(row, entry, index, active) {
   const { name, extra } = service(entry);
   setText(row.name, name);
   setText(row.where, extra);
-  row.name.title = extra ? `${name} (${extra})` : name;
+  row.name.title = shown(extra ? `${name} (${extra})` : name);
+}
+
+/** The address of the present view with this event open. */
+function rowAddress(id) {
+  const query = new URLSearchParams(location.search);
+  query.set('event', id);
+  return `?${query}`;
 }
 
 function setAttribute(element, name, value) {

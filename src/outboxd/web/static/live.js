@@ -1,59 +1,109 @@
-// Hears of changes by server-sent events; where that does not work, asks.
+// Hears of changes by server-sent events; where that does not work, asks. A tab
+// that nobody sees lets go of its connection and fetches nothing: a browser has
+// only six for one listener.
 
 import { get } from './api.js';
 import { byId, setText } from './dom.js';
 
 const ASK_MS = 3000;
-const WORDS = { connecting: 'Connecting', live: 'Live', asking: 'Live, every 3 s', offline: 'Offline' };
+const RETRY_MS = 2000;
+// A stream says something at least every 15 s; after twice that it is dead.
+const SILENCE_MAX_MS = 31_000;
+const WORDS = { connecting: 'Connecting', live: 'Live', asking: 'Live, every 3 s', paused: 'Paused', offline: 'No answer' };
 
 export class Live {
-  /** `onChange()` hears that something changed, `onStatus(status)` how things stand. */
-  constructor({ onChange, onStatus }) {
+  /** `onChange()` hears that something changed, `onStatus(status)` how things stand,
+   * `onStale(since)` since when there is no answer (null: there is one again). */
+  constructor({ onChange, onStatus, onStale }) {
     this.onChange = onChange;
     this.onStatus = onStatus;
+    this.onStale = onStale;
     this.failures = 0;
+    this.paused = false;
+    this.heardAt = Date.now();
+    this.isStale = false;
+    this.mark = byId('live');
+    this.mark.addEventListener('click', () => this.toggle());
+    document.addEventListener('visibilitychange', () => (document.hidden ? this.letGo() : this.goOn()));
+    setInterval(() => this.stream && Date.now() - this.heardAt > SILENCE_MAX_MS && this.lost(), 1000);
   }
 
   start() {
-    if (!globalThis.EventSource) {
+    this.goOn();
+  }
+
+  toggle() {
+    this.paused = !this.paused;
+    if (this.paused) {
+      this.letGo();
+      this.say('paused');
+    } else this.goOn();
+  }
+
+  letGo() {
+    this.stream?.close();
+    this.stream = null;
+    clearTimeout(this.timer);
+  }
+
+  goOn() {
+    if (this.paused || document.hidden) return;
+    this.letGo();
+    if (!globalThis.EventSource || this.failures > 3) {
       this.ask();
       return;
     }
-    const stream = new EventSource('/v1/stream');
+    const stream = this.stream = new EventSource('/v1/stream');
     stream.addEventListener('changed', (event) => {
       this.failures = 0;
-      this.say('live');
+      this.heard('live');
       this.onStatus(JSON.parse(event.data).status);
       this.onChange();
     });
-    stream.addEventListener('open', () => this.say('live'));
-    stream.addEventListener('error', () => {
-      this.failures += 1;
-      this.say('offline');
-      // Refused for good (too many pages listen, a proxy in between): ask instead.
-      if (stream.readyState === EventSource.CLOSED || this.failures > 20) {
-        stream.close();
-        this.ask();
-      }
-    });
+    stream.addEventListener('alive', () => this.heard('live'));
+    stream.addEventListener('error', () => this.stream === stream && this.lost());
+  }
+
+  /** The stream ended, or was refused: asking tells whether the program still answers. */
+  lost() {
+    this.letGo();
+    this.failures += 1;
+    this.ask();
   }
 
   async ask() {
+    clearTimeout(this.timer);
     try {
       const status = await get('/v1/status', null, 'status');
-      this.say('asking');
+      this.heard('asking');
       this.onStatus(status);
       this.onChange();
-    } catch {
+      // A stream again, after a while: it may have been one restart.
+      this.timer = setTimeout(() => (this.failures > 3 ? this.ask() : this.goOn()), ASK_MS);
+    } catch (error) {
+      if (error.name === 'AbortError') return;
       this.say('offline');
+      this.isStale = true;
+      this.onStale(this.heardAt);
+      this.failures = 0;
+      this.timer = setTimeout(() => this.ask(), RETRY_MS);
     }
-    setTimeout(() => this.ask(), ASK_MS);
+  }
+
+  heard(state) {
+    this.heardAt = Date.now();
+    if (this.isStale) {
+      this.isStale = false;
+      this.onStale(null);
+    }
+    this.say(this.paused ? 'paused' : state);
   }
 
   say(state) {
-    const mark = byId('live');
-    if (mark.dataset.state === state) return;
-    mark.dataset.state = state;
-    setText(mark.querySelector('.word'), WORDS[state]);
+    if (this.mark.dataset.state === state) return;
+    this.mark.dataset.state = state;
+    this.mark.setAttribute('aria-pressed', String(state === 'paused'));
+    this.mark.title = state === 'paused' ? 'Go on with the live view' : 'Pause the live view';
+    setText(this.mark.querySelector('.word'), WORDS[state]);
   }
 }

@@ -1,7 +1,9 @@
-// The head of the page: how the destination stands, or what the sandbox does.
+// The head of the page: whose it is, how it stands, and what is wrong with what to
+// do, in the words of `outboxd status --check`. What is old looks old.
 
-import { byId, h } from './dom.js';
-import { ago, compact, count } from './format.js';
+import { byId, h, setText } from './dom.js';
+import { ago, compact, count, moment } from './format.js';
+import { note } from './standing.js';
 import { KIND } from './view.js';
 
 const STATES = {
@@ -13,20 +15,67 @@ const STATES = {
 };
 
 let shown = '';
+let last = null;
 
 /** Shows a status; what has not changed is left alone. */
 export function showStatus(status) {
-  const text = JSON.stringify(status);
+  last = status;
+  note(status);
+  const text = JSON.stringify({ ...status, now: 0, rate: 0, disk: 0 });
   if (text === shown) return;
   shown = text;
   byId('status').replaceChildren(...(KIND === 'agent' ? agent(status) : sandbox(status)));
+  if (status.host) setText(byId('host'), status.host);
+  showFindings(status.findings ?? []);
+  setTitle();
 }
 
-function agent({ destination, outbox }) {
-  const [tone, word] = STATES[destination.state] ?? ['plain', destination.state];
+/** What has not been heard of since a moment (ms), or null: everything is as it stands now. */
+export function showStale(since) {
+  document.body.classList.toggle('stale', since !== null);
+  const element = byId('stale');
+  element.hidden = since === null;
+  if (since !== null) setText(element, `No answer from the ${KIND === 'agent' ? 'agent' : 'sandbox'} since ${moment(since)}. What is shown is how it stood then.`);
+  setTitle(since !== null);
+}
+
+function setTitle(isStale = false) {
+  const name = last?.host ?? '';
+  const parts = [KIND === 'agent' ? name || 'Events' : 'Events', 'outboxd'];
+  const what = isStale ? 'no answer' : KIND === 'agent' && last ? number(last) : '';
+  document.title = [what, ...parts].filter(Boolean).join(' · ');
+}
+
+/** The number that matters: what is wrong first, then what waits. */
+function number({ outbox, findings = [], destination }) {
+  const critical = findings.some((found) => found.level === 'critical');
+  const mark = critical ? '⛔ ' : findings.length ? '⚠ ' : '';
+  if (outbox.dead && findings.some((found) => found.message.includes('dead letter'))) return `${mark}${compact(outbox.dead)} dead`;
+  if (outbox.pending || destination.state !== 'ok') return `${mark}${compact(outbox.pending)} waiting`;
+  return mark.trim();
+}
+
+/** What is wrong, the worst first, each with what to do. */
+function showFindings(findings) {
+  const element = byId('findings');
+  element.hidden = findings.length === 0;
+  element.replaceChildren(...findings.map(({ level, message, hint }) => h('li', { 'data-level': level },
+    h('span', { class: 'level' }, level === 'critical' ? 'Critical' : 'Warning'),
+    h('span', { class: 'finding' }, h('b', {}, message), h('span', { class: 'todo' }, ...withCode(hint))))));
+}
+
+/** A hint with its `commands` as code. */
+function withCode(text) {
+  return text.split('`').map((part, index) => (index % 2 ? h('code', {}, part) : part));
+}
+
+function agent({ destination, outbox, findings = [] }) {
+  let [tone, word] = STATES[destination.state] ?? ['plain', destination.state];
+  const critical = findings.find((found) => found.level === 'critical');
+  // Green only where nothing is wrong.
+  if (tone === 'good' && findings.length) [tone, word] = critical ? ['bad', 'Needs you'] : ['warn', 'Delivering, with a warning'];
   const title = [destination.endpoint, destination.reason, destination.since ? `since ${ago(Date.parse(destination.since))}` : null].filter(Boolean).join(' · ');
   const parts = [h('span', { class: 'chip', 'data-tone': tone, title }, h('span', { class: 'dot', 'aria-hidden': 'true' }), word)];
-  if (destination.reason && tone !== 'good') parts.push(h('span', { class: 'reason', title: destination.reason }, destination.reason));
   parts.push(figure(outbox.pending, 'waiting', outbox.pending ? 'info' : 'plain'));
   if (outbox.held) parts.push(figure(outbox.held, 'held', 'warn'));
   parts.push(figure(outbox.dead, outbox.dead === 1 ? 'dead letter' : 'dead letters', outbox.dead ? 'bad' : 'plain'));
