@@ -173,7 +173,7 @@ def test_the_page_and_metrics_on_tcp_change_nothing(make_agent):
         ("GET", "/metrics", 200),
         ("GET", "/v1/status", 200),
         ("POST", "/mgmt/v1/events", 404),
-        ("POST", "/v1/hold", 404),
+        ("POST", "/v1/hold", 403),
     ):
         connection = HTTPConnection(host, int(port), timeout=10)
         connection.request(method, path, b"{}" if method == "POST" else None)
