@@ -18,6 +18,7 @@ BOTTOM = {
     "budgets",
     "errors",
     "files",
+    "findings",
     "clock",
     "text",
     "units",

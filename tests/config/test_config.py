@@ -10,8 +10,9 @@ import pytest
 
 import outboxd.config.load as config_module
 from outboxd import locations
+from outboxd.config.api_key import read_api_key
 from outboxd.config.keys import KEYS, SECTIONS
-from outboxd.config.load import find, load, load_client, read_api_key, split_listen
+from outboxd.config.load import find, load, load_client, split_listen
 from outboxd.errors import ConfigError
 from outboxd.locations import runtime_dir, state_dir
 from outboxd.producer.settings import KNOWN
@@ -354,7 +355,7 @@ def test_split_listen_takes_names_addresses_and_brackets():
 
 
 def key_from(config, **environ):
-    return read_api_key(config, environ)
+    return read_api_key(config, environ).value
 
 
 def test_the_key_comes_from_environment_file_and_credential_in_this_order(write, tmp_path):
@@ -373,25 +374,34 @@ def test_the_key_comes_from_environment_file_and_credential_in_this_order(write,
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n", b"two words", b"a\nb", b"k\xff", b"k\x00", b"x" * 5000]
+    "content", [b"", b"\n", b"two words", b"a\nb", b"k\xff", b"k\x00", b"x" * 5000, b"  \t "]
 )
-def test_a_file_that_holds_no_key_is_refused_without_showing_it(write, tmp_path, content):
+def test_what_holds_no_key_is_told_without_showing_it_and_passed_over(write, tmp_path, content):
     (tmp_path / "key").write_bytes(content)
     config = load(write('[komodor]\napi_key_file = "key"'))
-    with pytest.raises(ConfigError) as caught:
-        key_from(config)
-    assert "api_key_file" in caught.value.message
-    assert "two words" not in str(caught.value)
-    with pytest.raises(ConfigError, match="KOMODOR_API_KEY"):
-        key_from(config, KOMODOR_API_KEY="two words")
+    found = read_api_key(config, {})
+    assert found.value is None
+    assert "api_key_file" in found.problem.message
+    assert "two words" not in str(found.problem)
+    found = read_api_key(config, {"KOMODOR_API_KEY": "two words"})
+    assert [error.message.split()[0] for error in found.problems] == [
+        "$KOMODOR_API_KEY",
+        "[komodor]",
+    ]
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "komodor-api-key").write_text("of-systemd\n")
+    found = read_api_key(config, {"CREDENTIALS_DIRECTORY": str(credentials)})
+    assert (found.value, len(found.problems)) == ("of-systemd", 1)
+    (credentials / "komodor-api-key").write_text("two\nlines\n")
+    assert read_api_key(config, {"CREDENTIALS_DIRECTORY": str(credentials)}).value is None
 
 
-def test_a_key_file_that_went_away_is_an_error(write, tmp_path):
+def test_a_key_file_that_went_away_is_told(write, tmp_path):
     (tmp_path / "key").write_text("k")
     config = load(write('[komodor]\napi_key_file = "key"'))
+    assert read_api_key(config, {}) == ("k", str(tmp_path / "key"), ())
     (tmp_path / "key").unlink()
-    with pytest.raises(ConfigError, match="No such file"):
-        key_from(config)
+    assert "No such file" in read_api_key(config, {}).problem.message
     os.mkfifo(tmp_path / "key")
-    with pytest.raises(ConfigError, match="is empty"):
-        key_from(config)
+    assert "is empty" in read_api_key(config, {}).problem.message

@@ -72,6 +72,7 @@ def exercise(metrics: Metrics) -> None:
     for outcome in module.OUTCOMES:
         metrics.set_aside(outcome)
     metrics.revived(10)
+    metrics.part_failed("page")
     metrics.reload(True)
     metrics.limits(events_max=1000, disk_free_min_bytes=64 << 20)
     metrics.watch(
@@ -119,6 +120,7 @@ def test_every_method_moves_what_it_says(metrics):
     # The states that the destination is not in, and what stays 0 in a good run.
     assert still == {
         "outboxd_destination_state",
+        "outboxd_part_failures_total",
         "outboxd_config_reloads_total",
         "outboxd_config_reload_refused",
         "outboxd_build_info",

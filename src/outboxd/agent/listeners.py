@@ -21,14 +21,16 @@ from outboxd.budgets import Limits, gateway_limits, page_limits, socket_limits
 from outboxd.clock import Clock
 from outboxd.config.load import Config
 from outboxd.errors import OutboxdError
+from outboxd.findings import Finding, bad, good
 from outboxd.observe.logs import get_logger
+from outboxd.observe.metrics import Metrics
 from outboxd.serve import sockets
 from outboxd.serve.guards import browser_guard
-from outboxd.serve.server import HttpServer, ServeMetrics
+from outboxd.serve.server import HttpServer
 from outboxd.serve.table import Route, RouteTable
 
 LOOK_S = 2.0  # how often the sockets' paths are looked at
-RETRY_S = 20.0  # how often an address that was taken is tried again
+RETRY_S = 10.0  # how often an address that was taken is tried again
 # More than the listeners and the destination need; the usual soft limit of 1024 is for select().
 DESCRIPTORS_WANTED = 4096
 SOCKET_PART, PAGE_PART = 0.75, 0.15  # of the descriptors that are not kept back
@@ -66,7 +68,7 @@ class Listeners:
     def __init__(
         self,
         config: Config,
-        metrics: ServeMetrics,
+        metrics: Metrics,
         clock: Clock,
         socket_routes: Iterable[Route],
         page_routes: Iterable[Route],
@@ -75,6 +77,7 @@ class Listeners:
         """`gateway` makes the TCP listener within the limits that are left for it."""
         self._config = config
         self._clock = clock
+        self._metrics = metrics
         self._log = get_logger("agent")
         descriptors = raise_descriptor_limit(config.intake.connections_max if gateway else 0)
         if gateway is not None:
@@ -105,7 +108,7 @@ class Listeners:
             server = gateway(limits.fit(descriptors, 1.0))
             self._others.append(SecondaryListener(server, bind, lambda _: None))
         self._bound: sockets.BoundSocket | None = None
-        self._told: dict[str, str] = {}  # troubles that were told, by listener
+        self._told: dict[str, OutboxdError] = {}  # troubles that were told, by listener
 
     async def open(self, passed: Sequence[PassedSocket]) -> None:
         """Open the socket and try to open the rest; raises ConfigError for the socket alone."""
@@ -132,6 +135,19 @@ class Listeners:
     def address(self, name: str) -> str | None:
         """Where the listener of this name can be reached; None where it cannot."""
         return next((o.address for o in self._others if o.server.name == name), None)
+
+    def findings(self) -> list[Finding]:
+        """How they stand, for `check`."""
+        found = [
+            bad(listener, error.message, error.hint or "choose another", error.exit_code)
+            for listener, error in self._told.items()
+        ]
+        found += [
+            good(other.server.name, f"{other.address}")
+            for other in self._others
+            if other.bound is not None and other.server.name not in self._told
+        ]
+        return found
 
     def connection_count(self) -> int:
         """Connections open now."""
@@ -172,27 +188,27 @@ class Listeners:
             self._told.pop(server.name, None)
             return found
         if not bound.is_ours:
-            self._tell(
-                server.name,
-                f"{bound.path} was removed or replaced; it belongs to systemd's socket unit",
-                "run `systemctl restart outboxd.socket`; producers spool until then",
-            )
+            told = f"{bound.path} was removed or replaced; it belongs to systemd's socket unit"
+            hint = "run `systemctl restart outboxd.socket`; producers spool until then"
+            self._tell(server.name, OutboxdError(told, hint))
             return bound
         try:
             again = bind()
             await server.move(again.socket)
         except OutboxdError as error:
-            self._tell(server.name, error.message, error.hint)
+            self._tell(server.name, error)
             return bound
         self._told.pop(server.name, None)
         self._log.warning("socket.rebound", path=bound.path, reason="it was removed or replaced")
         return again
 
-    def _tell(self, listener: str, error: str, hint: str | None) -> None:
-        """A trouble that lasts is told once."""
-        if self._told.get(listener) != error:
-            self._told[listener] = error
-            self._log.error("socket.lost", listener=listener, error=error, hint=hint)
+    def _tell(self, listener: str, error: OutboxdError) -> None:
+        """A trouble that lasts is counted each time, and told once."""
+        self._metrics.part_failed(listener)
+        before = self._told.get(listener)
+        if before is None or before.message != error.message:
+            self._log.error("socket.lost", listener=listener, error=error.message, hint=error.hint)
+        self._told[listener] = error
 
     # --- the others ---
 
@@ -202,7 +218,7 @@ class Listeners:
         try:
             bound = other.bind()
         except OutboxdError as error:
-            self._tell(name, error.message, error.hint)
+            self._tell(name, error)
             return
         await other.server.start(bound.socket)
         other.bound = bound

@@ -1,7 +1,7 @@
 """The agent's rooms, made and joined: who gets whom.
 
 Intake and delivery meet here and nowhere else, in one wake-up and one report.
-Nothing is decided here.
+Nothing is decided here, and nothing is asked of the outbox.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from outboxd import __version__
+from outboxd.agent.health import Health
 from outboxd.agent.listeners import Listeners
+from outboxd.agent.reports import OutageReports
 from outboxd.agent.systemd import PassedSocket
 from outboxd.agent.upkeep import Upkeep
 from outboxd.api.context import ApiContext
@@ -22,14 +24,15 @@ from outboxd.api.routes import ReadingRoutes
 from outboxd.api.session_routes import SessionRoutes
 from outboxd.api.sessions import Sessions
 from outboxd.clock import Clock
+from outboxd.config.changes import changed, changes_the_way, needs_restart
 from outboxd.config.load import Config
 from outboxd.delivery.facts import Fact, OutageEnded
 from outboxd.delivery.late import shown_body
-from outboxd.delivery.report import outage_report
 from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import Settings
 from outboxd.delivery.transport import Transport
-from outboxd.errors import OutboxdError
+from outboxd.errors import Refused
+from outboxd.findings import Finding
 from outboxd.gateway.listener import GatewayListener
 from outboxd.gateway.routes import WebhookRoutes
 from outboxd.gateway.shipped import compile_webhooks
@@ -42,18 +45,17 @@ from outboxd.observe.delivery import DeliveryObserver
 from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
 from outboxd.observe.textfile import write_textfile
-from outboxd.outbox.model import Entry, Source
+from outboxd.outbox.model import Entry
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.opening import Opened
 from outboxd.outbox.upkeep import TICK_S, Job, OutboxUpkeep
+from outboxd.serve.table import Route
 from outboxd.spool.reader import SpoolReader
 from outboxd.web.activity import Activity
 from outboxd.web.outbox_source import OutboxSource
 from outboxd.web.page import web_routes
 
 TEXTFILE_S = 15.0
-# The patience with one piece of work: a commit on a slow disk.
-STUCK_AFTER_S = 60.0
 
 
 def sender_settings(config: Config) -> Settings:
@@ -124,12 +126,15 @@ class AgentParts:
         self._keeper = OutboxUpkeep(
             outbox, clock, self.metrics.pruned, config.outbox.retain_delivered_s
         )
+        self.health = Health(outbox, self.sender, self.admission)
+        self._reports = OutageReports(outbox, self.door)
+        self._upkeep = Upkeep(clock, self._jobs(), self.metrics)
         self._listeners: Listeners | None = None
         self._gateway: GatewayListener | None = None
         self._random = random
-        self.http_address: str | None = None
-        self._reporting: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()  # transports that are no longer used
         self._ready = False
+        self.on_change: Callable[[], None] = lambda: None  # something the status line may tell
         self._api = ApiContext(
             outbox=outbox,
             intake=self.admission,
@@ -140,7 +145,7 @@ class AgentParts:
             host=socket.gethostname(),
             socket_path=config.intake.socket,
             sent_body=self.sent_body,
-            unhealthy=self.unhealthy,
+            unhealthy=self.health.fault,
             ready=lambda: self._ready,
             reads_others=lambda: self.config.intake.read_others,
             copied=lambda: opened.copied(outbox),
@@ -149,7 +154,8 @@ class AgentParts:
         self._timeline = OutboxSource(outbox, self._activity, self._api.status, clock)
         outbox.on_arrival = self.sender.arrived
         outbox.on_claimed = self.sender.arrived_claimed
-        outbox.on_commit = self.metrics.commit
+        outbox.on_commit = self._committed
+        self.door.on_refused = self._refused
         outbox.on_damage = self._damage_found
         self._watch_metrics()
 
@@ -185,8 +191,13 @@ class AgentParts:
 
     # --- intake ---
 
-    async def open_intake(self, passed: Sequence[PassedSocket]) -> None:
-        """Open the socket, the spool and the page; from here on events come in."""
+    async def open_intake(
+        self, passed: Sequence[PassedSocket], operation: Sequence[Route] = ()
+    ) -> None:
+        """Open the socket, the spool and the page; from here on events come in.
+
+        `operation`: routes of the socket that look after the agent itself.
+        """
         config = self.config
         reading = ReadingRoutes(self._api).routes()
         intake = IntakeRoutes(self.door, self.metrics)
@@ -199,7 +210,7 @@ class AgentParts:
                 self.metrics,
                 self.clock,
                 self._random,
-                is_healthy=lambda: self.unhealthy() is None,
+                is_healthy=lambda: self.health.fault() is None,
                 is_ready=lambda: self._ready,
             )
         self._webhooks = webhooks
@@ -218,15 +229,33 @@ class AgentParts:
                 *control.routes(),
                 *control.socket_routes(),
                 *acting.socket_routes(),
+                *operation,
             ],
             [*on_page, *control.routes(), *acting.page_routes(), *web_routes(self._timeline)],
             self._gateway.make_server if self._gateway is not None else None,
         )
         self.metrics.watch(connections=self._listeners.connection_count)
         await self._listeners.open(passed)
-        self.http_address = self._listeners.address("page")
         await self.spool.start()
         self._ready = True
+
+    @property
+    def page_address(self) -> str | None:
+        """Where the page is; None: nowhere now."""
+        return None if self._listeners is None else self._listeners.address("page")
+
+    def findings(self) -> list[Finding]:
+        """What of the parts that are not the main job works, for `check`."""
+        listeners = [] if self._listeners is None else self._listeners.findings()
+        return [*listeners, *self._upkeep.findings()]
+
+    def _refused(self, refusal: Refused, count: int) -> None:
+        self._log.warning("event.refused", count=count, error=refusal.message, hint=refusal.hint)
+        self.on_change()
+
+    def _committed(self, duration_s: float, rows: int) -> None:
+        self.metrics.commit(duration_s, rows)
+        self.on_change()
 
     async def close_intake(self) -> None:
         """Take nothing more; what is in hand is answered."""
@@ -241,35 +270,9 @@ class AgentParts:
 
     def _observe(self, fact: Fact) -> None:
         self._observer(fact)
+        self.on_change()
         if isinstance(fact, OutageEnded) and self.config.delivery.report_outage:
-            task = asyncio.get_running_loop().create_task(self._report(fact))
-            self._reporting.add(task)
-            task.add_done_callback(self._reporting.discard)
-
-    async def _report(self, outage: OutageEnded) -> None:
-        """The agent's own event on the timeline, of an outage worth telling."""
-        longest_s = (outage.ended_at - outage.oldest_at) / 1000
-        delayed = outage.delayed - await self._own_reports_pending()
-        if delayed <= 0 or longest_s < self.config.delivery.late_after_s:
-            return
-        data = outage_report(
-            delayed=delayed,
-            longest_delay_s=longest_s,
-            began_at=outage.began_at,
-            ended_at=outage.ended_at,
-            reason=outage.reason,
-            host=socket.gethostname(),
-        )
-        try:
-            await self.door.take(data, Source.AGENT, AGENT)
-        except OutboxdError as error:
-            self._log.warning("report.failed", error=error.message, hint=error.hint)
-
-    async def _own_reports_pending(self) -> int:
-        """Reports of earlier outages that wait; only few entries can all be reports."""
-        if self.outbox.counts.pending > 64:
-            return 0
-        return await self.outbox.read(lambda engine: engine.own_reports_pending())
+            self._reports.tell(fact, self.config.delivery.late_after_s)
 
     def sent_body(self, entry: Entry) -> bytes:
         """What was sent last, or would be sent now."""
@@ -280,12 +283,7 @@ class AgentParts:
 
     def background(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """What runs beside the sender until it is cancelled."""
-        jobs = [*self._keeper.jobs(), *self._opened.jobs(self.outbox)]
-        path = self.config.metrics.textfile
-        jobs.append(Job("certificates", TICK_S, self._follow_certificates))
-        if path:
-            jobs.append(Job("textfile", TEXTFILE_S, self._write_textfile))
-        running = [("upkeep", Upkeep(self.clock, jobs).run())]
+        running: list[tuple[str, Coroutine[Any, Any, None]]] = [("upkeep", self._upkeep.run())]
         if self._listeners is not None:
             running.append(("listeners", self._listeners.watch()))
         if self._gateway is not None:
@@ -295,6 +293,14 @@ class AgentParts:
         if self.config.http.listen:
             running.append(("activity", self._activity.run()))
         return running
+
+    def _jobs(self) -> list[Job]:
+        """What the upkeep has to do."""
+        jobs = [*self._keeper.jobs(), *self._opened.jobs(self.outbox)]
+        jobs.append(Job("certificates", TICK_S, self._follow_certificates))
+        if self.config.metrics.textfile:
+            jobs.append(Job("textfile", TEXTFILE_S, self._write_textfile))
+        return jobs
 
     async def _salvage(self) -> None:
         """The rest of what damaged files hold, while events come in and go out."""
@@ -315,7 +321,7 @@ class AgentParts:
         """The file whose change is a new key."""
         return self.config.komodor.api_key_file or None
 
-    def set_key(self, key: str) -> None:
+    def set_key(self, key: str | None) -> None:
         """A new API key: a hold may be over."""
         self._key = key
         self.transport.set_key(key)
@@ -323,13 +329,13 @@ class AgentParts:
 
     def reconfigure(self, config: Config, key: str | None) -> list[str]:
         """Take over what can change while running; the names of what cannot."""
-        left = _needs_restart(self.config, config)
+        names = changed(self.config, config)
         webhooks = compile_webhooks(config.webhooks)
         if self._gateway is not None:
             self._gateway.take_over(config)
         self._webhooks.webhooks = webhooks
         old = None
-        if _way(self.config) != _way(config):  # it may refuse them: nothing has changed yet
+        if changes_the_way(names):  # it may refuse them: nothing has changed yet
             old, self.transport = self.transport, Transport(config.komodor, key)
         else:
             self.transport.reread_files(whether_changed_or_not=True)
@@ -351,28 +357,9 @@ class AgentParts:
         )
         if old is not None:
             task = asyncio.get_running_loop().create_task(_close_later(old, before))
-            self._reporting.add(task)
-            task.add_done_callback(self._reporting.discard)
-        return left
-
-    def stuck_s(self) -> float:
-        """For how long writer or sender have made no progress with work in hand."""
-        return max(self.outbox.stuck_s(), self.sender.stuck_s())
-
-    def unhealthy(self) -> str | None:
-        """Why the agent makes no progress; None while it does."""
-        if self.outbox.fatal is not None:
-            return self.outbox.fatal.message
-        stuck_s = self.stuck_s()
-        if stuck_s < STUCK_AFTER_S:
-            return None
-        return f"no progress for {round(stuck_s)} s with work in hand"
-
-    def summary(self) -> str:
-        """One line for the service manager."""
-        counts, destination = self.outbox.counts, self.sender.status()
-        why = f" ({destination.reason})" if destination.reason else ""
-        return f"{counts.pending} events pending, destination {destination.state}{why}"
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        return needs_restart(names)
 
     def _damage_found(self, seq: int, detail: str) -> None:
         self._log.error(
@@ -384,48 +371,11 @@ class AgentParts:
 
     async def close(self) -> None:
         """After the sender has ended."""
-        for task in tuple(self._reporting):
+        self._reports.cancel()
+        for task in tuple(self._closing):
             task.cancel()
         await self.transport.close()
         await self.outbox.stop()
-
-
-def _way(config: Config) -> tuple[object, ...]:
-    """What the transport is made of."""
-    komodor = config.komodor
-    return (
-        komodor.endpoint,
-        komodor.proxy,
-        komodor.ca_file,
-        komodor.client_cert,
-        komodor.client_key,
-        komodor.connect_timeout_s,
-        komodor.request_timeout_s,
-    )
-
-
-def _needs_restart(before: Config, after: Config) -> list[str]:
-    """Settings that changed and are read only at the start."""
-
-    def fixed(config: Config) -> dict[str, object]:
-        return {
-            "[intake] socket": config.intake.socket,
-            "[intake] socket_mode": config.intake.socket_mode,
-            "[intake] socket_group": config.intake.socket_group,
-            "[intake] spool": config.intake.spool,
-            "[intake] listen": config.intake.listen,
-            "[intake] tls_cert": config.intake.tls_cert,
-            "[intake] tls_key": config.intake.tls_key,
-            "[intake] client_ca": config.intake.client_ca,
-            "[intake] connections_max": config.intake.connections_max,
-            "[intake] connections_per_peer": config.intake.connections_per_peer,
-            "[outbox] path": config.outbox.path,
-            "[http] listen": config.http.listen,
-            "[metrics] textfile": config.metrics.textfile,
-        }
-
-    now = fixed(after)
-    return [name for name, value in fixed(before).items() if value != now[name]]
 
 
 async def _close_later(transport: Transport, config: Config) -> None:

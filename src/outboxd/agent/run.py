@@ -1,10 +1,10 @@
 """The agent: puts the rooms together, starts them in order and stops them in order.
 
 Start: configuration, outbox (the lock is the first thing that can fail), sender,
-intake; ready only when intake is open. Stop: intake closes, what is in hand is
-answered, what flies lands or is given up after `drain_timeout`, all of it is
-settled. It must never answer for an event that is not committed, whatever
-happens in between.
+intake; ready only when intake is open. Stop: nothing more is sent, what flies
+lands or is given up after `drain_timeout`, and is settled; until then events are
+taken. Then intake closes, what is in hand is answered, and the outbox closes. It
+must never answer for an event that is not committed, whatever happens in between.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from typing import Any
 import uvloop
 
 from outboxd import __version__
+from outboxd.agent.examination import Examination
 from outboxd.agent.parts import AgentParts
+from outboxd.agent.status_line import StatusLine
 from outboxd.agent.systemd import Notifier, PassedSocket, passed_sockets
+from outboxd.api.operation import OperationRoutes
 from outboxd.clock import Clock
-from outboxd.config.load import Config, load, read_api_key
-from outboxd.errors import ConfigError, OutboxdError, SyncFailed
+from outboxd.config.api_key import ApiKey, read_api_key
+from outboxd.config.load import Config, load
+from outboxd.errors import OutboxdError, SyncFailed, Unavailable
 from outboxd.observe import logs
 from outboxd.outbox.sqlite.opening import Opened, open_outbox
 from outboxd.outbox.sqlite.rescue.recovery import Recovery
@@ -48,13 +52,8 @@ def run_agent(config_path: str | None) -> int:
     config = load(config_path)
     key = read_api_key(config)
     logs.configure(config.log.level, config.log.format)
-    logs.keep_secret([key])
-    log = logs.get_logger("agent")
-    if key is None:
-        log.warning(
-            "key.missing",
-            hint="set $KOMODOR_API_KEY or [komodor] api_key_file; events are kept until then",
-        )
+    logs.keep_secret([key.value])
+    tell_key(key)
     passed = passed_sockets()
     opened = open_outbox(
         config.outbox.path, clock, config.dedup.key_window_s, config.dedup.repeat_window_s
@@ -62,7 +61,9 @@ def run_agent(config_path: str | None) -> int:
     if opened.recovery is not None:
         tell_recovery(opened.recovery)
     if opened.put_back:
-        log.error("outbox.put_back", found=opened.put_back, hint="see 'Copies' in the README")
+        logs.get_logger("agent").error(
+            "outbox.put_back", found=opened.put_back, hint="see 'Copies' in the README"
+        )
     # Threads share the interpreter: let the writer have it back soon after its sync.
     sys.setswitchinterval(0.0002)
     agent = Agent(config, config_path, key, opened, passed, clock)
@@ -75,6 +76,18 @@ def run_agent(config_path: str | None) -> int:
         # An orderly end would have SQLite close the file, and sync it once more.
         os._exit(code)
     return code
+
+
+def tell_key(key: ApiKey) -> None:
+    """What is wrong with the key; nothing where there is one and no trouble with it."""
+    log = logs.get_logger("agent")
+    for problem in key.problems:
+        log.warning("key.unusable", error=problem.message, hint=problem.hint)
+    if key.value is None:
+        log.warning(
+            "key.missing",
+            hint="set $KOMODOR_API_KEY or [komodor] api_key_file; events are kept until then",
+        )
 
 
 def tell_recovery(recovery: Recovery) -> None:
@@ -100,7 +113,7 @@ class Agent:
         self,
         config: Config,
         config_path: str | None,
-        key: str | None,
+        key: ApiKey,
         opened: Opened,
         passed: list[PassedSocket],
         clock: Clock,
@@ -119,6 +132,7 @@ class Agent:
         self._signals = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._sender_task: asyncio.Task[None] | None = None
+        self._line: StatusLine | None = None
 
     async def main(self) -> int:
         """Start, run until told to stop, stop."""
@@ -139,10 +153,16 @@ class Agent:
 
     async def _start(self) -> None:
         self._parts = parts = await AgentParts.make(
-            self._config, self._key, self._opened, self._clock, random.Random().random
+            self._config, self._key.value, self._opened, self._clock, random.Random().random
         )
         parts.outbox.on_fatal = self._fail
-        await parts.open_intake(self._passed)
+        self._line = StatusLine(self._notifier, parts.health.summary)
+        parts.on_change = self._line.changed
+        examination = Examination(
+            self._clock, self._config_path, lambda: self._config, parts.findings
+        )
+        operation = OperationRoutes(self.reload, examination.findings)
+        await parts.open_intake(self._passed, operation.routes())
         self._sender_task = self._spawn("sender", parts.sender.run())
         for name, work in parts.background():
             self._spawn(name, work)
@@ -161,14 +181,14 @@ class Agent:
             outbox=self._config.outbox.path,
             socket=self._config.intake.socket,
             spool=self._config.intake.spool,
-            http=parts.http_address,
+            http=parts.page_address,
             pending=counts.pending,
             dead=counts.dead,
         )
         # What the start has made stays: the collector need not look at it again
         # each time, which stops the loop for tens of milliseconds.
         gc.freeze()
-        self._notifier.ready(parts.summary())
+        self._notifier.ready(parts.health.summary())
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -198,7 +218,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
 
     def _told_to_stop(self, number: int) -> None:
         self._signals += 1
@@ -210,17 +230,31 @@ class Agent:
         self._log.info("agent.stopping", signal=signal.Signals(number).name)
         self._stopped.set()
 
-    def _reload(self) -> None:
-        """Take a new configuration and key over; a bad one changes nothing."""
+    def _hung_up(self) -> None:
+        """SIGHUP: reload; a refusal stands in the log, and nowhere else."""
+        with suppress(OutboxdError):
+            self.reload()
+
+    def reload(self) -> list[str]:
+        """Take a new configuration and key over; a bad one changes nothing.
+
+        Gives the changed settings that only a restart takes over.
+
+        Raises:
+            OutboxdError: it was refused, and why.
+        """
         if self._stopped.is_set() or getattr(self, "_parts", None) is None:
-            return  # it stops, or starts and has only just read them
+            raise Unavailable("the agent stops, or has only just started", "try again")
         self._notifier.reloading()
         try:
             config = load(self._config_path)
             key = read_api_key(config)
+            if key.value is None and key.problems:
+                # A file that is being written, perhaps: what worked is kept.
+                key = key._replace(value=self._key.value, source=self._key.source)
             logs.configure(config.log.level, config.log.format)
-            logs.keep_secret([self._key, key])
-            left = self._parts.reconfigure(config, key)
+            logs.keep_secret([self._key.value, key.value])
+            left = self._parts.reconfigure(config, key.value)
         except OutboxdError as error:
             self._parts.metrics.reload(False)
             self._log.error(
@@ -229,11 +263,15 @@ class Agent:
                 hint=error.hint,
                 effect="the configuration before stays in force",
             )
+            raise
         else:
             self._config, self._key = config, key
             self._parts.metrics.reload(True)
             self._log.info("config.reloaded", needs_restart=left or None)
-        self._notifier.ready(self._parts.summary())
+            tell_key(key)
+            return left
+        finally:
+            self._notifier.ready(self._parts.health.summary())
 
     # --- while it runs ---
 
@@ -241,25 +279,26 @@ class Agent:
         """A new content of the key file is taken over at once: it may end a hold."""
         while True:
             await asyncio.sleep(KEY_WATCH_S)
-            try:
-                key = await asyncio.to_thread(read_api_key, self._config)
-            except ConfigError:
-                continue  # being replaced; the key in memory stays in use
-            if key is not None and key != self._key:
-                logs.keep_secret([self._key, key])
-                self._key = key
-                self._log.info("key.changed")
-                self._parts.set_key(key)
+            found = await asyncio.to_thread(read_api_key, self._config)
+            if found.problem is not None and str(found.problem) != str(self._key.problem):
+                self._log.warning(
+                    "key.unusable", error=found.problem.message, hint=found.problem.hint
+                )
+            before, self._key = self._key.value, found
+            if found.value is None:
+                # It is being replaced, perhaps: the one in memory stays in use.
+                self._key = found._replace(value=before)
+            elif found.value != before:
+                logs.keep_secret([before, found.value])
+                self._log.info("key.changed", source=found.source)
+                self._parts.set_key(found.value)
 
     async def _feed_watchdog(self, interval_s: float) -> None:
         """Only while writer and sender get on with their work."""
-        told = ""
         while True:
-            if self._parts.unhealthy() is None:
+            if self._parts.health.fault() is None:
                 self._notifier.watchdog()
-            summary = self._parts.summary()
-            if summary != told and self._notifier.status(summary):
-                told = summary
+            self._parts.on_change()  # what changes with time alone
             await asyncio.sleep(interval_s)
 
     # --- stop ---
@@ -274,11 +313,12 @@ class Agent:
         drain_timeout_s = 0.0 if self.disk_failed else self._config.delivery.drain_timeout_s
         self._notifier.extend_timeout(drain_timeout_s + STOP_MARGIN_S)
         self._stopped.set()
-        await parts.close_intake()
         parts.sender.stop(drain_timeout_s)
         if self._sender_task is not None:
+            # Meanwhile events are taken: what flies must not make a producer wait.
             with suppress(OutboxdError, asyncio.CancelledError):
                 await self._sender_task
+        await parts.close_intake()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -288,4 +328,6 @@ class Agent:
             self._error = self._error or error
         self.disk_failed = parts.outbox.fatal is not None
         self._opened.lock.release()
+        if self._line is not None:
+            self._line.close()
         self._notifier.close()

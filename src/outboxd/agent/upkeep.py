@@ -10,16 +10,20 @@ import asyncio
 
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError
+from outboxd.findings import Finding, bad
 from outboxd.observe.logs import get_logger
+from outboxd.observe.metrics import Metrics
 from outboxd.outbox.upkeep import TICK_S, Job
 
 
 class Upkeep:
     """Runs the jobs, one after the other, until cancelled."""
 
-    def __init__(self, clock: Clock, jobs: list[Job]) -> None:
+    def __init__(self, clock: Clock, jobs: list[Job], metrics: Metrics) -> None:
         self._clock = clock
         self._jobs = jobs
+        self._metrics = metrics
+        self._failing: dict[str, OutboxdError] = {}
         self._log = get_logger("upkeep")
 
     async def run(self) -> None:
@@ -36,8 +40,27 @@ class Upkeep:
                 except OutboxDamaged:
                     raise  # the agent stops, and recovers at its next start
                 except OutboxdError as error:
-                    self._log.warning(
-                        "upkeep.failed", job=job.name, error=error.message, hint=error.hint
-                    )
+                    self._failed(job, error)
+                else:
+                    self._worked(job)
                 due_s[job.name] = self._clock.monotonic_s() + job.every_s
             await asyncio.sleep(TICK_S)
+
+    def findings(self) -> list[Finding]:
+        """The jobs that failed when they were last run, for `check`."""
+        return [
+            bad(name, error.message, error.hint or "the agent's log says more", error.exit_code)
+            for name, error in self._failing.items()
+        ]
+
+    def _failed(self, job: Job, error: OutboxdError) -> None:
+        """Told once, until it works again or fails otherwise."""
+        self._metrics.part_failed(job.name)
+        before = self._failing.get(job.name)
+        self._failing[job.name] = error
+        if before is None or before.message != error.message:
+            self._log.warning("upkeep.failed", job=job.name, error=error.message, hint=error.hint)
+
+    def _worked(self, job: Job) -> None:
+        if self._failing.pop(job.name, None) is not None:
+            self._log.info("upkeep.recovered", job=job.name)

@@ -6,7 +6,10 @@ never opens the outbox's file: while an agent runs, that is the agent's alone.
 
 from __future__ import annotations
 
+import getpass
+import grp
 import http.client
+import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +19,7 @@ import msgspec
 
 from outboxd.cli.rows import Page, Params
 from outboxd.errors import (
+    ConfigError,
     EventError,
     NotPermitted,
     OutboxdError,
@@ -23,6 +27,7 @@ from outboxd.errors import (
     UnknownId,
     UsageError,
 )
+from outboxd.findings import Finding
 from outboxd.outbox.model import EntryChange
 
 TIMEOUT_S = 15.0
@@ -61,6 +66,24 @@ class AgentQueue:
         except UnknownId:
             return None
         return activity
+
+    def check(self) -> list[Finding]:
+        """What the agent finds of its surroundings; raises UnknownId where it cannot say."""
+        found = msgspec.json.decode(self._ask("GET", "/v1/check"), type=_Findings).findings
+        return [Finding(s.level, s.name, s.told, s.hint, s.exit_code) for s in found]
+
+    def reload(self) -> list[str]:
+        """Take the configuration over as it is now; the settings that want a restart.
+
+        Raises:
+            ConfigError: it was refused, and the one before stays in force.
+        """
+        try:
+            return msgspec.json.decode(
+                self._ask("POST", "/v1/reload"), type=_Reloaded
+            ).needs_restart
+        except EventError as error:
+            raise ConfigError(error.message, error.hint) from None
 
     def page(self, params: Params, cursor: str | None, limit: int) -> Page:
         """Entries that match, newest first, each as the agent wrote it."""
@@ -131,7 +154,7 @@ class AgentQueue:
         except PermissionError:
             raise NotPermitted(
                 f"no permission to talk to the agent at {self.socket_path}",
-                "become a member of the socket's group, or use sudo",
+                _how_to_join(self.socket_path),
             ) from None
         except OSError as error:
             raise Unavailable(
@@ -161,6 +184,15 @@ class AgentQueue:
         return answer_body
 
 
+def _how_to_join(path: str) -> str:
+    """What a user does who may not use the socket."""
+    try:
+        group = grp.getgrgid(os.stat(path).st_gid).gr_name
+        return f"as root: usermod -aG {group} {getpass.getuser()}, then log in again; or use sudo"
+    except (OSError, KeyError):
+        return "become a member of the socket's group, or use sudo"
+
+
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -184,6 +216,22 @@ class UnixConnection(http.client.HTTPConnection):
             connection.close()
             raise
         self.sock = connection
+
+
+class _Reloaded(msgspec.Struct, rename="camel"):
+    needs_restart: list[str]
+
+
+class _Finding(msgspec.Struct, rename="camel"):
+    level: str
+    name: str
+    told: str
+    hint: str | None
+    exit_code: int
+
+
+class _Findings(msgspec.Struct):
+    findings: list[_Finding]
 
 
 class _Listing(msgspec.Struct):

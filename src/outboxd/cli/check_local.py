@@ -1,34 +1,47 @@
-"""What `check` looks at on this machine: directories, disk, socket, key file."""
+"""What `check` looks at on this machine: directories, disk, socket, port, key.
+
+With the permissions of whoever runs it; whether those are the agent's is for
+`check` to see to. Nothing is changed.
+"""
 
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from collections.abc import Iterator
 
-from outboxd.cli.agent import AgentQueue, NoAgent
-from outboxd.cli.findings import Finding, bad, good, note
+from outboxd.cli.agent import AgentQueue
 from outboxd.cli.offline import FileQueue, free_bytes
+from outboxd.cli.service import Service, unit_of
+from outboxd.config.api_key import ApiKey
 from outboxd.config.load import Config
 from outboxd.errors import (
     EX_CONFIG,
     EX_NOPERM,
     EX_TEMPFAIL,
-    EX_UNAVAILABLE,
+    ConfigError,
     NotPermitted,
     OutboxdError,
 )
+from outboxd.findings import Finding, bad, good, note
+from outboxd.serve import sockets
 from outboxd.units import format_size
 
 LITTLE_SPACE_SHARE = 4  # free disk below so many times the minimum is worth a note
 
 
-def directories(config: Config) -> Iterator[Finding]:
-    """Where outbox and spool lie, or would lie."""
-    yield _directory("outbox", os.path.dirname(os.path.abspath(config.outbox.path)))
-    yield _directory("spool", config.intake.spool, others_may_write=True)
-    parts = [os.path.join(config.intake.spool, name) for name in ("tmp", "new", "rejected")]
+def directories(config: Config, service: Service | None) -> Iterator[Finding]:
+    """Where outbox, spool and socket lie, or would lie."""
+    yield _directory("outbox", os.path.dirname(os.path.abspath(config.outbox.path)), service)
+    spool = config.intake.spool
+    yield _directory("spool", spool, service, others_may_write=True)
+    parts = [os.path.join(spool, name) for name in ("tmp", "new", "rejected")]
     there = [part for part in parts if os.path.isdir(part)]
+    for part in there:
+        found = _directory("spool", part, service, others_may_write=True)
+        if found.hint:
+            yield found
     if len({os.stat(part).st_dev for part in there}) > 1:
         yield bad(
             "spool",
@@ -36,7 +49,20 @@ def directories(config: Config) -> Iterator[Finding]:
             "put all of [intake] spool on one: a rename moves no file between two",
             EX_CONFIG,
         )
-    yield _directory("socket", os.path.dirname(os.path.abspath(config.intake.socket)))
+    if unit_of(config) is not None:
+        yield from _closed_to_producers(there)
+    yield _directory("socket", os.path.dirname(os.path.abspath(config.intake.socket)), service)
+
+
+def _closed_to_producers(parts: list[str]) -> Iterator[Finding]:
+    """A service's spool is for the members of a group, who write and rename in it."""
+    for part in parts:
+        mode = stat.S_IMODE(os.stat(part).st_mode)
+        if os.path.basename(part) == "rejected" or mode & 0o030 == 0o030:
+            continue
+        told = f"the group may not hand in: {part} has mode {mode:04o}"
+        hint = "`systemd-tmpfiles --create` makes it as it should be (3730)"
+        yield bad("spool", told, hint, EX_NOPERM)
 
 
 def disk(config: Config) -> Finding:
@@ -58,44 +84,105 @@ def disk(config: Config) -> Finding:
     return good("disk", f"{format_size(free)} free")
 
 
-def agent(config: Config, path: str) -> tuple[bool, Finding]:
-    """Whether an agent answers on the socket; else whether the outbox could be opened."""
-    try:
-        queue = AgentQueue(path)
-    except NoAgent:
-        return False, _outbox_file(config)
-    except NotPermitted as error:
-        return False, bad("agent", error.message, error.hint or "use sudo", EX_NOPERM)
-    except OutboxdError as error:
-        return False, bad("agent", error.message, error.hint or "see its log", EX_UNAVAILABLE)
-    try:
-        status = queue.status()
-    except OutboxdError as error:
-        return False, bad("agent", error.message, error.hint or "see its log", EX_UNAVAILABLE)
-    finally:
-        queue.close()
+def agent(queue: AgentQueue) -> Finding:
+    """How a running agent says that it is; raises OutboxdError where it says nothing."""
+    status, path = queue.status(), queue.socket_path
     if not status["intake"]["accepting"]:
         told = f"it answers at {path} and takes no events: {status['intake']['reason']}"
-        return True, bad("agent", told, "`outboxd status` says more", EX_TEMPFAIL)
+        return bad("agent", told, "`outboxd status` says more", EX_TEMPFAIL)
     if status["destination"]["state"] == "held":
         told = f"it answers at {path}; the destination is held: {status['destination']['reason']}"
-        return True, note("agent", told, "mend that, or `outboxd release`")
-    return True, good("agent", f"version {status['version']} answers at {path}")
+        return note("agent", told, "mend that, or `outboxd release`")
+    return good("agent", f"version {status['version']} answers at {path}")
 
 
-def key_file(config: Config) -> Finding | None:
-    """Who may read the key."""
+def same_configuration(queue: AgentQueue, config: Config) -> Finding:
+    """Whether the agent at this socket is the one of this configuration."""
+    name, told = "agent", f"{config.source or 'the built-in defaults'} is its configuration"
+    status = queue.status()
+    theirs = status["destination"]["endpoint"]
+    if theirs == config.komodor.endpoint:
+        return good(name, told)
+    told = f"it runs with another configuration: it sends to {theirs}"
+    return bad(name, told, "name its own with -c, or restart it with this one", EX_CONFIG)
+
+
+def answers(config: Config) -> bool:
+    """Whether an agent listens on the socket."""
+    try:
+        AgentQueue(config.intake.socket).close()
+    except OutboxdError:
+        return False
+    return True
+
+
+def side_parts(config: Config, running: bool) -> Iterator[Finding]:
+    """The page's port and the text file: they never stop an agent, and are missed all the same.
+
+    `running`: an agent has the port, and says itself how that stands."""
+    if config.http.listen and not running:
+        try:
+            sockets.bind_tcp(config.http.listen).socket.close()
+        except ConfigError as error:
+            yield bad("page", error.message, error.hint or "choose another", EX_CONFIG)
+    path = config.metrics.textfile
+    if path:
+        directory = os.path.dirname(os.path.abspath(path))
+        if not os.access(directory, os.W_OK | os.X_OK):
+            told = f"[metrics] textfile: this user may not write in {directory}"
+            hint = f"make it, and give it to the agent's user or group; {_if_read_only(directory)}"
+            yield bad("textfile", told, hint, EX_NOPERM)
+
+
+def secrets(config: Config) -> Iterator[Finding]:
+    """What stands in the configuration and should not be read by all."""
+    source = config.source
+    if source is None or "@" not in config.komodor.proxy:
+        return
+    mode = stat.S_IMODE(os.stat(source).st_mode)
+    if mode & stat.S_IROTH:
+        told = f"anyone may read the proxy's password in {source} (mode {mode:04o})"
+        hint = "a file that all may read is no place for it; producers warn and go on without"
+        yield bad("proxy", told, f"{hint}: chmod o-r {source}, chgrp outboxd {source}", EX_NOPERM)
+
+
+def sandbox(config: Config, service: Service) -> Iterator[Finding]:
+    """Whether the unit lets the agent write where the configuration wants it to."""
+    for name, path in (
+        ("outbox", os.path.dirname(os.path.abspath(config.outbox.path))),
+        ("spool", config.intake.spool),
+        ("textfile", os.path.dirname(config.metrics.textfile)),
+    ):
+        if path and not service.may_write(path):
+            told = f"{service.unit} may not write in {path}"
+            yield bad(name, told, service.drop_in(path), EX_NOPERM)
+
+
+def key(config: Config, found: ApiKey) -> Finding | None:
+    """Whether there is a key, where it comes from, and who else may read it."""
+    problem = found.problem
+    if problem is not None:
+        denied = isinstance(problem.__cause__, PermissionError)
+        code = EX_NOPERM if denied else EX_CONFIG
+        hint = problem.hint or "name another file"
+        if found.value is None:
+            return bad("API key", problem.message, hint, code)
+        return note("API key", f"{problem.message}; in use: {found.source}", hint)
+    if found.value is None:
+        hint = "set [komodor] api_key_file, or $KOMODOR_API_KEY for the agent"
+        return bad("API key", "there is none", hint, EX_CONFIG)
     path = config.komodor.api_key_file
-    if not path or os.environ.get("KOMODOR_API_KEY"):
-        return None
-    mode = os.stat(path).st_mode
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        told = f"anyone may read {path} (mode {stat.S_IMODE(mode):04o})"
-        return note("API key file", told, f"chmod 600 {path}")
-    return good("API key file", path)
+    if found.source == path:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & (stat.S_IROTH | stat.S_IWOTH):
+            told = f"anyone may read {path} (mode {mode:04o})"
+            return note("API key file", told, f"chmod 600 {path}")
+    return good("API key from", f"{found.source}")
 
 
-def _directory(name: str, path: str, others_may_write: bool = False) -> Finding:
+def _directory(
+    name: str, path: str, service: Service | None, others_may_write: bool = False
+) -> Finding:
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -112,8 +199,11 @@ def _directory(name: str, path: str, others_may_write: bool = False) -> Finding:
         told = f"anyone may write in {path} (mode {mode:04o})"
         return note(name, told, f"chmod o-w {path}")
     if not os.access(path, os.W_OK | os.X_OK):
-        told = f"this user may not write in {path} (mode {mode:04o})"
-        hint = "use sudo, or check as the agent's user: it must be able to write there"
+        if _is_read_only(path):
+            told = f"{path} is read-only for the agent"
+            return bad(name, told, _if_read_only(path, service), EX_NOPERM)
+        told = f"the agent's user may not write in {path} ({_owner(status)}, mode {mode:04o})"
+        hint = f"give it to that user: chown, or `systemd-tmpfiles --create` for {path}"
         return bad(name, told, hint, EX_NOPERM)
     return good(name, f"{path} (mode {mode:04o})")
 
@@ -131,12 +221,31 @@ def _to_be_made(name: str, path: str) -> Finding:
     return good(name, f"{path} is not there yet; the agent makes it")
 
 
-def _outbox_file(config: Config) -> Finding:
+def _is_read_only(path: str) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def _if_read_only(path: str, service: Service | None = None) -> str:
+    """What to do where a service's sandbox is in the way."""
+    if service is not None:
+        return service.drop_in(path)
+    return f"under systemd its unit needs ReadWritePaths={path} (`systemctl edit outboxd`)"
+
+
+def _owner(status: os.stat_result) -> str:
+    try:
+        return f"owner {pwd.getpwuid(status.st_uid).pw_name}"
+    except KeyError:
+        return f"owner {status.st_uid}"
+
+
+def outbox_file(config: Config) -> Finding:
     """No agent runs: whether one could open the outbox."""
     try:
         queue = FileQueue(config)
     except NotPermitted as error:
-        return bad("agent", error.message, error.hint or "use sudo", EX_NOPERM)
+        told = f"none is running, and this user cannot tell how one would do: {error.message}"
+        return bad("agent", told, "`sudo outboxd check`", EX_NOPERM)
     except OutboxdError as error:
         return bad("agent", error.message, error.hint or "see the agent's log", error.exit_code)
     try:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from outboxd import __version__
-from outboxd.cli.findings import Finding, bad, good, note
 from outboxd.config.load import Config
 from outboxd.delivery.outcome import Answer, Fault, decide
 from outboxd.delivery.proxied import Asked, ask
@@ -23,6 +22,7 @@ from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for
 from outboxd.delivery.tls import Tls
 from outboxd.delivery.transport import validate_url
 from outboxd.errors import EX_CONFIG, EX_NOPERM, EX_UNAVAILABLE, ConfigError
+from outboxd.findings import Finding, bad, good, note
 from outboxd.outbox.model import Outcome
 from outboxd.units import format_duration
 

@@ -265,14 +265,30 @@ _PAGE_LINK = Command(
     exits=(DONE, UNREACHED, FORBIDDEN, CONFIGURATION),
 )
 
+_RELOAD = Command(
+    "reload",
+    "have the agent take over its configuration as it is now",
+    description=(
+        "The same as `systemctl reload outboxd`. A configuration that is refused changes "
+        "nothing, and is told here. Settings that only a restart takes over are named."
+    ),
+    options=AGENT,
+    exits=(DONE, UNREACHED, FORBIDDEN, CONFIGURATION),
+)
+
 _CHECK = Command(
     "check",
     "find what is wrong before it costs events",
     description=(
-        "Looks at the configuration, directories and their modes, free disk, socket, clock, "
-        "DNS, TLS and the API key, and says of each fault what to do."
+        "Looks at the configuration, directories and their modes, free disk, socket, port, "
+        "clock, DNS, TLS and the API key, and says of each fault what to do. A running agent "
+        "is asked, and looks as its own user; with none running root has that user look."
     ),
-    options=AGENT,
+    options=(
+        Option("--here", "", "what this user sees, without asking an agent"),
+        Option("--json", "", "a finding a line, as JSON"),
+        *AGENT,
+    ),
     exits=(
         (0, "all is well"),
         (69, "the endpoint cannot be reached"),
@@ -453,7 +469,10 @@ GROUPS = (
     ("Hand in events", (EMIT, EXEC)),
     (
         "Look and mend",
-        (_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _BACKUP, _HOLD, _RELEASE, _PAGE_LINK, _CHECK),
+        (
+            *(_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _BACKUP, _HOLD, _RELEASE),
+            *(_PAGE_LINK, _RELOAD, _CHECK),
+        ),
     ),
     ("Run", (_RUN, _SANDBOX, _DEMO)),
     ("Gateway", (_TOKEN, _WEBHOOK)),

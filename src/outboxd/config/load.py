@@ -16,7 +16,7 @@ from outboxd.config.keys import KEYS, PATHS, SECTIONS
 from outboxd.errors import ConfigError
 from outboxd.event.komodor import Defaults, nearest
 from outboxd.event.strictjson import shown
-from outboxd.locations import CONFIG_PATH, credential_path, runtime_dir, state_dir
+from outboxd.locations import CONFIG_PATH, runtime_dir, state_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from outboxd.config.keys import Key
 
 CONFIG_BYTES_MAX = 128 * 1024
-_API_KEY_MAX = 4096
 _FAULT_CHARS = 300
 
 
@@ -227,21 +226,6 @@ def find(path: str | None = None, environ: Mapping[str, str] = os.environ) -> st
     return CONFIG_PATH if os.path.lexists(CONFIG_PATH) else None
 
 
-def read_api_key(config: Config, environ: Mapping[str, str] = os.environ) -> str | None:
-    """The API key, or None if none was given. No message ever shows it."""
-    from_environment = environ.get("KOMODOR_API_KEY", "").strip()
-    if from_environment:
-        return _checked_api_key(from_environment, "$KOMODOR_API_KEY")
-    path = config.komodor.api_key_file
-    if path:
-        return _api_key_from(path, "[komodor] api_key_file")
-    credential = credential_path(environ)
-    # The service's unit gives a blank one where there is no key file yet.
-    if credential and os.path.exists(credential) and os.path.getsize(credential) > 1:
-        return _api_key_from(credential, "the credential komodor-api-key")
-    return None
-
-
 def split_listen(listen: str) -> tuple[str, int]:
     """Host and port of "127.0.0.1:8098" or "[::1]:8098"; ValueError for anything else."""
     host, colon, port = listen.rpartition(":")
@@ -361,26 +345,3 @@ def _in_toml(value: object, depth: int = 0) -> str:
         members = [f"{name} = {_in_toml(each, depth + 1)}" for name, each in value.items()]
         return "{ " + ", ".join(members) + " }" if members else "{}"
     return str(value)
-
-
-def _api_key_from(path: str, label: str) -> str:
-    try:
-        # Not blocking: a FIFO in its place must not stop the agent for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            data = file.read(_API_KEY_MAX + 1) or b""
-    except OSError as error:
-        message = f"{label}: {path} cannot be read: {error.strerror}"
-        raise ConfigError(
-            message, "it must hold the API key and be readable by the agent"
-        ) from None
-    return _checked_api_key(data.decode("utf-8", "replace").strip(), f"{label}: {path}")
-
-
-def _checked_api_key(key: str, label: str) -> str:
-    if not key:
-        raise ConfigError(f"{label} is empty", "put the API key in it, and nothing else")
-    if len(key) > _API_KEY_MAX or not all("!" <= character <= "~" for character in key):
-        message = f"{label} is no API key: it has spaces, line breaks or odd characters"
-        raise ConfigError(message, "put the key in it, and nothing else")
-    return key

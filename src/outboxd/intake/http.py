@@ -11,7 +11,6 @@ from math import ceil
 from time import perf_counter
 from typing import Protocol
 
-from outboxd.errors import DiskShort
 from outboxd.intake.intake import (
     FAULTS_MAX,
     NOT_JUDGED,
@@ -19,8 +18,6 @@ from outboxd.intake.intake import (
     Faults,
     Intake,
     IntakeMetrics,
-    refusal_json,
-    refusal_reason,
 )
 from outboxd.intake.lines import PORTION_LINES, LineCutter
 from outboxd.intake.producer import Producer, user
@@ -90,9 +87,7 @@ class IntakeRoutes:
             )
         refused = self._door.admission.refusal()
         if refused is not None:
-            self._metrics.refused(refusal_reason(refused), 1)
-            status = 507 if isinstance(refused, DiskShort) else 503
-            return response_of(Answer(status, refusal_json(refused), refused.retry_after_s))
+            return response_of(self._door.refuse(refused))
         results, complete = await self._read_lines(request, producer_of(request))
         self._metrics.intake_request(perf_counter() - started)
         if results.is_one_fault and _is_form(request):

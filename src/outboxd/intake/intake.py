@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from json import dumps
 from time import perf_counter
 from typing import NamedTuple, Protocol
@@ -141,6 +141,8 @@ class Intake:
         self._outbox = outbox
         self._clock = clock
         self._turns = Turns()
+        # Told of events that are refused for lack of room, and how many they are.
+        self.on_refused: Callable[[Refused, int], None] = lambda refusal, count: None
         self.configure(defaults, event_type_max, event_bytes_max, ttl_s)
 
     def configure(
@@ -241,7 +243,7 @@ class Intake:
     def refuse(self, error: EventError | Refused, count: int = 1) -> Answer:
         """The answer that says why `count` events were not kept; it is counted."""
         if isinstance(error, Refused):
-            self.metrics.refused(refusal_reason(error), count)
+            self.refused(error, count)
             status = 507 if isinstance(error, DiskShort) else 503
             return Answer(status, refusal_json(error), error.retry_after_s)
         for kind, status, reason in _REFUSED_AS:
@@ -249,6 +251,11 @@ class Intake:
                 self.metrics.refused(reason, count)
                 return Answer(status, error_json(error))
         raise AssertionError("every EventError has its status")
+
+    def refused(self, refusal: Refused, count: int) -> None:
+        """So many events find no room now: counted, and told to whoever logs it."""
+        self.metrics.refused(refusal_reason(refusal), count)
+        self.on_refused(refusal, count)
 
     async def keep(self, items: Sequence[Incoming]) -> list[Receipt]:
         """Commit all of `items` or none; the receipts in the same order.
@@ -367,7 +374,7 @@ class Intake:
                     results[places[done]] = receipt_json(receipt, prepared.warnings)
                     done += 1
         except Refused as error:
-            self.metrics.refused(refusal_reason(error), len(good) - done)
+            self.refused(error, len(good) - done)
             refused = refusal_json(error)
             for place in places[done:]:
                 results[place] = refused

@@ -38,6 +38,8 @@ SPOOL_RESULTS = ("taken", "rejected")
 OPERATOR_ACTIONS = ("retry", "drop", "hold", "release")
 RELOAD_RESULTS = ("applied", "refused")
 PARTS = ("writer", "sender", "spool")
+# What is not the main job and may fail without stopping it; upkeep's jobs by their names.
+SIDE_PARTS = ("page", "socket", "textfile")
 
 _FAST_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _EXCHANGE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -159,6 +161,11 @@ class Metrics(Collector):
         """A new configuration was applied, or refused and the old one kept."""
         self._reloads.add("applied" if applied else "refused", 1)
         self._reload_refused = not applied
+
+    def part_failed(self, part: str) -> None:
+        """Something beside the main job did not work, and is tried again: one of
+        `SIDE_PARTS`, or a job of the upkeep."""
+        self._part_failures.add(part, 1)
 
     def progress(self, part: str) -> None:
         """`writer`, `sender` or `spool` got on with its work, or saw that there is
@@ -298,6 +305,12 @@ class Metrics(Collector):
             "outboxd_config_reloads", "Configurations read anew.", "result", RELOAD_RESULTS
         )
         self._reload_refused = False
+        self._part_failures = LabelledCounter(
+            "outboxd_part_failures",
+            "Failures of what is not the main job; each is tried again.",
+            "part",
+            SIDE_PARTS,
+        )
         self._progress_at = dict.fromkeys(PARTS, 0)
 
     def _cells(self) -> Iterable[Counter | LabelledCounter | Histogram]:
@@ -308,7 +321,7 @@ class Metrics(Collector):
             *(self._commit_duration, self._commit_rows, self._pruned),
             *(self._attempts, self._attempt_duration, self._delivered, self._delivery_age),
             *(self._dead, self._set_aside, self._revived, self._possible_duplicates),
-            *(self._operator, self._reloads),
+            *(self._operator, self._reloads, self._part_failures),
         )
 
     def _progress_family(self) -> Metric:

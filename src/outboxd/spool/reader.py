@@ -22,7 +22,7 @@ import structlog
 
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError, Refused, SyncFailed
-from outboxd.intake.intake import Intake, Portion, refusal_reason
+from outboxd.intake.intake import Intake, Portion
 from outboxd.intake.lines import PORTION_LINES
 from outboxd.intake.producer import user
 from outboxd.outbox.outbox import Outbox
@@ -356,7 +356,7 @@ class SpoolReader:
         pace = self._pace
         if not self._refused_wait_s:
             _log.warning("spool.waiting", reason=refusal.message)
-            self._metrics.refused(refusal_reason(refusal), 1)
+            self._door.refused(refusal, 1)
         self._refused_wait_s = min(
             pace.refused_max_s, max(pace.refused_min_s, self._refused_wait_s * 2)
         )

@@ -1,4 +1,8 @@
-"""What `check` finds: one finding a thing that it looked at."""
+"""What a look at an agent's surroundings finds: one finding a thing that was looked at.
+
+The agent tells them over its socket and `outboxd check` prints them, so the words
+for both are here. Nothing is looked at in this room.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,16 @@ class Finding(NamedTuple):
     told: str
     hint: str | None = None
     exit_code: int = EX_OK
+
+    def shape(self) -> dict[str, str | int | None]:
+        """As JSON has it, over the socket and for `check --json`."""
+        return {
+            "level": self.level,
+            "name": self.name,
+            "told": self.told,
+            "hint": self.hint,
+            "exitCode": self.exit_code,
+        }
 
 
 def good(name: str, told: str) -> Finding:

@@ -1,0 +1,143 @@
+"""Stop, reload and the line for the service manager, on real agents."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from support.outside import CREATED, outboxd
+
+NO_KEY = {"KOMODOR_API_KEY": ""}
+
+
+def test_a_stop_takes_events_until_what_flies_has_landed(agent, komodor):
+    land = threading.Event()
+    komodor.respond = lambda _: CREATED if land.wait(30) else b""
+    flying = agent.accept("flies")
+    agent.until(lambda: agent.status()["destination"]["inFlight"] or None, agent.status)
+    agent.signal(signal.SIGTERM)
+    agent.await_log("agent.stopping")
+    began_s = time.monotonic()
+    taken = [agent.accept(f"during the stop {number}") for number in range(20)]
+    assert time.monotonic() - began_s < 5
+    land.set()
+    assert agent.wait() == 0
+    assert not agent.socket.exists()
+
+    agent.start()
+    for id in (flying, *taken):
+        agent.await_entry(id, state="delivered")
+    summaries = [arrival.event["summary"] for arrival in komodor.arrivals]
+    assert sorted(summaries) == sorted(set(summaries)), "nothing went out twice"
+
+
+def test_a_stop_that_waited_long_enough_closes_and_keeps_what_it_took(make_agent, komodor):
+    agent = make_agent(delivery={"drain_timeout": "1s"})
+    never = threading.Event()
+    komodor.respond = lambda _: bytes(never.wait(20) and 0)
+    flying = agent.accept("never lands")
+    agent.until(lambda: agent.status()["destination"]["inFlight"] or None, agent.status)
+    agent.signal(signal.SIGTERM)
+    agent.await_log("agent.stopping")
+    taken = agent.accept("during the stop")
+    assert agent.wait() == 0
+    never.set()
+    komodor.respond = lambda _: CREATED
+    agent.start()
+    agent.await_entry(taken, state="delivered")
+    agent.await_entry(flying, state="delivered")
+    marked = {a.event["summary"] for a in komodor.arrivals if "possibleDuplicate" in a.details}
+    assert marked == {"never lands"}
+
+
+def test_a_refused_reload_is_told_to_who_asked_and_changes_nothing(agent):
+    good = agent.config.read_text()
+    agent.config.write_text(good + '[log]\nlevel = "loud"\n')
+    done = outboxd("reload", "-c", str(agent.config))
+    assert (done.returncode, done.stdout) == (78, b"")
+    assert b'[log] level = "loud"' in done.stderr
+    assert "outboxd_config_reload_refused 1.0" in agent.metrics()
+    agent.accept("goes on")
+
+    agent.config.write_text(good + '[log]\nlevel = "warning"\n[http]\nlisten = "127.0.0.1:0"\n')
+    done = outboxd("reload", "-c", str(agent.config))
+    assert done.returncode == 0, done
+    assert b"[http] listen" in done.stdout, "what wants a restart is named"
+    assert "outboxd_config_reload_refused 0.0" in agent.metrics()
+
+
+def test_a_reload_without_an_agent_is_69(make_agent):
+    agent = make_agent(start=False)
+    assert outboxd("reload", "-c", str(agent.config)).returncode == 69
+
+
+class Listener:
+    """In systemd's place: hears what the agent tells."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(path)
+        self.socket.settimeout(20)
+
+    def until_status(self, text: str) -> float:
+        """When a status with this text came."""
+        while True:
+            for line in self.socket.recv(4096).decode().splitlines():
+                if line.startswith("STATUS=") and text in line:
+                    return time.monotonic()
+
+
+@pytest.fixture
+def listener(tmp_path):
+    listener = Listener(str(tmp_path / "manager"))
+    yield listener
+    listener.socket.close()
+
+
+def test_the_status_text_follows_what_happens_and_not_a_tick(make_agent, listener, tmp_path):
+    agent = make_agent(start=False, environ={"NOTIFY_SOCKET": str(tmp_path / "manager")})
+    agent.start(ready=False)
+    listener.until_status("0 events pending")
+    agent.request("POST", "/v1/hold", b"{}")
+    listener.until_status("held by")
+    agent.accept("waits")
+    began_s = time.monotonic()
+    # The watchdog, where there is one, would tell every 20 seconds; here there is none.
+    assert listener.until_status("1 events pending") - began_s < 10
+    agent.request("POST", "/v1/release", b"{}")
+    listener.until_status("0 events pending, destination ok")
+
+
+def test_refusals_for_lack_of_room_leave_lines_in_the_log(make_agent):
+    agent = make_agent(outbox={"disk_free_min": "900TiB"})
+    for number in range(40):
+        assert agent.post({"eventType": "t", "summary": f"{number}"})[0] == 507
+    agent.await_log("event.refused")
+    assert agent.stop() == 0
+    lines = [line for line in agent.log_text().splitlines() if "event.refused" in line]
+    assert any("the disk is short" in line for line in lines)
+    assert 1 <= len(lines) < 40, "throttled"
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n", b"two words\n", b"one\ntwo\n", b"\xff\n"])
+def test_a_key_file_without_a_key_stops_no_agent_and_is_taken_up_when_mended(
+    make_agent, komodor, tmp_path, content
+):
+    key = tmp_path / "key"
+    key.write_bytes(content)
+    agent = make_agent(environ=NO_KEY, komodor={"api_key_file": str(key)})
+    log = agent.await_log("key.missing")
+    assert "key.unusable" in log
+    assert "two words" not in log
+    key.write_text("good-key\n")
+    agent.await_log("key.changed")
+    agent.await_entry(agent.accept("with the new key"), state="delivered")
+    assert komodor.arrivals[-1].headers["x-api-key"] == "good-key"
+
+    key.write_bytes(content)  # while it runs the one in memory stays in use
+    assert outboxd("reload", "-c", str(agent.config)).returncode == 0
+    agent.await_entry(agent.accept("with the old key"), state="delivered")
+    assert komodor.arrivals[-1].headers["x-api-key"] == "good-key"
