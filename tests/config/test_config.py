@@ -247,7 +247,7 @@ WRONG = {
     "[komodor] ca_file": ['"missing.pem"', '"/"', "5"],
     "[komodor] client_cert": ['"missing.pem"'],
     "[komodor] client_key": ['"/dev/null"'],
-    "[komodor] api_key_file": ['"missing"', '"/dev/null/x"', "{}"],
+    "[komodor] api_key_file": ['"."', '"/dev/null/x"', "{}"],
     "[komodor] connect_timeout": ["30", '"30"', '"0s"', '"-1s"', '"1 year"', "true", '""', "1.5"],
     "[komodor] allow_plain_http": ["1", '"true"', '"yes"'],
     "[intake] socket": ['""', "5", f'"/{"x" * 107}"', '"a\\u0000b"'],

@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import time
 
 import pytest
 
 from outboxd.errors import OutboxdError
+from outboxd.observe import textfile
 from outboxd.observe.metrics import Metrics
-from outboxd.observe.textfile import write_textfile
+
+NOW_S = time.time()
+
+
+def write_textfile(path: str, metrics: Metrics, outbox: str = "/var/lib/a/outbox.db") -> None:
+    textfile.write_textfile(path, metrics, outbox, NOW_S)
 
 
 @pytest.fixture
@@ -61,6 +68,26 @@ def test_series_of_several_agents_differ_and_none_are_the_exporters_own(path):
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
     assert all('agent="team-a"' in line for line in lines)
     assert not any(line.startswith(("process_", "python_")) for line in lines)
+
+
+def test_files_of_one_name_in_two_directories_have_no_series_in_common(path):
+    def series(outbox: str) -> set[str]:
+        write_textfile(str(path), Metrics(), outbox)
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        path.unlink()
+        return {line.rpartition(" ")[0] for line in lines}
+
+    assert not series("/var/lib/a/outbox.db") & series("/var/lib/b/outbox.db")
+
+
+def test_two_agents_that_write_one_file_are_told_until_one_has_gone(path):
+    write_textfile(str(path), Metrics())
+    with pytest.raises(OutboxdError, match=r"another agent: .*/var/lib/a/outbox\.db"):
+        write_textfile(str(path), Metrics(), "/var/lib/b/outbox.db")
+    write_textfile(str(path), Metrics())
+    old_s = NOW_S - 600
+    os.utime(path, (old_s, old_s))
+    write_textfile(str(path), Metrics(), "/var/lib/b/outbox.db")
 
 
 def test_a_symlink_laid_in_its_way_is_not_followed(path):

@@ -22,7 +22,7 @@ def host():
     root.chmod(0o755)
     if SYSTEM_UNITS.is_dir():
         shutil.copytree(SYSTEM_UNITS, root / SYSTEM_UNITS.relative_to("/"), symlinks=True)
-    for program in ("opt/outboxd/bin/outboxd", "bin/sh"):
+    for program in ("opt/outboxd/current/bin/outboxd", "bin/sh"):
         path = root / program
         path.parent.mkdir(parents=True)
         path.write_text("#!/bin/sh\n")

@@ -40,10 +40,10 @@ def test_systemd_has_nothing_to_say_to_the_unit(host, need, name):
 
 
 @pytest.mark.parametrize("name", ["outboxd.service", "outboxd@.service"])
-def test_the_service_is_exposed_by_less_than_two(host, need, name):
+def test_the_service_is_exposed_by_less_than_one_and_a_half(host, need, name):
     analyze = need("systemd-analyze", "systemd")
     unit = host / "etc/systemd/system" / name
-    result = run(analyze, "security", "--offline=true", "--no-pager", "--threshold=19", unit)
+    result = run(analyze, "security", "--offline=true", "--no-pager", "--threshold=14", unit)
     assert result.returncode == 0, result.stdout
 
 

@@ -216,7 +216,7 @@ class AgentParts:
         self._webhooks = webhooks
         on_page = ReadingRoutes(self._api, self._timeline.page).routes()
         sessions = Sessions(self.clock.monotonic_s)
-        acting = SessionRoutes(sessions, lambda: self.http_address)
+        acting = SessionRoutes(sessions, lambda: self.page_address)
         control = ControlRoutes(self._api, sessions)
         self._listeners = Listeners(
             config,
@@ -315,7 +315,9 @@ class AgentParts:
             self.sender.key_changed()
 
     async def _write_textfile(self) -> None:
-        await asyncio.to_thread(write_textfile, self.config.metrics.textfile, self.metrics)
+        path, outbox = self.config.metrics.textfile, self.config.outbox.path
+        now_s = self.clock.wall_ms() / 1000
+        await asyncio.to_thread(write_textfile, path, self.metrics, outbox, now_s)
 
     def key_file(self) -> str | None:
         """The file whose change is a new key."""

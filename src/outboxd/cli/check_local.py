@@ -120,11 +120,15 @@ def side_parts(config: Config, running: bool) -> Iterator[Finding]:
     """The page's port and the text file: they never stop an agent, and are missed all the same.
 
     `running`: an agent has the port, and says itself how that stands."""
-    if config.http.listen and not running:
+    ports = {"page": (config.http.listen, "[http] listen"),
+             "gateway": (config.intake.listen, "[intake] listen")}  # fmt: skip
+    for name, (listen, setting) in ports.items():
+        if not listen or listen.startswith("unix:") or running:
+            continue
         try:
-            sockets.bind_tcp(config.http.listen).socket.close()
+            sockets.bind_tcp(listen, setting).socket.close()
         except ConfigError as error:
-            yield bad("page", error.message, error.hint or "choose another", EX_CONFIG)
+            yield bad(name, error.message, error.hint or "choose another", EX_CONFIG)
     path = config.metrics.textfile
     if path:
         directory = os.path.dirname(os.path.abspath(path))

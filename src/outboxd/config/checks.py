@@ -110,10 +110,14 @@ def _check_files(config: Config) -> None:
     komodor = config.komodor
     if komodor.client_key and not komodor.client_cert:
         raise _wrong(config, "komodor", "client_key", "client_cert is missing beside it")
-    for name in ("ca_file", "client_cert", "client_key", "api_key_file"):
+    for name in ("ca_file", "client_cert", "client_key"):
         path = getattr(komodor, name)
         if path and _is_missing(path):
             raise _wrong(config, "komodor", name, "there is no such file")
+    # The key may be put in its place later, or be replaced just now: that keeps no
+    # agent from taking events. Where none can ever be does.
+    if komodor.api_key_file and _can_be_no_file(komodor.api_key_file):
+        raise _wrong(config, "komodor", "api_key_file", "there can be no such file")
 
 
 def _is_missing(path: str) -> bool:
@@ -121,6 +125,17 @@ def _is_missing(path: str) -> bool:
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return os.path.isdir(path)
+
+
+def _can_be_no_file(path: str) -> bool:
+    """A directory, or below something that is none."""
+    try:
+        os.stat(path)
+    except NotADirectoryError:
         return True
     except OSError:
         return False

@@ -3,12 +3,14 @@
 Written aside and renamed, so that a reader never sees half of it. It is not
 synced: after a power cut the agent writes it afresh. It must leave out the
 process's own metrics, because node_exporter has metrics of the same names
-about itself and then drops every text file.
+about itself and then drops every text file; and it must not write over another
+agent's file, nor repeat its series: node_exporter refuses all files for one pair.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 
@@ -16,41 +18,70 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from outboxd.errors import OutboxdError
+from outboxd.errors import EX_NOPERM, OutboxdError
 from outboxd.observe.metrics import Metrics
 
 SUFFIX = ".prom"  # node_exporter reads no other files
 
 
-def write_textfile(path: str, metrics: Metrics) -> None:
-    """Write the metrics, each with the label `agent` that tells this file's from
-    those of other agents on the host: its name without the suffix.
+OTHER_FRESH_S = 120.0  # of another agent that writes every few seconds; older is left over
+
+
+def write_textfile(path: str, metrics: Metrics, outbox: str, now_s: float) -> None:
+    """Write the metrics, each with labels that tell this agent's series from those of
+    others on the host: `agent`, the file's name without its suffix, and `outbox`, the
+    path that no two agents share. `now_s`: seconds since 1970.
 
     Raises OutboxdError; the next write may work.
     """
+    mark = f"# outboxd, with the outbox {outbox}\n".encode()
+    _look_for_another(path, mark, now_s)
     agent = os.path.basename(path).removesuffix(SUFFIX)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Labelled(metrics, agent))
+    registry.register(_Labelled(metrics, {"agent": agent, "outbox": outbox}))
     try:
-        _publish(path, generate_latest(registry))
+        _publish(path, mark + generate_latest(registry))
     except OSError as error:
+        directory = os.path.dirname(path)
+        hint = f"[metrics] textfile must lie where the agent's user may write: ls -ld {directory}"
+        if error.errno == errno.EROFS:
+            hint = (
+                "the service's unit does not let it write there: `systemctl edit outboxd` (or"
+                f" outboxd@NAME), [Service] ReadWritePaths={directory}, then restart it"
+            )
+        failure = OutboxdError(
+            f"the metrics could not be written to {path}: {error.strerror or error}", hint
+        )
+        failure.exit_code = EX_NOPERM
+        raise failure from error
+
+
+def _look_for_another(path: str, mark: bytes, now_s: float) -> None:
+    try:
+        with open(path, "rb") as file:
+            first = file.readline(8192)
+            age_s = now_s - os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return  # there is none; what else is wrong the writing will tell
+    if first.startswith(b"# outboxd, ") and first != mark and age_s < OTHER_FRESH_S:
+        theirs = first.decode("utf-8", "replace").strip("# \n")
         raise OutboxdError(
-            f"the metrics could not be written to {path}: {error.strerror or error}",
-            "[metrics] textfile must lie in a directory that the agent may write to",
-        ) from error
+            f"[metrics] textfile = {path} is written by another agent: {theirs}",
+            "give each agent a file of its own, such as outboxd-NAME.prom",
+        )
 
 
 class _Labelled(Collector):
-    """The agent's metrics with one more label."""
+    """The agent's metrics with more labels."""
 
-    def __init__(self, metrics: Metrics, agent: str) -> None:
+    def __init__(self, metrics: Metrics, labels: dict[str, str]) -> None:
         self._metrics = metrics
-        self._agent = agent
+        self._labels = labels
 
     def collect(self) -> Iterator[Metric]:
         for family in self._metrics.families():
             family.samples = [
-                sample._replace(labels={**sample.labels, "agent": self._agent})
+                sample._replace(labels={**sample.labels, **self._labels})
                 for sample in family.samples
             ]
             yield family
