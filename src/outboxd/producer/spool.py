@@ -154,9 +154,26 @@ def _fail(spool: str, error: OSError) -> NoReturn:
     ) from None
 
 
+def _how_to_join(spool: str) -> str:
+    """A service's spool is its group's: who hands in becomes a member. Its modes stay."""
+    other = "or name another spool with -c"
+    try:
+        import grp
+        import pwd
+
+        status = os.stat(f"{spool}/new")
+        if status.st_mode & 0o030 == 0o030:
+            group = grp.getgrgid(status.st_gid).gr_name
+            user = pwd.getpwuid(os.getuid()).pw_name
+            return f"as root: usermod -aG {group} {user}, then a new login; {other}"
+    except (OSError, KeyError, ImportError):
+        pass
+    return f"let this user write in {spool}/tmp and {spool}/new, {other}"
+
+
 def _hint(spool: str, error: OSError) -> str:
     if isinstance(error, PermissionError):
-        return f"let this user write in {spool}/tmp and {spool}/new, or name another spool with -c"
+        return _how_to_join(spool)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return f"make {spool}/tmp and {spool}/new, or start the agent once, which does"
     return "make room on its disk, or start the agent; then hand it in again"
