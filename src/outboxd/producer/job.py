@@ -27,7 +27,7 @@ EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND = 126, 127
 ENOEXEC = 8
 # A signal to the whole group reaches us and the witness at the same time; systemd sends one
 # to each process of a control group, one after the other.
-GROUP_GRACE_S, GROUP_REST_S = 0.02, 0.002
+GROUP_GRACE_S, GROUP_REST_S = 0.05, 0.002
 # What Python sets LC_CTYPE to in the C locale, for itself (PEP 538).
 COERCED_LOCALES = (b"C.UTF-8", b"C.utf8", b"UTF-8")
 
@@ -90,6 +90,8 @@ class Job:
         self._witness: Witness | None = None
         self._output: Output | None = None
         self._woken = -1  # where each signal that arrives leaves its number
+        self._due: frozenset[int] = frozenset()  # sent to all, and not yet arrived here
+        self._due_until_s = 0.0
         self._is_taking_signals = False
         self._is_writing = False
         self._alarm_at_s: float | None = None
@@ -106,6 +108,7 @@ class Job:
             self._output = Output() if self._keep_stderr else None
             self._woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             failed, failure = os.pipe2(os.O_CLOEXEC)
+            ready, readiness = os.pipe2(os.O_CLOEXEC)
             self._catch_signals(wake)
             self._pid = os.fork()
         except OSError:
@@ -115,11 +118,16 @@ class Job:
             except OSError as unfit:
                 return _not_started(unfit)
         if self._pid == 0:
-            self._be_the_job(failure)
+            os.close(readiness)
+            self._be_the_job(ready, failure)
         os.close(failure)
+        os.close(ready)
         if self._output is not None:
             self._output.close_write_end()
+        if self._own_group:
+            os.setpgid(self._pid, 0)
         self._witness = Witness(self._pid if self._own_group else os.getpgrp())
+        os.close(readiness)  # the job waits for that: whatever it sees, the witness sees too
         signals.pthread_sigmask(signals.SIG_SETMASK, ())
         error = _read_failure(failed)
         if error is None and self._timeout_s is not None:
@@ -148,11 +156,11 @@ class Job:
         if self._timeout_s is not None:
             signals.signal(signals.SIGALRM, self._on_signal)
 
-    def _be_the_job(self, failure: int) -> NoReturn:
-        """In the child: become the job, or say on `failure` which error kept it from that."""
+    def _be_the_job(self, ready: int, failure: int) -> NoReturn:
+        """In the child: once `ready` ends become the job, or say on `failure` which error kept
+        it from that."""
         try:
-            if self._own_group:
-                os.setpgid(0, 0)
+            os.read(ready, 1)
             if self._output is not None and self._output.write_end is not None:
                 for descriptor in self._output.descriptors:
                     os.dup2(self._output.write_end, descriptor)
@@ -200,10 +208,10 @@ class Job:
                 if self._alarm_at_s is not None:
                     signals.setitimer(signals.ITIMER_REAL, 0)
                 return True
-            if self._witness is None or pid != self._witness.pid:
-                os.waitpid(pid, 0)
+            if self._witness is not None and pid == self._witness.pid:
+                self._witness.end()  # not made anew: what ended it would end the next one
             else:
-                self._witness.renew()
+                os.waitpid(pid, 0)
         if self._is_at_terminal:
             self._stop_with_job()
         return False
@@ -244,21 +252,27 @@ class Job:
         return [each for each in numbers if each != signals.SIGCHLD and each not in self._ignored]
 
     def _pass_on(self, numbers: list[int]) -> None:
-        """Give the job those that it does not have already."""
+        """Give the job those that it does not have already.
+
+        Each look at the witness comes behind one at our own signals: what was sent to all is
+        pending there before we can know of it.
+        """
         assert self._witness is not None
-        deadline_s = monotonic() + GROUP_GRACE_S
+        started_s = monotonic()
+        due = self._due if started_s < self._due_until_s else frozenset()
         while True:
-            sent_to_all = self._witness.pending()
-            if sent_to_all.issuperset(numbers):
-                sleep(GROUP_REST_S)  # we may be the last of the group to get it
-                numbers += self._arrived()
-                break
-            if monotonic() >= deadline_s:
+            sent_to_all = self._witness.pending() | due
+            if sent_to_all.issuperset(numbers) or monotonic() >= started_s + GROUP_GRACE_S:
                 break
             sleep(0.001)
             numbers += self._arrived()
         if not sent_to_all.isdisjoint(numbers):
-            self._witness.renew()
+            sleep(GROUP_REST_S)  # we may be the last of the group to get it
+            numbers += self._arrived()
+            sent_to_all |= self._witness.renew()
+            # What only the former witness had is still to arrive here.
+            self._due = sent_to_all.difference(numbers)
+            self._due_until_s = monotonic() + GROUP_GRACE_S
             if not self._is_with_witness():
                 sent_to_all = frozenset()
         for number in numbers:

@@ -74,27 +74,30 @@ class Witness:
             return frozenset()
         return _mask_of(self._pid, b"ShdPnd:")
 
-    def renew(self) -> None:
-        """Forget what was pending."""
-        self.end()
+    def renew(self) -> frozenset[int]:
+        """Forget what was pending, and tell it: with what came until the next one sat there."""
+        pid, end = self._pid, self._end
         self._start()
+        pending = frozenset() if pid is None else _mask_of(pid, b"ShdPnd:")
+        _end_one(pid, end)
+        return pending
 
     def end(self) -> None:
-        """Needed no more. Its end is seen by whoever waits for children."""
-        if self._pid is not None:
-            os.kill(self._pid, signals.SIGKILL)
-            os.waitpid(self._pid, 0)
-            self._pid = None
-        if self._end is not None:
-            os.close(self._end)
-            self._end = None
+        """Needed no more."""
+        pid, end = self._pid, self._end
+        self._pid = self._end = None
+        _end_one(pid, end)
 
     def _start(self) -> None:
         # It reads from us, and so ends with us. Not our own program's name: whoever sends
         # a signal to all that is called outboxd does not mean it.
-        read_end, self._end = os.pipe2(os.O_CLOEXEC)
-        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        ours: list[int] = []
+        self._pid = self._end = None
         try:
+            read_end, self._end = os.pipe2(os.O_CLOEXEC)
+            ours.append(read_end)
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            ours.append(nowhere)
             self._pid = os.posix_spawn(
                 "/bin/cat",
                 ["cat"],
@@ -110,8 +113,16 @@ class Witness:
         except OSError:
             self._pid = None  # then every signal counts as sent to us alone
         finally:
-            os.close(read_end)
-            os.close(nowhere)
+            for descriptor in ours:
+                os.close(descriptor)
+
+
+def _end_one(pid: int | None, end: int | None) -> None:
+    if pid is not None:
+        os.kill(pid, signals.SIGKILL)
+        os.waitpid(pid, 0)
+    if end is not None:
+        os.close(end)
 
 
 def _ignored_by(pid: int) -> frozenset[int]:
