@@ -16,6 +16,7 @@ SOURCE = Path(outboxd.__file__).parent
 # Each room, from the bottom to the top, and the rooms that it may import.
 BOTTOM = {
     "budgets",
+    "disk",
     "errors",
     "files",
     "findings",
@@ -24,6 +25,7 @@ BOTTOM = {
     "units",
     "times",
     "locations",
+    "slices",
     "status",
     "event",
     "config",

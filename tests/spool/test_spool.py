@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import stat
 import subprocess
 
 import pytest
@@ -218,6 +219,11 @@ def test_what_is_no_regular_file_is_moved_unread(intake, line, tmp_path):
             assert parts.rejected() == expected
             assert "a FIFO; not read" in parts.reason("fifo")
             assert "symbolic link" in parts.reason("symlink")
+            assert f"it led to {secret}" in parts.reason("symlink")
+            # Nothing that an administrator's `cat` would follow or wait on.
+            for kind in set(kinds) - {"directory"}:
+                found = (parts.spool / "rejected" / kind).lstat()
+                assert (stat.S_ISREG(found.st_mode), found.st_size) == (True, 0), kind
             assert secret.exists()
             assert await parts.summaries() == ["good"]
 

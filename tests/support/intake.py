@@ -44,6 +44,16 @@ class Parts(SimpleNamespace):
         page = await self.outbox.page(EntryFilter(), None, 1000)
         return list(reversed(page.entries))
 
+    async def first_entries(self, count):
+        """The oldest ones of however many there are."""
+        every, cursor = [], None
+        while True:
+            page = await self.outbox.page(EntryFilter(), cursor, 1000)
+            every += page.entries
+            cursor = page.next
+            if cursor is None:
+                return every[::-1][:count]
+
     async def drop(self, id):
         return await self.outbox.change(lambda engine: engine.change(EntryChange.DROP, id))
 

@@ -123,6 +123,7 @@ class AgentParts:
             ttl_s=config.outbox.ttl_s,
         )
         self.spool = SpoolReader(config.intake.spool, self.door, outbox, self.metrics, clock)
+        self.spool.disk_free_min = config.outbox.disk_free_min
         self._keeper = OutboxUpkeep(
             outbox, clock, self.metrics.pruned, config.outbox.retain_delivered_s
         )
@@ -346,6 +347,7 @@ class AgentParts:
         self._key = key
         self.sender.reconfigure(sender_settings(config), self.transport)
         self.admission.set_limits(config.outbox.events_max, config.outbox.disk_free_min)
+        self.spool.disk_free_min = config.outbox.disk_free_min
         self.door.configure(
             config.defaults,
             config.komodor.event_type_max,

@@ -34,7 +34,7 @@ OUTCOMES = ("delivered", "throttled", "unavailable", "hold", "rejected")
 DEAD_REASONS = ("rejected", "exhausted", "expired")
 LIMITS_MET = ("connections", "displaced", "bytes", "head_stalled", "body_stalled",
               "answer_unread", "malformed", "handshake", OTHER)  # fmt: skip
-SPOOL_RESULTS = ("taken", "rejected")
+SPOOL_RESULTS = ("taken", "rejected", "pruned")
 OPERATOR_ACTIONS = ("retry", "drop", "hold", "release")
 RELOAD_RESULTS = ("applied", "refused")
 PARTS = ("writer", "sender", "spool")
@@ -103,7 +103,7 @@ class Metrics(Collector):
         self._alerts_truncated.value += count
 
     def spool_file(self, result: str, count: int = 1) -> None:
-        """Spool files finished with: `taken` or `rejected`."""
+        """Spool files finished with: `taken`, `rejected`, or `pruned` from `rejected/` later."""
         self._spool_files.add(result, count)
 
     # Outbox.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from time import time_ns
 
+from outboxd.disk import room_hint
 from outboxd.errors import EX_TEMPFAIL, OutboxdError
 
 TYPE_CHECKING = False
@@ -54,9 +55,12 @@ def put(spool: str, data: bytes, *, synced: bool = True) -> str:
         _write_all(file, data)
         if synced:
             os.fsync(file)
+        # Closed before the rename: the agent takes no file that somebody may still write to.
+        os.close(file)
+        file = -1
         os.rename(temporary, f"{spool}/new/{name}")
         if synced:
-            _sync_rename(f"{spool}/new", file)
+            _sync_rename(f"{spool}/new", name)
     except OSError as error:
         # In `new/` too: what we say is not stored must not go out all the same.
         _remove(temporary)
@@ -68,7 +72,8 @@ def put(spool: str, data: bytes, *, synced: bool = True) -> str:
         _remove(f"{spool}/new/{name}")
         raise
     finally:
-        os.close(file)
+        if file >= 0:
+            os.close(file)
     return name
 
 
@@ -123,13 +128,20 @@ def _write_all(file: int, data: bytes) -> None:
         view = view[os.write(file, view) :]
 
 
-def _sync_rename(directory: str, file: int) -> None:
+def _sync_rename(directory: str, name: str) -> None:
     try:
         _sync_directory(directory)
     except PermissionError:
         # Whoever may hand in but not list cannot open the directory to sync it.
         # A sync of the renamed file makes ext4, XFS and Btrfs commit the rename too.
-        os.fsync(file)
+        try:
+            file = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # the agent has taken it already
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def _sync_directory(directory: str) -> None:
@@ -176,4 +188,4 @@ def _hint(spool: str, error: OSError) -> str:
         return _how_to_join(spool)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return f"make {spool}/tmp and {spool}/new, or start the agent once, which does"
-    return "make room on its disk, or start the agent; then hand it in again"
+    return f"{room_hint(spool)}, or start the agent; then hand it in again"

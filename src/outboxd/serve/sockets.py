@@ -16,6 +16,7 @@ import socket
 import stat
 from typing import NamedTuple
 
+from outboxd.disk import room_hint
 from outboxd.errors import ConfigError, DiskShort
 from outboxd.serve.peer import credentials
 
@@ -59,7 +60,7 @@ def bind_unix(
     except OSError as error:
         listening.close()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskShort(f"{label}: {error.strerror}", "make room on its disk") from error
+            raise DiskShort(f"{label}: {error.strerror}", room_hint(path)) from error
         raise ConfigError(
             f"{label}: {error.strerror}",
             "the directory must exist and be writable for the agent's user, "

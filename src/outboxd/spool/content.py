@@ -1,6 +1,6 @@
 """What a spool file holds: one event, or JSON Lines.
 
-Pure: decides and checks, opens nothing. A file that is one JSON value is one
+It decides and checks, and opens nothing. A file that is one JSON value is one
 event, however many lines it is printed over; anything else is read line by
 line, so that its good lines are taken.
 """
@@ -8,13 +8,15 @@ line, so that its good lines are taken.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from outboxd.errors import EventError
 from outboxd.intake.intake import Intake
 from outboxd.intake.producer import Producer
 from outboxd.outbox.model import Incoming, Source
-from outboxd.spool.rejects import Fault
+from outboxd.slices import Slices
+from outboxd.spool.rejects import Fault, is_beyond_help
 
 
 class Content(NamedTuple):
@@ -23,10 +25,11 @@ class Content(NamedTuple):
     items: list[Incoming]
     line_numbers: list[int]  # of the items
     faults: list[tuple[Fault, bytes]]
-    lines: int  # in all
+    lines: int  # that were read
+    unread: bytes = b""  # the rest of the file, where its bad lines were too many
 
 
-def read_content(door: Intake, data: bytes, producer: Producer) -> Content:
+async def read_content(door: Intake, data: bytes, producer: Producer, slices: Slices) -> Content:
     """What a file of at most `event_bytes_max` bytes holds."""
     if not data or data.isspace():
         fault = Fault(1, None, "the file is empty", "write the event in tmp/, then rename it")
@@ -40,8 +43,8 @@ def read_content(door: Intake, data: bytes, producer: Producer) -> Content:
     items: list[Incoming] = []
     numbers: list[int] = []
     faults: list[tuple[Fault, bytes]] = []
-    lines = data.split(b"\n")
-    for number, line in enumerate(lines, 1):
+    number, unread = 0, b""
+    for number, line, end in _lines(data):
         if not line or line.isspace():
             continue
         try:
@@ -49,10 +52,25 @@ def read_content(door: Intake, data: bytes, producer: Producer) -> Content:
             numbers.append(number)
         except EventError as error:
             faults.append((Fault.of(number, error), line))
+            if is_beyond_help(len(faults), len(items)):
+                unread = data[end:]
+                break
+        await slices.pause()
     if not items and not _is_value(data.lstrip().partition(b"\n")[0]):
         # Neither its first line nor any other is one: an event cut short.
-        faults = [(Fault.of(1, as_one), data)]
-    return Content(items, numbers, faults, len(lines))
+        faults, unread = [(Fault.of(1, as_one), data)], b""
+    return Content(items, numbers, faults, number, unread)
+
+
+def _lines(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Each line with its number and where the next one begins; none is held longer than needed."""
+    number = start = 0
+    while start < len(data):
+        end = data.find(b"\n", start)
+        end = len(data) if end < 0 else end
+        number += 1
+        yield number, data[start:end], end + 1
+        start = end + 1
 
 
 def is_one_value(data: bytes) -> bool:

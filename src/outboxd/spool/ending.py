@@ -8,6 +8,7 @@ is known, and is tried again.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -16,10 +17,22 @@ import structlog
 from outboxd.clock import Clock
 from outboxd.outbox.outbox import Outbox
 from outboxd.spool.files import Identity, Look, SpoolFolder, Verdict
-from outboxd.spool.rejects import BadLines, Fault, printable, reject_lines, reject_whole
+from outboxd.spool.prune import Held, measure, prune, size_of
+from outboxd.spool.rejects import (
+    BadLines,
+    Fault,
+    printable,
+    reject_lines,
+    reject_whole,
+    tell,
+    tell_immovable,
+)
 from outboxd.spool.waiting import Pace, WaitingRoom
 
 Thread = Callable[..., asyncio.Future[Any]]
+
+STUCK_MAX_S = 3600.0
+_LASTING = (errno.EACCES, errno.EPERM, errno.EBUSY)
 
 _log = structlog.get_logger()
 
@@ -54,6 +67,11 @@ class Endings:
         self._thread = thread
         # Of each file that is not known to be gone: how many of its lines were taken.
         self.progress = dict(outbox.spool_progress)
+        self._held = Held(0, 0)
+
+    async def open(self, folder: SpoolFolder) -> None:
+        """Another folder from now on."""
+        self._held = await self._thread(measure, folder)
 
     async def remove(self, folder: SpoolFolder, looks: Sequence[Look]) -> list[str]:
         """Unlink what was taken whole; returns names that another file has by now."""
@@ -73,20 +91,21 @@ class Endings:
         return replaced
 
     async def reject(
-        self, folder: SpoolFolder, look: Look, faults: Sequence[Fault], count: int = 1
+        self, folder: SpoolFolder, look: Look, first: Fault, why: str | None = None, count: int = 1
     ) -> None:
-        """Move a file of which nothing was taken."""
+        """Move a file of which nothing was taken; `why`: all that is wrong with it."""
         now_ms = self._clock.wall_ms()
+        why = tell([first], count) if why is None else why
+        what = (folder, look.name, look.identity, why, now_ms)
         try:
-            target = await self._thread(
-                reject_whole, folder, look.name, look.identity, faults, count, now_ms
-            )
+            target = await self._thread(reject_whole, *what)
         except OSError as error:
-            self._stuck(look.name, look.identity, error)
+            if self._stuck(look.name, look.identity, error) and isinstance(error, PermissionError):
+                await self._thread(tell_immovable, *what)
             return
         self._waiting.remove(look.name)
         if target is not None:
-            self._rejected(look.name, target, faults[0], count)
+            await self._rejected(folder, look.name, target, first, count)
 
     async def reject_lines(
         self, folder: SpoolFolder, look: Look, bad: BadLines, taken: int
@@ -103,7 +122,7 @@ class Endings:
             self._stuck(look.name, look.identity, error)
             return
         self._waiting.remove(look.name)
-        self._rejected(look.name, target, bad.faults[0], bad.count)
+        await self._rejected(folder, look.name, target, bad.faults[0], bad.count)
         await self.forget([look.key])
 
     async def forget(self, keys: Sequence[str]) -> None:
@@ -114,7 +133,9 @@ class Endings:
         for key in known:
             del self.progress[key]
 
-    def _rejected(self, name: str, target: str, fault: Fault, count: int) -> None:
+    async def _rejected(
+        self, folder: SpoolFolder, name: str, target: str, fault: Fault, count: int
+    ) -> None:
         self._metrics.refused("invalid", count)
         self._metrics.spool_file("rejected")
         _log.warning(
@@ -124,9 +145,27 @@ class Endings:
             faults=count,
             first=fault.text(),
         )
+        size_bytes = await self._thread(size_of, folder, target)
+        self._held = Held(self._held.bytes + size_bytes, self._held.files + 1)
+        if self._held.is_too_much():
+            self._held, gone = await self._thread(prune, folder)
+            if gone:  # else an administrator has seen to it meanwhile
+                self._metrics.spool_file("pruned", gone)
+                _log.warning(
+                    "spool.rejected_pruned",
+                    removed=gone,
+                    left=self._held.files,
+                    hint="rejected/ held too much: the oldest of whoever had most went",
+                )
 
-    def _stuck(self, name: str, identity: Identity | None, error: OSError) -> None:
-        """It cannot be moved: leave it, and try again later."""
+    def _stuck(self, name: str, identity: Identity | None, error: OSError) -> bool:
+        """It cannot be moved: leave it, and try again later; whether that is news."""
         look = Look(name, Verdict.TROUBLE, identity)
-        if self._waiting.add(look, self._pace.trouble_s, str(error)):
+        wait_s = self._pace.trouble_s
+        if error.errno in _LASTING:
+            # It will not go by itself: twice as long each time.
+            wait_s = min(STUCK_MAX_S, max(wait_s, self._waiting.waits_since_s(look)))
+        news = self._waiting.add(look, wait_s, str(error))
+        if news:
             _log.warning("spool.file_stuck", file=printable(name), error=str(error))
+        return news

@@ -12,16 +12,20 @@ import errno
 import fcntl
 import hashlib
 import os
+import signal
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from outboxd.disk import room_hint
 from outboxd.errors import EX_IOERR, ConfigError, DiskShort, OutboxdError
+from outboxd.spool.turns import share
 
 FILE_BYTES_MAX = 1 << 30
-CHUNK_BYTES_MAX = 8 * 1024 * 1024  # read ahead of the outbox, at most
-READ_BYTES = 1024 * 1024
+# Read ahead of the outbox, at most; then whoever has handed in meanwhile has a turn.
+CHUNK_BYTES_MAX = 1024 * 1024
+READ_BYTES = 256 * 1024
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -32,6 +36,7 @@ class Verdict(StrEnum):
 
     READ = "read"  # a small file, read whole
     LARGE = "large"  # a file to be read in portions
+    OPEN = "open"  # someone still writes to it
     LINKED = "linked"  # more than one name: may be a delivery by link() in progress
     CHANGING = "changing"  # it changed while it was read
     UNREADABLE = "unreadable"  # no permission
@@ -59,6 +64,8 @@ class Look(NamedTuple):
     data: bytes = b""
     key: str = ""  # of the spool's progress; only with READ
     reason: str = ""
+    # Whether the system told that nobody writes to it; of another user's file it may not.
+    settled: bool = False
 
 
 def lock_spool(path: str) -> int | None:
@@ -131,17 +138,31 @@ class SpoolFolder:
             return False
         return True
 
-    def names(self, chunk: int) -> Iterator[list[str]]:
-        """What is in `new/`, so many names at a time, sorted within."""
-        found: list[str] = []
+    def owned(self, skipped: Container[str]) -> tuple[dict[int, list[str]], bool]:
+        """What is in `new/`, by the owners' uids, sorted; and whether that is all there is."""
+        found: dict[int, list[str]] = {}
+        count = 0
         with os.scandir(self.new) as entries:
             for entry in entries:
-                if not entry.name.startswith("."):
-                    found.append(entry.name)
-                    if len(found) >= chunk:
-                        yield sorted(found)
-                        found = []
-        yield sorted(found)
+                if entry.name.startswith(".") or entry.name in skipped:
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    owner = entry.stat(follow_symlinks=False).st_uid
+                    found.setdefault(owner, []).append(entry.name)
+                    count += 1
+        shared = share(found)
+        return shared, sum(map(len, shared.values())) == count
+
+    def owners(self, names: Sequence[str]) -> dict[int, list[str]]:
+        """These names by their owners' uids."""
+        found: dict[int, list[str]] = {}
+        for name in names:
+            try:
+                owner = os.stat(name, dir_fd=self.new, follow_symlinks=False).st_uid
+            except OSError:
+                owner = -1  # gone, or in trouble: the look will tell
+            found.setdefault(owner, []).append(name)
+        return found
 
     def look(self, names: Sequence[str], small_max: int) -> list[Look]:
         """Look at names in order until `CHUNK_BYTES_MAX` are read; maybe not at all of them."""
@@ -193,18 +214,44 @@ def look_at(directory: int, name: str, small_max: int) -> Look:
         if (unfit := _unfit(name, found)) is not None:
             return unfit
         identity = identity_of(found)
+        if has_writer(descriptor):
+            return Look(name, Verdict.OPEN, identity)
         if found.st_size > small_max:
-            return Look(name, Verdict.LARGE, identity)
+            return Look(name, Verdict.LARGE, identity, settled=has_writer(descriptor) is False)
         data = os.read(descriptor, found.st_size + 1)
+        # In this order: who has closed it by now has not changed it since.
+        writer = has_writer(descriptor)
+        if writer:
+            return Look(name, Verdict.OPEN, identity)
         if identity_of(os.fstat(descriptor)) != identity or len(data) != found.st_size:
             return Look(name, Verdict.CHANGING, identity)
         key = _digest(name, identity)
         key.update(data)
-        return Look(name, Verdict.READ, identity, data, key.hexdigest())
+        settled = writer is False
+        return Look(name, Verdict.READ, identity, data, key.hexdigest(), settled=settled)
     except OSError as error:
         return _failed(name, error)
     finally:
         os.close(descriptor)
+
+
+def has_writer(descriptor: int) -> bool | None:
+    """Whether somebody has this file open for writing, through whatever descriptor.
+
+    The kernel grants a lease for reading only where nobody has (fcntl(2)), and
+    only to the file's owner and to CAP_LEASE. None where it does not tell:
+    another user's file, a file system without leases.
+    """
+    try:
+        # Who opens it for writing while the lease lasts waits that long, and the kernel
+        # sends a signal: one that means nothing, since SIGIO would end the process.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
 
 
 class LargeFile:
@@ -296,7 +343,7 @@ def _unusable(path: str, error: OSError) -> OutboxdError:
     """Why the directories cannot be made or opened."""
     what = f"[intake] spool = {path!r}: {error.strerror} ({error.filename})"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskShort(what, "make room on its disk")
+        return DiskShort(what, room_hint(path))
     failure = ConfigError(
         what, "the directory and its tmp/, new/ and rejected/ must be writable for the agent's user"
     )

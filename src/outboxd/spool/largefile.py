@@ -15,8 +15,9 @@ from outboxd.intake.intake import Intake, Portion
 from outboxd.intake.lines import PORTION_LINES, LineCutter
 from outboxd.intake.producer import Producer, user
 from outboxd.outbox.model import Incoming, Source
+from outboxd.slices import Slices
 from outboxd.spool.files import LargeFile, Look, SpoolFolder
-from outboxd.spool.rejects import BadLines, Fault
+from outboxd.spool.rejects import BadLines, Fault, is_beyond_help
 
 CHECK_SLICE = 64  # lines between which the loop serves others
 
@@ -39,6 +40,7 @@ async def take_large(
     progress: MutableMapping[str, int],
     is_young: Callable[[Look], bool],
     thread: Thread,
+    disk_free_min: int = 0,
 ) -> LargeOutcome:
     """Take all of its good lines.
 
@@ -49,7 +51,7 @@ async def take_large(
     """
     assert look.identity is not None
     file: LargeFile = await thread(LargeFile, folder.new, look.name, look.identity)
-    bad = BadLines(folder)
+    bad = BadLines(folder, disk_free_min)
     try:
         key: str = await thread(file.key)
         producer = user(look.identity.owner)
@@ -94,11 +96,12 @@ class _Portions:
         self._progress = progress
         self._bad = bad
         self._thread = thread
+        self._slices = Slices()
         self._number = 0  # of the line last looked at
         self._good = 0
 
     async def take(self) -> int:
-        cutter = LineCutter(self._door.event_bytes_max, self._bad.too_long)
+        cutter = LineCutter(self._door.event_bytes_max, self._bad.keep)
         position = 0
         reading = self._thread(self._file.read, position)
         try:
@@ -109,6 +112,8 @@ class _Portions:
                 await self._take_lines(cutter.feed(data))
                 if self._bad.must_spill:
                     await self._thread(self._bad.spill)
+                if self._bad.unread_from and self._bad.is_cut:
+                    break  # nothing of what follows is kept
         finally:
             await asyncio.wait([reading])  # before the file is closed under it
         await self._take_lines(cutter.end())
@@ -118,6 +123,9 @@ class _Portions:
 
     async def _take_lines(self, lines: list[bytes | None]) -> None:
         for start in range(0, len(lines), PORTION_LINES):
+            if self._bad.unread_from:
+                self._keep(lines[start:])
+                return
             portion = await self._check(lines[start : start + PORTION_LINES])
             if not portion.items:
                 continue
@@ -134,17 +142,26 @@ class _Portions:
         numbers: list[int] = []
         for count, line in enumerate(lines, 1):
             self._number += 1
+            await self._slices.pause()
             if line is not None and (not line or line.isspace()):
                 continue
             try:
                 incoming = self._door.prepare_line(line, Source.SPOOL, self._producer).incoming
             except EventError as error:
                 self._bad.add(Fault.of(self._number, error), line)
+                if is_beyond_help(self._bad.count, self._good):
+                    self._bad.unread_from = self._number + 1
+                    self._keep(lines[count:])
+                    break
             else:
                 self._good += 1
                 if self._number > done:
                     items.append(incoming)
                     numbers.append(self._number)
-            if count % CHECK_SLICE == 0:
-                await asyncio.sleep(0)
         return Portion(self._key, items, numbers, self._number)
+
+    def _keep(self, lines: list[bytes | None]) -> None:
+        """Lines that are refused unread; those too long are kept already."""
+        for line in lines:
+            if line is not None:
+                self._bad.keep(line + b"\n")

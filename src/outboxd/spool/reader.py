@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -26,18 +26,20 @@ from outboxd.intake.intake import Intake, Portion
 from outboxd.intake.lines import PORTION_LINES
 from outboxd.intake.producer import user
 from outboxd.outbox.outbox import Outbox
+from outboxd.slices import Slices
 from outboxd.spool.content import Content, read_content
 from outboxd.spool.ending import Endings, SpoolMetrics
 from outboxd.spool.files import Identity, Look, SpoolFolder, Verdict, lock_spool
 from outboxd.spool.largefile import take_large
 from outboxd.spool.rejects import BadLines, Fault, clean_up, printable
+from outboxd.spool.turns import Turns
 from outboxd.spool.waiting import Pace, WaitingRoom
 from outboxd.spool.watch import SpoolWatch
 
 CHUNK_FILES = 256  # looked at and committed together
-SORTED_NAMES = 16_384  # of a scan: files are taken in the order of their names within these
 COUNTED_FILES = 10_000  # for the metrics: a few ms, and more says no more
-PARSE_SLICE = 32  # files between which the loop serves others
+LARGE_AT_ONCE = 4  # large files that are read beside each other, each of another owner
+OPEN_TOLD_S = 60.0  # for so long a file is still being written, then a line says so
 
 T = TypeVar("T")
 _log = structlog.get_logger()
@@ -63,6 +65,7 @@ class SpoolReader:
         clock: Clock,
         pace: Pace | None = None,
     ) -> None:
+        self.disk_free_min = 0  # bytes that the lines of refused files leave free on the disk
         self._path = path
         self._door = door
         self._metrics = metrics
@@ -76,8 +79,10 @@ class SpoolReader:
         self._endings = Endings(outbox, metrics, clock, self.waiting, pace, self._thread)
         self._progress = self._endings.progress
         self._left_over = set(self._progress)  # of an earlier run, not seen again yet
+        self._turns = Turns()
+        self._slices = Slices()
         self._large: dict[str, Identity] = {}
-        self._large_task: asyncio.Task[None] | None = None
+        self._large_tasks: dict[int, asyncio.Task[None]] = {}  # by the files' owners
         self._task: asyncio.Task[None] | None = None
         self._refused_until_s = 0.0
         self._refused_wait_s = 0.0
@@ -114,10 +119,10 @@ class SpoolReader:
         self._wake.set()
         if task is not None:
             await task
-        if self._large_task is not None:
-            self._large_task.cancel()
+        for large in list(self._large_tasks.values()):
+            large.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._large_task
+                await large
         self.watch.stop()
         await asyncio.to_thread(self._threads.shutdown)
         if self._folder is not None:
@@ -135,6 +140,8 @@ class SpoolReader:
             self._folder.close()
         self._folder = folder
         await self._thread(clean_up, folder)
+        await self._endings.open(folder)
+        self._turns.clear()
         try:
             self.watch.start(f"{self._path}/new")
             self._rescan_s = self._pace.rescan_s
@@ -172,42 +179,40 @@ class SpoolReader:
         now_s = self._clock.monotonic_s()
         if now_s < self._refused_until_s:
             return self._refused_until_s
-        if self.watch.names or self.watch.scan_due:
+        if self.watch.names or self.watch.scan_due or self._turns:
             return now_s
         return min(self.waiting.next_s(), self._scan_at_s)
 
     async def _turn(self) -> None:
-        """Whatever is due now."""
+        """Whatever is due now: what arrived, then some files of each owner."""
+        assert self._folder is not None
         now_s = self._clock.monotonic_s()
         if now_s < self._refused_until_s:
             return
         if self.watch.scan_due or now_s >= self._scan_at_s:
             await self._scan()
-        else:
-            await self._take_due()
-
-    async def _take_due(self) -> None:
-        await self._take(sorted({*self.watch.take(), *self.waiting.due()}))
+        names = {*self.watch.take(), *self.waiting.due()}
+        if names:
+            self._turns.add(await self._thread(self._folder.owners, sorted(names)))
+        if await self._take() and not self._turns:
+            self._refused_wait_s = 0.0
+            if self._turns.overflowed:
+                self._turns.clear()
+                self.watch.scan_due = True
+            else:
+                await self._forget_left_over()
 
     async def _scan(self) -> None:
-        """Everything in `new/`, in chunks, and what arrives meanwhile between them."""
+        """Everything in `new/`."""
         assert self._folder is not None
         if not await self._thread(self._folder.is_current):
             _log.warning("spool.reopened", path=self._path)
             await self._open()
         self.watch.scan_due = False
         self._scan_at_s = self._clock.monotonic_s() + self._rescan_s
-        chunks = self._folder.names(SORTED_NAMES)
-        while self._task is not None:
-            names = await self._thread(_next_chunk, chunks)
-            if names is None:
-                self._refused_wait_s = 0.0
-                await self._forget_left_over()
-                return
-            if not await self._take([name for name in names if self.waiting.may_look(name)]):
-                return
-            if self.watch.names:
-                await self._take_due()
+        found, whole = await self._thread(self._folder.owned, self.waiting.resting())
+        self._turns.add(found)
+        self._turns.overflowed = self._turns.overflowed or not whole
 
     async def _forget_left_over(self) -> None:
         """Progress of files that were unlinked just before a crash."""
@@ -220,34 +225,28 @@ class SpoolReader:
 
     # --- small files ---
 
-    async def _take(self, names: Sequence[str]) -> bool:
-        """Take these files; False where the intake refused."""
+    async def _take(self) -> bool:
+        """Some files of each owner; False where the intake refused."""
         assert self._folder is not None
-        names = [name for name in names if name not in self._large]
-        position = 0
-        while position < len(names) and self._task is not None:
-            refusal = self._door.admission.refusal()
-            if refusal is not None:
-                self._refuse(refusal)
-                return False
-            chunk = names[position : position + CHUNK_FILES]
-            looks = await self._thread(self._folder.look, chunk, self._door.event_bytes_max)
-            position += len(looks)
+        chunk = [turn for turn in self._turns.take(CHUNK_FILES) if turn[1] not in self._large]
+        if not chunk:
+            return True
+        refusal = self._door.admission.refusal()
+        if refusal is None:
+            names = [name for _, name in chunk]
+            looks = await self._thread(self._folder.look, names, self._door.event_bytes_max)
+            self._turns.put_back(chunk[len(looks) :])
             refusal = await self._take_looks(looks)
-            self._metrics.progress("spool")
-            if refusal is not None:
-                self._refuse(refusal)
-                return False
-        return True
+        if refusal is not None:
+            self._refuse(refusal)
+        return refusal is None
 
     async def _take_looks(self, looks: Sequence[Look]) -> Refused | None:
         ready: list[_Taking] = []
         events = 0
-        for number, look in enumerate(looks, 1):
-            if look.verdict is not Verdict.READ:
-                await self._not_read(look)
-                continue
-            taking = self._read(look)
+        for look in looks:
+            self._metrics.progress("spool")
+            taking = await self._judge(look)
             if taking is not None:
                 ready.append(taking)
                 events += len(taking.portion.items)
@@ -256,14 +255,39 @@ class SpoolReader:
                 if refusal is not None:
                     return refusal
                 ready, events = [], 0
-            elif number % PARSE_SLICE == 0:
-                await asyncio.sleep(0)
+            await self._slices.pause()
         return await self._commit(ready)
 
-    def _read(self, look: Look) -> _Taking | None:
+    async def _judge(self, look: Look) -> _Taking | None:
+        """What of it is to be committed; None where it waits, or is done with."""
+        if look.verdict in (Verdict.READ, Verdict.LARGE) and self._may_be_open(look):
+            look = look._replace(verdict=Verdict.OPEN)
+        if look.verdict is not Verdict.READ:
+            await self._not_read(look)
+            return None
+        taking = await self._read(look)
+        if taking is not None and taking.content.faults and not taking.content.items:
+            # At once, so that no crash makes it be read again.
+            await self._reject(taking)
+            return None
+        return taking
+
+    def _may_be_open(self, look: Look) -> bool:
+        """Whether somebody may still write to it, where the system does not tell."""
+        assert look.identity is not None
+        if look.settled:
+            return False
+        if self.watch.is_written(look.name, look.identity.size_bytes):
+            return True
+        # What was there before the watch: as long as it was changed just now.
+        changed_ms = look.identity.changed_ns / 1e6
+        return changed_ms < self.watch.complete_since_ms and self.waiting.is_young(look)
+
+    async def _read(self, look: Look) -> _Taking | None:
         """Its events; None where it must wait."""
         assert look.identity is not None, "what was read has been looked at"
-        content = read_content(self._door, look.data, user(look.identity.owner))
+        producer = user(look.identity.owner)
+        content = await read_content(self._door, look.data, producer, self._slices)
         if content.faults and self.waiting.is_young(look):
             self.waiting.add(look, self._pace.grow_s, "it does not parse and may still be growing")
             return None
@@ -308,14 +332,16 @@ class SpoolReader:
     async def _reject(self, taking: _Taking) -> None:
         assert self._folder is not None
         look, content = taking.look, taking.content
-        if not content.items:
-            faults = [fault for fault, _ in content.faults]
-            await self._endings.reject(self._folder, look, faults, len(faults))
-            return
-        bad = BadLines(self._folder)
+        bad = BadLines(self._folder, self.disk_free_min)
         for fault, line in content.faults:
             bad.add(fault, line)
-        await self._endings.reject_lines(self._folder, look, bad, len(content.items))
+        if content.unread:
+            bad.unread_from = content.lines + 1
+            bad.keep(content.unread)
+        if content.items:
+            await self._endings.reject_lines(self._folder, look, bad, len(content.items))
+        else:
+            await self._endings.reject(self._folder, look, bad.faults[0], bad.text(), bad.count)
 
     # --- what is not read ---
 
@@ -327,6 +353,13 @@ class SpoolReader:
                 self.waiting.remove(name)
             case Verdict.LARGE:
                 self._start_large(look)
+            case Verdict.OPEN:
+                reason = "someone still writes to it"
+                if self.waiting.named_since_s(name) >= OPEN_TOLD_S:
+                    reason += f", for more than {OPEN_TOLD_S:.0f} s"
+                # That it is closed wakes us; where there is no watch, this does.
+                if self.waiting.add(look, self._pace.grow_s, reason) and "more" in reason:
+                    _log.warning("spool.file_open", file=printable(name), reason=reason)
             case Verdict.CHANGING:
                 self.waiting.add(look, self._pace.look_again_s, "it changes while it is read")
             case Verdict.TROUBLE:
@@ -338,18 +371,18 @@ class SpoolReader:
                 else:
                     reason = "it has more than one name (hard links); not read"
                     hint = "rename it into new/, or unlink the other name"
-                    await self._endings.reject(self._folder, look, [Fault(0, None, reason, hint)])
+                    await self._endings.reject(self._folder, look, Fault(0, None, reason, hint))
             case Verdict.UNREADABLE:
                 if self.waiting.waits_since_s(look) < self._pace.grow_s:
                     self.waiting.add(look, self.waiting.look_again_s(look), look.reason)
                 else:
                     reason = f"the agent may not read it: {look.reason}"
                     hint = "give the agent's group the right to read, before the rename"
-                    await self._endings.reject(self._folder, look, [Fault(0, None, reason, hint)])
+                    await self._endings.reject(self._folder, look, Fault(0, None, reason, hint))
             case _:
                 hint = "a spool file is a regular file with one event, or JSON Lines"
                 fault = Fault(0, None, f"{look.reason}; not read", hint)
-                await self._endings.reject(self._folder, look, [fault])
+                await self._endings.reject(self._folder, look, fault)
 
     def _refuse(self, refusal: Refused) -> None:
         """The outbox takes nothing: files stay where they are."""
@@ -361,6 +394,7 @@ class SpoolReader:
             pace.refused_max_s, max(pace.refused_min_s, self._refused_wait_s * 2)
         )
         self._refused_until_s = self._clock.monotonic_s() + self._refused_wait_s
+        self._turns.clear()
         self.watch.scan_due = True
 
     # --- large files ---
@@ -368,34 +402,48 @@ class SpoolReader:
     def _start_large(self, look: Look) -> None:
         assert look.identity is not None
         self._large[look.name] = look.identity
-        if self._large_task is None or self._large_task.done():
-            self._large_task = asyncio.create_task(self._take_larges(), name="spool-large")
+        self._start_larges()
 
-    async def _take_larges(self) -> None:
-        """One large file after the other, beside the small ones."""
-        while self._large and self._folder is not None:
-            name, identity = next(iter(self._large.items()))
-            look = Look(name, Verdict.LARGE, identity)
-            try:
-                await self._take_one_large(self._folder, look)
-            except FileNotFoundError:
-                self.waiting.remove(name)
-                self.watch.names[name] = None
-            except Refused as refusal:
-                self._refuse(refusal)
-                self.waiting.add(look, self._refused_wait_s, refusal.message)
-            except SyncFailed:
+    def _start_larges(self) -> None:
+        """One large file of each owner at a time, beside the small ones."""
+        for name, identity in self._large.items():
+            if len(self._large_tasks) >= LARGE_AT_ONCE:
                 return
-            except (OSError, OutboxdError) as error:
-                _log.warning("spool.file_unread", file=printable(name), error=str(error))
-                self.waiting.add(look, self._pace.trouble_s, str(error))
-            finally:
-                self._large.pop(name, None)
-                self._wake.set()
+            if identity.owner not in self._large_tasks and self._folder is not None:
+                take = self._take_large(self._folder, Look(name, Verdict.LARGE, identity))
+                self._large_tasks[identity.owner] = asyncio.create_task(take, name="spool-large")
+
+    async def _take_large(self, folder: SpoolFolder, look: Look) -> None:
+        assert look.identity is not None
+        try:
+            await self._take_one_large(folder, look)
+        except FileNotFoundError:
+            self.waiting.remove(look.name)
+            self.watch.names[look.name] = None
+        except Refused as refusal:
+            self._refuse(refusal)
+            self.waiting.add(look, self._refused_wait_s, refusal.message)
+        except SyncFailed:
+            return  # the outbox has told the agent, which stops
+        except (OSError, OutboxdError) as error:
+            _log.warning("spool.file_unread", file=printable(look.name), error=str(error))
+            self.waiting.add(look, self._pace.trouble_s, str(error))
+        finally:
+            del self._large_tasks[look.identity.owner]
+            self._large.pop(look.name, None)
+            self._wake.set()
+        # To the end of the round: whoever has waited longest is the first in `_large`.
+        self._start_larges()
 
     async def _take_one_large(self, folder: SpoolFolder, look: Look) -> None:
         outcome = await take_large(
-            folder, look, self._door, self._progress, self.waiting.is_young, self._thread
+            folder,
+            look,
+            self._door,
+            self._progress,
+            self.waiting.is_young,
+            self._thread,
+            self.disk_free_min,
         )
         self._left_over.discard(outcome.key)
         look = look._replace(key=outcome.key)
@@ -412,14 +460,11 @@ class SpoolReader:
             await self._thread(bad.discard)
             size = 0 if look.identity is None else look.identity.size_bytes
             reason = f"its {size} bytes are more than one event may have, so it is JSON Lines"
-            faults = [Fault(0, None, reason), *bad.faults]
-            await self._endings.reject(folder, look, faults, bad.count + 1)
+            first = Fault(0, None, reason)
+            why = f"{first.text()}\n{bad.text()}"
+            await self._endings.reject(folder, look, first, why, bad.count)
 
     # --- small helpers ---
 
     def _thread(self, call: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
-
-
-def _next_chunk(chunks: Iterator[list[str]]) -> list[str] | None:
-    return next(chunks, None)

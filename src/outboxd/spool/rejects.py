@@ -4,14 +4,21 @@ Where nothing of a file was taken, the file itself is moved. Where some of its
 lines were taken, `rejected/` gets only those that were not: so whoever corrects
 them can move the file back to `new/` without making a second event of the
 others. It is called after the good lines were committed; if the disk has no
-room, the file stays in `new/` and is tried again. Blocking, as `spoolfiles`.
+room, the file stays in `new/` and is tried again.
+
+What lies there must do no harm: of a file no more is kept than
+`FILE_KEPT_BYTES_MAX`, and what is no regular file becomes an empty one, beside
+a text that says what it was, so that no command of an administrator ever
+follows a link or waits on a FIFO. Blocking, as `files`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,8 +27,11 @@ from outboxd.spool.files import Identity, SpoolFolder, identity_of
 from outboxd.text import harmless
 from outboxd.times import rfc3339
 
-FAULTS_TOLD_MAX = 1000
+FAULTS_TOLD_MAX = 100  # of one file; finding out what is wrong with a line takes time
+FILE_KEPT_BYTES_MAX = 16 << 20  # of what was not taken of one file
 SUFFIX = ".error"
+_OWNER = "owner: uid "
+_HEAD_BYTES_MAX = 2048  # a name of 255 bytes may be told in four times as many
 _PARTIAL = ".outboxd-partial-"
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -44,30 +54,45 @@ class Fault(NamedTuple):
         return f"{where}{self.reason}{hint}"
 
 
+def is_beyond_help(bad: int, good: int) -> bool:
+    """Whether the rest of a file is refused unread: a file of bad lines must not cost
+    an explanation for each of them, and of one that is good for the most part every
+    good line is taken."""
+    return bad - good >= FAULTS_TOLD_MAX
+
+
 class BadLines:
     """Collects the lines of one file that were not taken; of many lines the
-    text goes straight to the disk, and the faults told are limited."""
+    text goes straight to the disk. Faults told and bytes kept are limited."""
 
     MEMORY_BYTES_MAX = 1024 * 1024
 
-    def __init__(self, folder: SpoolFolder) -> None:
+    def __init__(self, folder: SpoolFolder, disk_free_min: int = 0) -> None:
         self._folder = folder
+        self._disk_free_min = disk_free_min
+        self._kept_bytes = 0
         self.faults: list[Fault] = []
         self.count = 0
+        self.unread_from = 0  # the line from which on none was read; 0: all were
+        self.is_cut = False  # there was more than is kept
         self.buffer = bytearray()
         self.partial: str | None = None
         self.error: OSError | None = None  # the disk would not take them
 
     def add(self, fault: Fault, line: bytes | None) -> None:
-        """A line of None is in the buffer already (it was too long)."""
+        """A line of None was kept already (it was too long)."""
         self.count += 1
         if len(self.faults) < FAULTS_TOLD_MAX:
             self.faults.append(fault)
         if line is not None:
-            self.buffer += line + b"\n"
+            self.keep(line + b"\n")
 
-    def too_long(self, part: bytes) -> None:
-        """A part of a line that is longer than an event may be."""
+    def keep(self, part: bytes) -> None:
+        """Bytes of what was not taken: of a line that is too long, or that was not read."""
+        room = FILE_KEPT_BYTES_MAX - self._kept_bytes
+        self.is_cut = self.is_cut or len(part) > room
+        part = part[:room]
+        self._kept_bytes += len(part)
         self.buffer += part
 
     @property
@@ -77,12 +102,31 @@ class BadLines:
     def spill(self) -> None:
         """Bring what is buffered to the disk; on failure remember why and go on,
         because the good lines behind must not wait for the bad ones."""
-        if self.error is None:
+        if self._is_disk_short():
+            self.is_cut = True  # the room that is left is for events
+        elif self.error is None:
             try:
                 self._write()
             except OSError as error:
                 self.error = error
         self.buffer.clear()
+
+    def text(self) -> str:
+        """What was wrong, a line each."""
+        text = tell(self.faults, self.count)
+        if self.unread_from:
+            text += (
+                f"from line {self.unread_from} on none was read:"
+                " so many bad lines are no file of events\n"
+            )
+        return text
+
+    def _is_disk_short(self) -> bool:
+        try:
+            disk = os.fstatvfs(self._folder.rejected)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < self._disk_free_min
 
     def _write(self) -> None:
         if self.partial is None:
@@ -105,33 +149,45 @@ class BadLines:
 
 
 def reject_whole(
-    folder: SpoolFolder,
-    name: str,
-    identity: Identity | None,
-    faults: Sequence[Fault],
-    count: int,
-    now_ms: int,
+    folder: SpoolFolder, name: str, identity: Identity | None, why: str, now_ms: int
 ) -> str | None:
     """Move the file itself; returns its name there, None if it is gone.
 
     Raises:
         OSError: it stays in `new/`.
     """
-    if not _is_still(folder, name, identity):
+    found = _still(folder, name, identity)
+    if found is None:
         return None
     target = _free_name(folder, name)
-    text = _head(name, identity, now_ms) + "nothing of it was taken\n" + _tell(faults, count)
+    text = _head(name, identity, now_ms) + "nothing of it was taken\n" + why
+    is_regular = stat.S_ISREG(found.st_mode)
+    if is_regular and found.st_size > FILE_KEPT_BYTES_MAX:
+        text += f"its first {FILE_KEPT_BYTES_MAX} bytes are kept\n"
+    if stat.S_ISLNK(found.st_mode):
+        with contextlib.suppress(OSError):
+            text += f"it led to {printable(os.readlink(name, dir_fd=folder.new))}\n"
+    if stat.S_ISDIR(found.st_mode) and not _may_move(folder, name):
+        raise PermissionError(errno.EACCES, "a directory of another user cannot be moved")
+    if not is_regular and not stat.S_ISDIR(found.st_mode):
+        text += "the file beside this text is an empty one in its place\n"
     _write_error(folder, target, text)
     # The text first: a crash between the two leaves a text without its file,
     # and not a file without its reason.
     try:
-        os.rename(name, target, src_dir_fd=folder.new, dst_dir_fd=folder.rejected)
+        if is_regular or stat.S_ISDIR(found.st_mode):
+            os.rename(name, target, src_dir_fd=folder.new, dst_dir_fd=folder.rejected)
+        else:
+            os.close(os.open(target, _WRITE | os.O_EXCL, 0o640, dir_fd=folder.rejected))
+            os.unlink(name, dir_fd=folder.new)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(target + SUFFIX, dir_fd=folder.rejected)
         if isinstance(error, FileNotFoundError):
             return None
         raise
+    if is_regular and found.st_size > FILE_KEPT_BYTES_MAX:
+        _cut_file(folder, target)
     os.fsync(folder.rejected)
     os.fsync(folder.new)
     return target
@@ -153,20 +209,31 @@ def reject_lines(
     bad.spill()
     if bad.error is not None:
         raise bad.error
-    assert bad.partial is not None
     target = _free_name(folder, name)
+    unread = " and those that were not read" if bad.unread_from else ""
+    cut = "; as much of them as there is room for" if bad.is_cut else ""
     text = (
         _head(name, identity, now_ms)
         + f"{taken} of its lines were taken; the file beside this text holds the {bad.count} that\n"
-        "were not, and only those: correct them and move it to new/ again\n"
-        + _tell(bad.faults, bad.count)
+        f"were not{unread}, and only those{cut}: correct them and move it to new/ again\n"
+        + bad.text()
     )
     _write_error(folder, target, text)
-    os.rename(bad.partial, target, src_dir_fd=folder.rejected, dst_dir_fd=folder.rejected)
+    if bad.partial is not None:  # else the disk was too short for any
+        os.rename(bad.partial, target, src_dir_fd=folder.rejected, dst_dir_fd=folder.rejected)
     bad.partial = None
     os.fsync(folder.rejected)
     folder.remove([(name, identity)])
     return target
+
+
+def tell_immovable(
+    folder: SpoolFolder, name: str, identity: Identity | None, why: str, now_ms: int
+) -> None:
+    """A text alone, for what must stay in `new/`."""
+    with contextlib.suppress(OSError):
+        text = _head(name, identity, now_ms) + f"it stays in new/: remove it there\n{why}"
+        _write_error(folder, _free_name(folder, name), text)
 
 
 def clean_up(folder: SpoolFolder) -> None:
@@ -178,6 +245,22 @@ def clean_up(folder: SpoolFolder) -> None:
             os.unlink(name, dir_fd=folder.rejected)
 
 
+def owner_told(folder: SpoolFolder, name: str, otherwise: int) -> int:
+    """The uid that the text beside a refused file (or the text itself) names."""
+    text = name if name.endswith(SUFFIX) else name + SUFFIX
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = os.open(text, flags, dir_fd=folder.rejected)
+        try:
+            head = os.read(descriptor, _HEAD_BYTES_MAX)
+        finally:
+            os.close(descriptor)
+        for line in head.split(b"\n"):
+            if line.startswith(_OWNER.encode()):
+                return int(line.removeprefix(_OWNER.encode()))
+    return otherwise
+
+
 def printable(name: str) -> str:
     """A file's name that may hold any bytes, for a text or a log line."""
     shown = os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -185,27 +268,46 @@ def printable(name: str) -> str:
 
 
 def _head(name: str, identity: Identity | None, now_ms: int) -> str:
-    owner = f"owner: uid {identity.owner}\n" if identity else ""
+    owner = f"{_OWNER}{identity.owner}\n" if identity else ""
     return (
         f"outboxd did not take this file from the spool\nfile: {printable(name)}\n"
         f"{owner}refused: {rfc3339(now_ms)}\n"
     )
 
 
-def _tell(faults: Sequence[Fault], count: int) -> str:
+def tell(faults: Sequence[Fault], count: int) -> str:
+    """The faults, a line each; `count` of them there were."""
     text = "".join(fault.text() + "\n" for fault in faults[:FAULTS_TOLD_MAX])
     more = count - min(len(faults), FAULTS_TOLD_MAX)
     return text + (f"and {more} lines more\n" if more > 0 else "")
 
 
-def _is_still(folder: SpoolFolder, name: str, identity: Identity | None) -> bool:
-    if identity is None:
-        return True
+def _still(folder: SpoolFolder, name: str, identity: Identity | None) -> os.stat_result | None:
+    """What stands under the name, if it is what was looked at."""
     try:
         there = os.stat(name, dir_fd=folder.new, follow_symlinks=False)
     except FileNotFoundError:
-        return False
-    return (there.st_dev, there.st_ino) == identity[:2] and identity_of(there)[2:4] == identity[2:4]
+        return None
+    if identity is None or identity_of(there)[:4] == identity[:4]:
+        return there
+    return None
+
+
+def _may_move(folder: SpoolFolder, directory: str) -> bool:
+    """Moving a directory changes its entry `..`, so it takes the right to write in it."""
+    return os.access(directory, os.W_OK, dir_fd=folder.new, effective_ids=True)
+
+
+def _cut_file(folder: SpoolFolder, target: str) -> None:
+    """A hole of a terabyte is no more than its first part. What may not be cut stays as it
+    is, and counts for the room that `rejected/` has."""
+    flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(OSError):
+        descriptor = os.open(target, flags, dir_fd=folder.rejected)
+        try:
+            os.ftruncate(descriptor, FILE_KEPT_BYTES_MAX)
+        finally:
+            os.close(descriptor)
 
 
 def _free_name(folder: SpoolFolder, name: str) -> str:

@@ -27,7 +27,8 @@ class Pace(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    since_s: float
+    named_s: float  # when something by this name began to wait
+    since_s: float  # when this very file did, unchanged
     until_s: float
     identity: Identity | None
     reason: str
@@ -54,17 +55,18 @@ class WaitingRoom:
         if before is None and len(self._names) >= WAITING_MAX:
             return False  # the rescan will find it again
         since_s = before.since_s if before and before.identity == look.identity else now_s
-        self._names[look.name] = _Waiting(since_s, now_s + wait_s, look.identity, reason)
+        named_s = before.named_s if before else now_s
+        self._names[look.name] = _Waiting(named_s, since_s, now_s + wait_s, look.identity, reason)
         return before is None or before.reason != reason
 
     def remove(self, name: str) -> None:
         """It waits no more."""
         self._names.pop(name, None)
 
-    def may_look(self, name: str) -> bool:
-        """Whether it does not wait, or its time has come."""
-        waiting = self._names.get(name)
-        return waiting is None or waiting.until_s <= self._clock.monotonic_s()
+    def resting(self) -> frozenset[str]:
+        """Those whose time has not come."""
+        now_s = self._clock.monotonic_s()
+        return frozenset(name for name, each in self._names.items() if each.until_s > now_s)
 
     def due(self) -> list[str]:
         """Those whose time has come."""
@@ -81,6 +83,11 @@ class WaitingRoom:
         if before is None or before.identity != look.identity:
             return 0.0
         return self._clock.monotonic_s() - before.since_s
+
+    def named_since_s(self, name: str) -> float:
+        """For how long something by this name has waited, changed or not."""
+        before = self._names.get(name)
+        return 0.0 if before is None else self._clock.monotonic_s() - before.named_s
 
     def look_again_s(self, look: Look) -> float:
         """Soon at first, then less and less often."""

@@ -16,6 +16,7 @@ from enum import Enum, auto
 
 from sqlite_utils import Database
 
+from outboxd.disk import has_inodes, room_hint
 from outboxd.errors import (
     EX_IOERR,
     EX_NOPERM,
@@ -72,12 +73,13 @@ def translate(error: sqlite3.Error | UnicodeDecodeError, path: str) -> OutboxdEr
     if trouble is Trouble.FULL:
         return DiskShort(
             f"no room on the disk of {path}: nothing was kept",
-            "free some space; it goes on by itself",
+            f"{room_hint(path)}; it goes on by itself",
         )
     if trouble is Trouble.FATAL:
         return SyncFailed(
             f"the disk failed while writing {path}: {error} ({name})",
-            "the agent stops and starts afresh; look at the kernel's log for the disk",
+            "the agent stops and starts afresh; "
+            + ("look at the kernel's log for the disk" if has_inodes(path) else room_hint(path)),
         )
     if trouble is Trouble.DAMAGED:
         return OutboxDamaged(
@@ -103,7 +105,7 @@ def suspect(path: str, why: str) -> None:
 def unusable(error: OSError, path: str) -> OutboxdError:
     """Why the file cannot be opened or made."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskShort(f"no room on the disk to make {path}", "free some space")
+        return DiskShort(f"no room on the disk to make {path}", room_hint(path))
     if error.errno == errno.EISDIR:
         return OutboxUnusable(
             f"{path} is a directory", "set [outbox] path to a file, or move the directory away"
