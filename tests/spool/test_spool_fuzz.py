@@ -111,7 +111,7 @@ def test_files_of_every_kind_end_as_they_should(intake, full):
             parts.put(f"{number}{dice.choice(NAMES)}"[:250], content)
             wanted += marks
             rejected += bad
-        await parts.emptied()
+        await parts.emptied(100.0)
         assert parts.outbox.counts.pending == len(wanted), f"seed {seed}, from file {first}"
         seen = []
         for entry in await all_entries(parts):

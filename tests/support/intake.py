@@ -79,7 +79,7 @@ class Parts(SimpleNamespace):
     def reason(self, name):
         return (self.spool / "rejected" / f"{name}.error").read_text()
 
-    async def until(self, condition, timeout_s=10.0):
+    async def until(self, condition, timeout_s=60.0):
         """Wait for something that happens on the disk or in the outbox."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -90,7 +90,7 @@ class Parts(SimpleNamespace):
                     return found
                 await asyncio.sleep(0.005)
 
-    async def emptied(self, timeout_s=10.0):
+    async def emptied(self, timeout_s=60.0):
         await self.until(lambda: not self.new(), timeout_s)
         await self.until(lambda: self.reader.idle)
 
