@@ -25,6 +25,7 @@ from outboxd.event.komodor import (
     wire_body,
 )
 from outboxd.event.strictjson import Unexplained
+from outboxd.intake import plain_event
 from outboxd.intake.admission import Admission
 from outboxd.intake.producer import NotAllowed, Producer
 from outboxd.intake.syntax import check_syntax
@@ -166,7 +167,9 @@ class Intake:
         """Check and fill in; raises EventError (NotAllowed where the producer may not
         say it), and keeps nothing. Without `explain` a text that is no JSON is told
         at once and without a reason (Unexplained)."""
-        event = parse(data, self.event_type_max, self.event_bytes_max, explain)
+        event = plain_event.read(data, self.event_type_max, self.event_bytes_max)
+        if event is None:
+            event = parse(data, self.event_type_max, self.event_bytes_max, explain)
         producer.admit(event)
         key = event.dedup_key
         if header_key is not None:
