@@ -29,7 +29,7 @@ _Names = list[str] | msgspec.UnsetType
 
 class _Scope(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     clusters: _Names = _UNSET
-    servicesNames: _Names = _UNSET  # noqa: N815
+    servicesNames: _Names = _UNSET
     namespaces: _Names = _UNSET
 
 
