@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from simulation.history import DAY_S, SETTINGS, World
 
-from outboxd.delivery import in_flight
+from outboxd.delivery import in_flight, next_hop
 from outboxd.delivery.facts import (
     AttemptMade,
     EntryExpired,
@@ -262,14 +262,14 @@ def test_a_poisoned_event_is_exhausted_while_others_are_delivered():
 
 def test_an_event_that_a_defect_of_ours_keeps_from_being_sent_is_given_up_alone(monkeypatch):
     world = World(SETTINGS._replace(attempts_max=3))
-    stamped = in_flight.stamped
+    stamped = next_hop.stamped
 
     def defective(entry, *rest):
         if b'"p"' in entry.body:
             raise ZeroDivisionError
         return stamped(entry, *rest)
 
-    monkeypatch.setattr(in_flight, "stamped", defective)
+    monkeypatch.setattr(next_hop, "stamped", defective)
     world.checks.exchanged = lambda exchange: None  # they know requests alone
 
     async def main() -> None:

@@ -207,3 +207,13 @@ def test_events_of_a_batch_are_each_held_to_the_token(make_gateway):
     first, second, third = answer.json["results"]
     assert first["status"] == third["status"] == "accepted"
     assert second["field"] == "$.scope.clusters[0]"
+
+
+def test_a_dedup_key_counts_within_its_tokens_name(make_gateway):
+    gateway = make_gateway({"alice": {}, "bob": {}})
+    event = {**EVENT, "dedupKey": "backup"}
+    first = gateway.post(event, gateway.secrets["alice"])
+    again = gateway.post(event, gateway.secrets["alice"])
+    other = gateway.post(event, gateway.secrets["bob"])
+    assert (first.status, again.status, other.status) == (201, 200, 201)
+    assert again.json["id"] == first.json["id"] != other.json["id"]

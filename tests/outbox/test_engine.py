@@ -660,3 +660,48 @@ def test_a_seq_is_never_given_twice(engine, path, clock, event, delivered):
     keep(again, event())
     assert keep(again, event(key="k")) == [Receipt(first.id, "duplicate", "delivered")]
     again.close()
+
+
+def test_a_key_with_a_mark_is_known_until_a_later_mark_comes(engine, event, clock):
+    def alert(mark, producer="token:am"):
+        item = event("alert", key="alert:f:firing")._replace(producer=producer, dedup_mark=mark)
+        (receipt,) = keep(engine, item)
+        return receipt
+
+    first = alert(1000)
+    assert first.status == "accepted"
+    for mark in (1000, 999, 1):  # a resend, and a Prometheus that saw it earlier
+        again = alert(mark)
+        assert (again.status, again.id) == ("duplicate", first.id)
+    later = alert(1001)
+    assert later.status == "accepted"
+    assert alert(1000).id == later.id
+    assert alert(1001).status == "duplicate"
+    assert alert(1001, "token:other").status == "accepted"
+
+
+def test_a_key_with_a_mark_is_remembered_from_its_last_arrival_on(engine, event, clock):
+    engine.set_windows(100.0, 0.0)
+    item = event("alert", key="a")._replace(dedup_mark=7)
+    (first,) = keep(engine, item)
+    for _ in range(5):
+        clock.advance(80)
+        (again,) = keep(engine, item)
+        assert (again.status, again.id) == ("duplicate", first.id)
+    clock.advance(101)
+    assert keep(engine, item)[0].status == "accepted"
+
+
+def test_two_of_one_alert_in_one_commit_are_one_event(engine, event):
+    item = event("alert", key="a")
+    receipts = keep(engine, *(item._replace(dedup_mark=mark) for mark in (5, 5, 4, 6, 5)))
+    assert [r.status for r in receipts] == [
+        *("accepted", "duplicate", "duplicate", "accepted", "duplicate")
+    ]
+
+
+def test_a_hop_is_kept_with_its_entry(engine, event):
+    hop = '{"ageMs":4000,"attempts":2}'
+    (receipt,) = keep(engine, event("far")._replace(hop=hop))
+    assert engine.get(receipt.id).hop == hop
+    assert engine.fetch(1, (), "fifo", 0.0, 60.0).entries[0].hop == hop

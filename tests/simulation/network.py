@@ -89,7 +89,7 @@ class Network:
     def refresh(self) -> None:
         """Connections are no part of this network."""
 
-    async def send(self, id: str, body: bytes) -> Answer:
+    async def send(self, id: str, body: bytes, offers_hop: bool = False) -> Answer:
         event = json.loads(body)
         details = event.get("details", {})
         request = Request(

@@ -7,6 +7,7 @@ decides whether one may start, and never writes to the outbox.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from outboxd.delivery.claims import Claims
 from outboxd.delivery.clock_steps import ClockSteps
 from outboxd.delivery.facts import AttemptMade, BrakePulled, EntryExpired, EntrySetAside, Fact
 from outboxd.delivery.gate import Change, Effect, Gate, Permit
-from outboxd.delivery.late import stamped
+from outboxd.delivery.next_hop import HOP_WANTED, NextHop
 from outboxd.delivery.outcome import Answer, Fault, Meaning, decide
 from outboxd.delivery.settings import Settings
 from outboxd.delivery.settling import abandoned, expired, revived, settlement
@@ -27,8 +28,9 @@ from outboxd.outbox.outbox import Outbox
 class Sending(Protocol):
     """What the sender needs of the transport."""
 
-    async def send(self, id: str, body: bytes) -> Answer:
-        """One POST; never raises for what the network does."""
+    async def send(self, id: str, body: bytes, offers_hop: bool = False) -> Answer:
+        """One POST; never raises for what the network does. `offers_hop` asks whoever
+        answers whether it is a gateway."""
 
     def refresh(self) -> None:
         """The next request uses a fresh connection; those under way go on."""
@@ -69,6 +71,8 @@ class InFlight:
         self._random = random
         self._observe = observe
         self._ended = ended
+        self._host = socket.gethostname()
+        self.next_hop = NextHop()
         self._tasks: dict[int, asyncio.Task[None]] = {}  # until they are settled
         self._finished: dict[int, Settlement] = {}  # to be settled in the next commit
         self.configure(settings, transport)
@@ -76,6 +80,8 @@ class InFlight:
     def configure(self, settings: Settings, transport: Sending) -> None:
         """Other settings, for what is started from now on."""
         self._settings = settings
+        if transport is not getattr(self, "_transport", None):
+            self.next_hop = NextHop()
         self._transport = transport
 
     def __len__(self) -> int:
@@ -139,9 +145,15 @@ class InFlight:
         settings, entry = self._settings, request.entry
         sent = False
         try:
-            body = stamped(entry, request.started_at, settings.stamp, settings.late_after_s)
+            transport, next_hop = self._transport, self.next_hop
+            offers_hop = not next_hop.is_known
+            body = self._body(request, settings, next_hop)
             sent = True
-            answer = await self._transport.send(entry.id, body)
+            answer = await transport.send(entry.id, body, offers_hop)
+            next_hop.learn(answer.status, answer.headers)
+            if offers_hop and answer.status == HOP_WANTED and next_hop.gateway is not None:
+                # It took nothing yet, and says who it is: the same exchange, as a hop.
+                answer = await transport.send(entry.id, self._body(request, settings, next_hop))
         except asyncio.CancelledError:
             self._abandon(request)
             return
@@ -157,6 +169,11 @@ class InFlight:
             if effect is None:
                 self._gate.abandon(request.permit)
             self._lose_sight_of(request, error)
+
+    def _body(self, request: Request, settings: Settings, next_hop: NextHop) -> bytes:
+        return next_hop.body(
+            request.entry, request.started_at, settings.stamp, settings.late_after_s, self._host
+        )
 
     def _end(self, request: Request, meaning: Meaning, effect: Effect, now_s: float) -> None:
         """What an answer means for the entry and for everybody who listens."""

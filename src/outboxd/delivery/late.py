@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from msgspec.json import decode
 
+from outboxd.event.hop import NO_HOP, Hop, further, read_hop_text
 from outboxd.event.komodor import merge_details
 from outboxd.outbox.model import Claimed, Entry
 from outboxd.times import rfc3339
@@ -20,7 +21,7 @@ _OURS = frozenset({POSSIBLE_DUPLICATE})
 
 def is_late(claimed: Claimed, now_ms: int, late_after_s: float) -> bool:
     """Whether more time than `late_after_s` has passed since it occurred."""
-    return now_ms - _occurred_at(claimed) > late_after_s * 1000
+    return _age_ms(claimed, now_ms) > late_after_s * 1000
 
 
 def stamps(claimed: Claimed, now_ms: int, stamp: str, late_after_s: float) -> dict[str, object]:
@@ -29,17 +30,27 @@ def stamps(claimed: Claimed, now_ms: int, stamp: str, late_after_s: float) -> di
     `stamp` is the setting: late, always or never.
     """
     added: dict[str, object] = {}
+    hop = further(
+        _hop(claimed),
+        age_ms=0,
+        attempts=claimed.attempt_count + 1,
+        repeats=claimed.repeats,
+        last_occurred_at=claimed.last_occurred_at,
+        possible_duplicate=claimed.possible_duplicate,
+        host="",
+    )
     if stamp == "always" or (stamp == "late" and is_late(claimed, now_ms, late_after_s)):
-        occurred_at = _occurred_at(claimed)
+        age_ms = _age_ms(claimed, now_ms)
+        occurred_at = now_ms - age_ms if claimed.occurred_at is None else claimed.occurred_at
         added["occurredAt"] = rfc3339(occurred_at)
         # The wall clock may have been set back since: no delay is negative.
-        added["deliveryDelay"] = format_duration(max(0.0, (now_ms - occurred_at) / 1000))
-        added["deliveryAttempts"] = claimed.attempt_count + 1
-    if claimed.repeats:
-        added["repeats"] = claimed.repeats
-        if claimed.last_occurred_at is not None:
-            added["lastOccurredAt"] = rfc3339(claimed.last_occurred_at)
-    if claimed.possible_duplicate:
+        added["deliveryDelay"] = format_duration(max(0.0, age_ms / 1000))
+        added["deliveryAttempts"] = hop.attempts
+    if hop.repeats:
+        added["repeats"] = hop.repeats
+        if hop.last_occurred_at is not None:
+            added["lastOccurredAt"] = rfc3339(hop.last_occurred_at)
+    if hop.possible_duplicate:
         added[POSSIBLE_DUPLICATE] = True
     return added
 
@@ -73,9 +84,18 @@ def shown_body(entry: Entry, now_ms: int, stamp: str, late_after_s: float) -> by
         repeats=entry.repeats,
         last_occurred_at=entry.last_occurred_at,
         source=entry.source,
+        hop=entry.hop,
     )
     return stamped(claimed, int(attempts[-1][0]) if sent else now_ms, stamp, late_after_s)
 
 
-def _occurred_at(claimed: Claimed) -> int:
-    return claimed.received_at if claimed.occurred_at is None else claimed.occurred_at
+def _hop(claimed: Claimed) -> Hop:
+    return NO_HOP if claimed.hop is None else read_hop_text(claimed.hop)
+
+
+def _age_ms(claimed: Claimed, now_ms: int) -> int:
+    """Since it occurred. Where another agent had it before, that one told its age
+    when it sent it, which no wrong clock of its host can spoil."""
+    if claimed.hop is not None:
+        return _hop(claimed).age_ms + now_ms - claimed.received_at
+    return now_ms - (claimed.received_at if claimed.occurred_at is None else claimed.occurred_at)

@@ -14,6 +14,7 @@ from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from outboxd.delivery.next_hop import GREETING
 from outboxd.delivery.outcome import BODY_START_BYTES, Answer
 
 ANSWER_BYTES_MAX = 128 * 1024  # more than this is read no further
@@ -24,7 +25,10 @@ _DECODE_LAYERS_MAX = 4
 # What is kept of an answer's headers.
 _KEPT = {
     name.encode(): name
-    for name in ("content-type", "content-encoding", "retry-after", "date", "location")
+    for name in (
+        *("content-type", "content-encoding", "retry-after", "date", "location"),
+        GREETING,  # by which a gateway says that it is one
+    )
 }
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 _STATUS_LINE = rb"(?m:^)HTTP/\d\.\d %d(?: [^\r\n]*)?\r?\n"

@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from outboxd import __version__
 from outboxd.delivery import faults
 from outboxd.delivery.connections import Pool
+from outboxd.delivery.next_hop import OFFER, OFFERED
 from outboxd.delivery.outcome import Answer, Fault
 from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for
 from outboxd.delivery.tls import Tls, WatchedTls
@@ -29,6 +30,7 @@ USER_AGENT = f"outboxd/{__version__}"
 _REDACTED = "[api key]"
 # Also where another server, or another connection of a proxy, may answer otherwise.
 _OF_THE_WAY = frozenset({408, 421, 425})
+_OFFER_LINE = f"{OFFER}: {OFFERED}\r\n".encode()
 _URL_SAFE = "/%:@!$&'()*+,;=~?"
 
 
@@ -91,16 +93,27 @@ class Transport:
         self._key = key
         self._key_bytes = key.encode() if key else None
 
-    async def send(self, id: str, body: bytes) -> Answer:
-        """One POST of an event; always an Answer, within `request_timeout`."""
+    async def send(self, id: str, body: bytes, offers_hop: bool = False) -> Answer:
+        """One POST of an event; always an Answer, within `request_timeout`.
+
+        `offers_hop` asks whoever answers whether it is a gateway.
+        """
         way = self._way
         if not isinstance(way, Pool):
             headers = {**self._headers, "Idempotency-Key": id}
+            if offers_hop:
+                headers[OFFER] = OFFERED
             return await self._proxied(way, "POST", self._endpoint, headers, body)
         return await self._straight(
             way,
-            b"%bIdempotency-Key: %b\r\nContent-Length: %d\r\n\r\n%b"
-            % (self._post_head, id.encode("ascii"), len(body), body),
+            b"%bIdempotency-Key: %b\r\n%bContent-Length: %d\r\n\r\n%b"
+            % (
+                self._post_head,
+                id.encode("ascii"),
+                _OFFER_LINE if offers_hop else b"",
+                len(body),
+                body,
+            ),
         )
 
     async def validate(self) -> Answer:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from outboxd.errors import EventError
-from outboxd.event.strictjson import Number, kind_of, quoted, shown
+from outboxd.event.strictjson import Number, kind_of, quoted, read_object, shown
 from outboxd.times import parse_rfc3339, rfc3339
 
 HOST_MAX = 253  # characters: the longest name that DNS has (RFC 1035)
@@ -60,6 +60,11 @@ def read_hop(value: Any) -> Hop:
         possible,
         host[:HOST_MAX],
     )
+
+
+def read_hop_text(text: str) -> Hop:
+    """The hop that `hop_text` wrote."""
+    return read_hop(read_object(f'{{"hop":{text}}}')["hop"][0])
 
 
 def hop_text(hop: Hop) -> str:

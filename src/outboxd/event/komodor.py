@@ -56,6 +56,7 @@ class Event:
         "dedup_key",
         "details",
         "event_type",
+        "hop",
         "occurred_at",
         "scope",
         "severity",
@@ -84,6 +85,7 @@ class Event:
         self.dedup_key = dedup_key
         self.occurred_at = occurred_at
         self.ttl_s = ttl_s
+        self.hop: str | None = None  # its way through other agents: the text of `event.hop`
         self.warnings = warnings or []  # for the receipt
 
     def __repr__(self) -> str:
@@ -116,10 +118,12 @@ def parse(
     event_type_max: int = EVENT_TYPE_MAX,
     event_bytes_max: int = EVENT_BYTES_MAX,
     explain: bool = True,
+    takes_hop: bool = False,
 ) -> Event:
     """The event that `data` is; EventError (or EventTooLarge) says what is wrong and where.
 
     Without `explain` what is no strict JSON raises Unexplained, at once.
+    `takes_hop`: it may come from another agent, which tells its way so far.
     """
     if len(data) > event_bytes_max:
         message = f"the event has {len(data)} bytes, {event_bytes_max} are allowed"
@@ -130,6 +134,7 @@ def parse(
         message = f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}"
         raise EventError(message, None, "send the event in UTF-8") from None
     members = strictjson.read_object(text, explain)
+    hop = members.pop("hop", None) if takes_hop else None
     if not members.keys() <= _FIELD_SET:
         unknown = next(name for name in members if name not in _FIELD_SET)
         raise _unknown(unknown, FIELDS, "$")
@@ -158,6 +163,10 @@ def parse(
     )
     if len(members) > 2:
         _take_agents_own(event, members)
+    if hop is not None:
+        from outboxd.event.hop import hop_text, read_hop
+
+        event.hop = hop_text(read_hop(hop[0]))
     return event
 
 

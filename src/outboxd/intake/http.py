@@ -33,6 +33,7 @@ BATCH_BYTES_MAX = 64 * 1024 * 1024
 PORTION_BYTES = 256 * 1024
 
 _IDEMPOTENCY_KEY = "idempotency-key"
+_OFFER = "outboxd-hop"  # a request's header: its sender is an agent, see event/hop.py
 _BATCH_HINT = "send it in several batches"
 
 
@@ -64,13 +65,19 @@ class IntakeRoutes:
             hint = "give it once"
             raise Refusal(400, "there are several Idempotency-Key headers", "Idempotency-Key", hint)
         producer = producer_of(request)
-        check_rate(producer, 1)
+        offers_hop = producer.is_agent and request.header(_OFFER) is not None
+        if not offers_hop:
+            check_rate(producer, 1)
         try:
-            data = await read_body(request, self._door.event_bytes_max)
+            data = await read_body(request, self._door.bytes_max(producer))
         except Refusal as refusal:
             if refusal.status in (408, 413):
                 self._metrics.refused("too_large" if refusal.status == 413 else "stalled", 1)
             raise
+        if offers_hop:
+            # An agent that did not know yet whom it speaks with. It sends the event again,
+            # without the stamps that only the last one on the way may add.
+            raise Refusal(425, "this is a gateway: the event's hop is wanted", "Outboxd-Hop")
         answer = await self._door.take(data, Source.SOCKET, producer, key)
         self._metrics.intake_request(perf_counter() - started)
         return response_of(answer)

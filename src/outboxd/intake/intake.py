@@ -47,6 +47,10 @@ SLICE_S = 0.004  # of lines of a batch, between which the loop serves others
 EXPLAINED_MAX = 100  # faults of one batch that are told in full
 FAULTS_MAX = 10_000  # of one batch; no line behind them is looked at
 
+# What an agent adds to an event that it hands on: `hop`, `occurredAt`, `ttlSeconds`,
+# and its own [defaults].
+HOP_BYTES_MAX = 8 * 1024
+
 # A default detail with this value says who handed the event in, such as "uid:1000".
 PRODUCER_PLACEHOLDER = "$producer"
 
@@ -167,9 +171,10 @@ class Intake:
         """Check and fill in; raises EventError (NotAllowed where the producer may not
         say it), and keeps nothing. Without `explain` a text that is no JSON is told
         at once and without a reason (Unexplained)."""
-        event = plain_event.read(data, self.event_type_max, self.event_bytes_max)
+        bytes_max = self.bytes_max(producer)
+        event = plain_event.read(data, self.event_type_max, bytes_max)
         if event is None:
-            event = parse(data, self.event_type_max, self.event_bytes_max, explain)
+            event = parse(data, self.event_type_max, bytes_max, explain, producer.is_agent)
         producer.admit(event)
         key = event.dedup_key
         if header_key is not None:
@@ -193,9 +198,15 @@ class Intake:
                 min(received_at + round(ttl_s * 1000), _LATEST_AT) if ttl_s else None,
                 key,
                 producer=producer.name,
+                hop=event.hop,
             ),
             warnings,
         )
+
+    def bytes_max(self, producer: Producer) -> int:
+        """How large an event of this producer may be: an agent adds its own to what
+        was as large as may be."""
+        return self.event_bytes_max + (HOP_BYTES_MAX if producer.is_agent else 0)
 
     def _defaults_of(self, producer: Producer) -> Defaults:
         """The defaults, with the producer's name where a detail asks for it."""

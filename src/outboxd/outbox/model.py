@@ -65,6 +65,7 @@ class Incoming(NamedTuple):
     # is remembered from its last arrival on: an alert that fires again is a new event.
     dedup_mark: int = 0
     producer: str = ""  # who handed it in, such as "uid:1000"; "" where nobody knows
+    hop: str | None = None  # its way through other agents, as `event.hop` writes it
 
 
 class Receipt(NamedTuple):
@@ -108,6 +109,7 @@ class Claimed(NamedTuple):
     last_occurred_at: int | None
     source: str
     producer: str = ""
+    hop: str | None = None
 
 
 class Fetched(NamedTuple):
@@ -180,6 +182,7 @@ class Entry(NamedTuple):
     attempts: str  # JSON list of [at, duration_ms, outcome, status, error], newest 50
     body: bytes
     producer: str  # "" where nobody knows
+    hop: str | None  # its way through other agents, as `event.hop` writes it
     short_id: str  # the shortest beginning of the id that is no other entry's, at least its ms
 
 

@@ -40,6 +40,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "expiresAt": _time(entry.expires_at),
         "source": entry.source,
         "producer": entry.producer or None,
+        "hop": None if entry.hop is None else msgspec.Raw(entry.hop.encode()),
         "dedupKey": entry.dedup_key,
         "repeats": entry.repeats,
         "lastOccurredAt": _time(entry.last_occurred_at),

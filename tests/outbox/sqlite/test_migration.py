@@ -15,15 +15,16 @@ from outboxd.outbox.sqlite.rescue import scrub
 
 @pytest.fixture
 def old_file(path, clock, event):
-    """An outbox as the first version left it: 300 entries without a producer."""
+    """An outbox as the first version left it: 300 entries without a producer or a hop."""
     engine = SqliteEngine(path, clock)
     with engine.transaction():
         engine.accept([event(f"n{n}", key=f"k{n}") for n in range(300)])
     with engine.transaction():
         attempt = Attempt(5, 5, "delivered", 201, None)
         engine.settle([Settlement(seq, "delivered", attempt) for seq in range(1, 100)])
-    engine.connection.execute("ALTER TABLE entries DROP COLUMN producer")
-    engine.connection.execute("DELETE FROM _sqlite_migrations WHERE name = '0002_producer'")
+    for table, column in (("dedup", "mark"), ("entries", "hop"), ("entries", "producer")):
+        engine.connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    engine.connection.execute("DELETE FROM _sqlite_migrations WHERE name > '0002'")
     engine.close()
     return path
 

@@ -38,6 +38,7 @@ class _FreshRow(NamedTuple):
     head_crc: int
     state_crc: int
     producer: str
+    hop: str | None
 
 
 class _BodyRow(NamedTuple):
@@ -60,6 +61,7 @@ class _Known(NamedTuple):
 
     seq: int
     id: str
+    mark: int
 
 
 _INSERT_ENTRIES = (
@@ -130,7 +132,7 @@ def accept(
     insert_rows(connection, _INSERT_ENTRIES, rows.entries, pattern=_ENTRY_PATTERN)
     insert_rows(connection, "INSERT INTO bodies (seq, body, crc)", rows.bodies)
     insert_rows(
-        connection, "INSERT OR REPLACE INTO dedup (key, seq, id, expires_at, crc)", rows.dedup
+        connection, f"INSERT OR REPLACE INTO dedup ({', '.join(DedupRow._fields)})", rows.dedup
     )
     return rows.receipts
 
@@ -161,12 +163,16 @@ def _unknown_rows(
     rows = _Rows([], [], [], [])
     repeats: dict[int, tuple[int, int]] = {}
     for item, keys in zip(items, wanted, strict=True):
-        found = next((key for key in keys if key in known), None)
+        found = next((key for key in keys if _is_same(item, known.get(key))), None)
         if found is not None:
             first, is_repeat = known[found], found.startswith(_REPEAT)
             if is_repeat:
                 count, _ = repeats.get(first.seq, (0, 0))
                 repeats[first.seq] = (count + 1, item.occurred_at or item.received_at)
+            elif first.mark:
+                # What comes again and again is remembered from its last time on.
+                expires_at = now + windows.key_ms
+                rows.dedup.append(DedupRow.made(found, first.seq, first.id, expires_at, first.mark))
             rows.receipts.append(Receipt(first.id, "duplicate", "", is_repeat))
             continue
         seq = next_seq + len(rows.entries)
@@ -177,17 +183,24 @@ def _unknown_rows(
             if key.startswith(_OLD_KEY) and item.producer:
                 continue
             window_ms = windows.repeat_ms if key.startswith(_REPEAT) else windows.key_ms
-            known[key] = _Known(seq, id)
-            rows.dedup.append(DedupRow.made(key, seq, id, now + window_ms))
+            mark = 0 if key.startswith(_REPEAT) else item.dedup_mark
+            known[key] = _Known(seq, id, mark)
+            rows.dedup.append(DedupRow.made(key, seq, id, now + window_ms, mark))
         rows.receipts.append(Receipt(id, "accepted", "pending"))
     fresh = {row.id for row in rows.entries}
-    first_ones = {id: seq for seq, id in known.values() if id not in fresh}
+    first_ones = {first.id: first.seq for first in known.values() if first.id not in fresh}
     states = _count_repeats(connection, first_ones, repeats, rows.entries, next_seq)
     receipts = [
         r if r.status == "accepted" else r._replace(state=states.get(r.id, "pending"))
         for r in rows.receipts
     ]
     return rows._replace(receipts=receipts)
+
+
+def _is_same(item: Incoming, known: _Known | None) -> bool:
+    """Whether an event with one of its identities is the same; not where this one's
+    mark is later."""
+    return known is not None and (not item.dedup_mark or item.dedup_mark <= known.mark)
 
 
 def _count_repeats(
@@ -240,11 +253,11 @@ def _own_keys(item: Incoming, windows: Windows) -> tuple[str, ...]:
 
 def _known(connection: sqlite3.Connection, keys: Collection[str], now: int) -> dict[str, _Known]:
     (text,) = connection.execute(
-        "SELECT json_group_array(json_array(key, seq, id)) FROM dedup"
+        "SELECT json_group_array(json_array(key, seq, id, mark)) FROM dedup"
         " WHERE key IN (SELECT value FROM json_each(?)) AND expires_at > ?",
         (msgspec.json.encode(list(keys)).decode(), now),
     ).fetchone()
-    return {key: _Known(seq, id) for key, seq, id in msgspec.json.decode(text)}
+    return {key: _Known(*first) for key, *first in msgspec.json.decode(text)}
 
 
 def _fresh_row(seq: int, id: str, item: Incoming) -> _FreshRow:
@@ -260,14 +273,15 @@ def _fresh_row(seq: int, id: str, item: Incoming) -> _FreshRow:
         dedup_key,
         _,
         producer,
+        hop,
     ) = item
     crc = head_crc(
         seq, id, received_at, occurred_at, expires_at, event_type, severity, scope, source,
-        dedup_key, producer,
+        dedup_key, producer, hop,
     )  # fmt: skip
     return _FreshRow(
         seq, id, received_at, occurred_at, expires_at, event_type, severity, scope, source,
-        dedup_key, 0, None, crc, fresh_state_crc(seq), producer,
+        dedup_key, 0, None, crc, fresh_state_crc(seq), producer, hop,
     )  # fmt: skip
 
 

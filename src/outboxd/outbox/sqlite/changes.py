@@ -243,6 +243,7 @@ def _clear_expiry(connection: sqlite3.Connection, entry: Entry) -> None:
     crc = head_crc(
         entry.seq, entry.id, entry.received_at, entry.occurred_at, None, entry.event_type,
         entry.severity, entry.scope, entry.source, entry.dedup_key, entry.producer,
+        entry.hop,
     )  # fmt: skip
     connection.execute(
         "UPDATE entries SET expires_at = NULL, head_crc = ? WHERE seq = ?", (crc, entry.seq)

@@ -27,10 +27,13 @@ def head_crc(
     source: str,
     dedup_key: str | None,
     producer: str,
+    hop: str | None,
 ) -> int:
-    """Covers what never changes in an entry. Without a producer it is as it was
-    before entries had one."""
+    """Covers what never changes in an entry. Without a producer or a hop it is as it
+    was before entries had one."""
     by = f"|{producer}" if producer else ""
+    if hop is not None:
+        by = f"|{producer}|{hop}"
     return crc32(
         f"{seq}|{id}|{received_at}|{occurred_at}|{expires_at}|{event_type}|{severity}|"
         f"{scope}|{source}|{dedup_key}{by}".encode()

@@ -57,6 +57,7 @@ class _DueRow(NamedTuple):
     last_occurred_at: int | None
     source: str
     producer: str
+    hop: str | None
     crc: int | None  # of the body
 
 
@@ -111,6 +112,7 @@ def entry_of(row: EntryRow, body: str, before: str | None, after: str | None) ->
         attempts=row.attempts,
         body=body.encode(),
         producer=row.producer,
+        hop=row.hop,
         short_id=_short_id(row.id, before, after),
     )
 
@@ -236,6 +238,7 @@ def _claimed(row: _DueRow, body: bytes) -> Claimed:
         last_occurred_at=row.last_occurred_at,
         source=row.source,
         producer=row.producer,
+        hop=row.hop,
     )
 
 

@@ -45,13 +45,14 @@ class EntryRow(NamedTuple):
     head_crc: int
     state_crc: int
     producer: str
+    hop: str | None
 
     def right_head_crc(self) -> int:
         """The checksum of what never changes, as it should be."""
         return head_crc(
             self.seq, self.id, self.received_at, self.occurred_at, self.expires_at,
             self.event_type, self.severity, self.scope, self.source, self.dedup_key,
-            self.producer,
+            self.producer, self.hop,
         )  # fmt: skip
 
     def right_state_crc(self) -> int:
@@ -71,15 +72,22 @@ class DedupRow(NamedTuple):
     id: str
     expires_at: int
     crc: int
+    mark: int = 0  # a later one of the same key is another event; 0: none is
 
     @classmethod
-    def made(cls, key: str, seq: int, id: str, expires_at: int) -> DedupRow:
+    def made(cls, key: str, seq: int, id: str, expires_at: int, mark: int = 0) -> DedupRow:
         """With its checksum."""
-        return cls(key, seq, id, expires_at, text_crc(key, seq, id, expires_at))
+        return cls(key, seq, id, expires_at, _dedup_crc(key, seq, id, expires_at, mark), mark)
 
     def is_right(self) -> bool:
         """Whether its checksum is."""
-        return self.crc == text_crc(self.key, self.seq, self.id, self.expires_at)
+        right = _dedup_crc(self.key, self.seq, self.id, self.expires_at, self.mark)
+        return self.crc == right
+
+
+def _dedup_crc(key: str, seq: int, id: str, expires_at: int, mark: int) -> int:
+    """Without a mark as it was before there were any."""
+    return text_crc(key, seq, id, expires_at, *([mark] if mark else []))
 
 
 class StateRow(NamedTuple):

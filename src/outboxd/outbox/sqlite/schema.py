@@ -137,6 +137,20 @@ def _add_producer(db: Database) -> None:
     db.execute(PRODUCER)
 
 
+# The way of an event through other agents, NULL for none; and up to when a dedup
+# key's event counts as the same one, 0 for always.
+HOPS = (
+    "ALTER TABLE entries ADD COLUMN hop TEXT",
+    "ALTER TABLE dedup ADD COLUMN mark INTEGER NOT NULL DEFAULT 0",
+)
+
+
+@migrations(name="0003_hops")
+def _add_hops(db: Database) -> None:
+    for statement in HOPS:
+        db.execute(statement)
+
+
 def known_migrations() -> set[str]:
     """The names of all migrations that this version knows."""
     return {migration.name for migration in migrations.pending(Database(memory=True))}

@@ -276,7 +276,7 @@ class Rescue:
     def _remember(self, identities: list[DedupRow], engine: SqliteEngine) -> None:
         insert_rows(
             engine.connection,
-            "INSERT OR IGNORE INTO dedup (key, seq, id, expires_at, crc)",
+            f"INSERT OR IGNORE INTO dedup ({', '.join(DedupRow._fields)})",
             [identity for identity in identities if identity.expires_at > self._now],
         )
 

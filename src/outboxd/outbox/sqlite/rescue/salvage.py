@@ -15,7 +15,7 @@ pruned is then counted with it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -29,8 +29,10 @@ from outboxd.outbox.sqlite.rescue.wal import Log, Verdict
 from outboxd.outbox.sqlite.rows import DedupRow, EntryRow
 
 ENTRY_COLUMNS = len(EntryRow._fields)
-# Rows from before there was the last one, the producer, are stored without it.
-_ENTRY_WIDTHS = (ENTRY_COLUMNS - 1, ENTRY_COLUMNS)
+# Columns that were added since the first version, and what a row has that is stored
+# without them. They stand at the end.
+_ADDED = ("", None)  # producer, hop
+_ENTRY_WIDTHS = range(ENTRY_COLUMNS - len(_ADDED), ENTRY_COLUMNS + 1)
 # A page holds no more entries than this: bounds what a destroyed one can count.
 _ROWS_A_PAGE = 64
 _SEQ_MAX = 1 << 48
@@ -154,7 +156,7 @@ class Salvage:
                     small["meta"].append(cell.packed())
                 case [str(), int(), int()]:
                     small["spool_progress"].append(cell.packed())
-                case [str(), int(), str(), int(), int()]:
+                case [str(), int(), str(), int(), int(), *mark] if len(mark) < 2:
                     small["dedup"].append(cell.packed())
 
     # --- after the survey ---
@@ -199,7 +201,7 @@ class Salvage:
                 values = self._read_small(locator)
                 if values is None:
                     continue
-                row = DedupRow._make(values)
+                row = DedupRow(*values)  # those of an earlier version have no mark
                 counts = not older or row.seq in self._index
                 if counts and row.is_right() and row.expires_at > self._now:
                     yield row
@@ -310,7 +312,8 @@ class Salvage:
             return None
         if len(values) not in _ENTRY_WIDTHS:
             return None
-        columns = cast("list[Any]", [*values, ""][:ENTRY_COLUMNS])
+        missing = ENTRY_COLUMNS - len(values)
+        columns: list[Any] = [*values, *_ADDED[len(_ADDED) - missing :]]
         # The column itself is stored as NULL: the row id is the seq.
         return EntryRow._make(columns)._replace(seq=seq)
 
@@ -345,6 +348,7 @@ class Salvage:
             source=Source.SOCKET,
             dedup_key=None,
             producer="",
+            hop=None,
             **_FRESH,
         )
         return _joined(row._replace(head_crc=row.right_head_crc()), None, True, False)

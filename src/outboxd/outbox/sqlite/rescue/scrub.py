@@ -137,7 +137,7 @@ def _dedup(connection: sqlite3.Connection, after: Any, rows: int) -> Findings:
     found = [
         DedupRow._make(row)
         for row in connection.execute(
-            "SELECT key, seq, id, expires_at, crc FROM dedup WHERE key > ? ORDER BY key LIMIT ?",
+            f"SELECT {', '.join(DedupRow._fields)} FROM dedup WHERE key > ? ORDER BY key LIMIT ?",
             (after, rows),
         )
     ]

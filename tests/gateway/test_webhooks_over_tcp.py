@@ -1,0 +1,160 @@
+"""Webhooks at a real gateway: all or nothing, once whatever is resent, never a 404."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+
+from support.outside import Agent
+
+ALERT = {
+    "status": "firing",
+    "labels": {"alertname": "Down", "namespace": "web", "severity": "critical"},
+    "annotations": {"summary": "web is down"},
+    "startsAt": "2026-11-21T10:00:00Z",
+    "endsAt": "0001-01-01T00:00:00Z",
+    "fingerprint": "c5f1e1d0a1b2c3d4",
+}
+OTHER = {**ALERT, "fingerprint": "0000000000000001", "labels": {"alertname": "Other"}}
+
+
+def group(*alerts, **more):
+    return {"version": "4", "status": "firing", "alerts": list(alerts), **more}
+
+
+def statuses(answer):
+    assert answer.status == 200, answer.raw
+    return [result["status"] for result in answer.json["results"]]
+
+
+def test_an_alert_is_one_event_whatever_is_resent(gateway, token, komodor):
+    def post(*alerts):
+        return statuses(gateway.request("POST", "/v1/alertmanager", group(*alerts), token))
+
+    assert post(ALERT) == ["accepted"]
+    assert post(ALERT) == ["duplicate"]  # repeat_interval, or the twin of a pair
+    assert post(ALERT, OTHER) == ["duplicate", "accepted"]  # the group has grown
+    earlier = {**ALERT, "startsAt": "2026-11-21T09:59:00Z"}  # another Prometheus saw it before
+    assert post(earlier) == ["duplicate"]
+    resolved = {**ALERT, "status": "resolved", "endsAt": "2026-11-21T10:05:00Z"}
+    assert post(resolved, OTHER) == ["accepted", "duplicate"]
+    assert post(resolved) == ["duplicate"]
+    again = {**ALERT, "startsAt": "2026-11-21T11:00:00Z"}
+    assert post(again) == ["accepted"]
+    assert post(again) == ["duplicate"]
+    events = [arrival.event for arrival in komodor.wait_for(4)]
+    assert [(e["eventType"], e["severity"]) for e in events] == [
+        ("Down", "error"),
+        ("Other", "information"),
+        ("Down", "information"),
+        ("Down", "error"),
+    ]
+
+
+def test_the_clusters_of_query_token_and_label(make_gateway, komodor):
+    gateway = make_gateway({"am": {"clusters": ("prod", "edge")}, "free": {}})
+    named = {**ALERT, "labels": {"alertname": "Named", "cluster": "edge"}}
+    named["fingerprint"] = "0000000000000002"
+    both = group(ALERT, named)
+    answer = gateway.request("POST", "/v1/alertmanager", both, gateway.secrets["am"])
+    assert statuses(answer) == ["accepted", "accepted"]
+    path = "/v1/alertmanager?cluster=prod"
+    answer = gateway.request("POST", path, group(OTHER), gateway.secrets["free"])
+    assert statuses(answer) == ["accepted"]
+    scopes = [a.event["scope"].get("clusters") for a in komodor.wait_for(3)]
+    assert sorted(scopes) == [["edge"], ["prod"], ["prod", "edge"]]
+
+
+def test_a_group_with_an_alert_of_another_cluster_is_refused_whole(make_gateway):
+    gateway = make_gateway({"am": {"clusters": ("prod",)}})
+    foreign = {**OTHER, "labels": {"alertname": "X", "cluster": "dev"}}
+    answer = gateway.request(
+        "POST", "/v1/alertmanager", group(ALERT, foreign), gateway.secrets["am"]
+    )
+    assert answer.status == 422
+    assert gateway.entries() == []
+
+
+def test_truncated_alerts_are_told_and_counted(gateway, token):
+    body = group(ALERT, truncatedAlerts=7)
+    answer = gateway.request("POST", "/v1/alertmanager", body, token)
+    assert answer.json["truncated"] == 7
+    assert "outboxd_gateway_alerts_truncated_total 7.0" in gateway.agent.metrics()
+
+
+def test_alertmanager_on_the_socket_too(gateway):
+    status, answer = gateway.agent.request(
+        "POST", "/v1/alertmanager?cluster=c", json.dumps(group(ALERT)).encode()
+    )
+    assert status == 200
+    assert answer["results"][0]["status"] == "accepted"
+
+
+def test_a_webhook_by_its_name_and_what_no_name_gets(gateway, token, komodor):
+    payload = {"_id": "1", "kind": "flag", "name": "f", "title": "f is on"}
+    path = "/v1/webhooks/launchdarkly"
+    assert statuses(gateway.request("POST", path, payload, token)) == ["accepted"]
+    assert statuses(gateway.request("POST", path, payload, token)) == ["duplicate"]
+    assert komodor.wait_for(1)[0].event["summary"] == "f is on"
+    assert statuses(gateway.request("POST", "/v1/webhooks/github", {"zen": "x"}, token)) == []
+    unknown = gateway.request("POST", "/v1/webhooks/nobody", payload, token)
+    assert unknown.status == 422
+    assert "launchdarkly" in unknown.json["hint"]
+    for body in (b"", b"{", b"[1", b'{"a": NaN}'):
+        assert gateway.request("POST", path, body, token).status == 400
+
+
+def test_a_full_outbox_is_told_so_that_the_sender_comes_again(make_gateway, komodor):
+    komodor.respond = lambda arrival: b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n"
+    gateway = make_gateway(outbox={"events_max": 1})
+    answer = gateway.request(
+        "POST", "/v1/alertmanager", group(ALERT, OTHER), gateway.secrets["web"]
+    )
+    assert answer.status == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert gateway.entries() == []
+
+
+def test_a_signature_stands_in_for_a_token_and_a_wrong_one_for_nothing(make_gateway, tmp_path):
+    secret = b"a secret of sixteen bytes and more"
+    (tmp_path / "secret").write_bytes(secret + b"\n")
+    gateway = make_gateway(
+        **{
+            "webhooks.github": {
+                "signature_header": "X-Hub-Signature-256",
+                "signature_secret_file": str(tmp_path / "secret"),
+            }
+        }
+    )
+    body = json.dumps({"deployment": {"id": 1}, "repository": {"full_name": "a/b"}}).encode()
+    good = "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
+    path = "/v1/webhooks/github"
+
+    def post(signature, body=body, path=path):
+        headers = {"X-Hub-Signature-256": signature} if signature else {}
+        return gateway.request("POST", path, body, headers=headers)
+
+    assert post(good).status == 200
+    constant = gateway.request("GET", "/v1/status").raw
+    for answer in (
+        post(None),
+        post("sha256=" + "0" * 64),
+        post(good, body + b" "),
+        post(good, path="/v1/webhooks/grafana"),
+        post(good, path="/v1/alertmanager"),
+    ):
+        assert (answer.status, answer.raw) == (401, constant)
+    (entry,) = gateway.entries()
+    assert entry["producer"] == "token:webhook-github"
+
+
+def test_a_wrong_mapping_stops_the_start(tmp_path):
+    agent = Agent(
+        tmp_path,
+        "http://127.0.0.1:1/mgmt/v1/events",
+        extra={"webhooks.mine": {"event_type": "a[", "summary": "b"}},
+    )
+    agent.start(ready=False)
+    assert agent.wait() == 78
+    assert "[webhooks.mine] event_type" in agent.log_text()
