@@ -27,7 +27,7 @@ from outboxd.outbox.model import Outcome
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.writer import Claim
 
-SEEDS, SEEDS_FULL = 200, 5000
+SEEDS, SEEDS_FULL = 300, 5000
 
 
 @lru_cache(maxsize=SEEDS)
@@ -65,7 +65,10 @@ def test_the_histories_have_all_kinds_of_trouble_in_them():
         arrived = Counter(r.id for r in world.network.requests if r.arrived)
         seen["duplicate"] += max(arrived.values(), default=0) > 1
         seen.update({reason for _, reason in world.entries if reason})
-    weathers = {*network.OUTAGES, *network.HOLDS, *network.THROTTLES, *network.CALM}
+    weathers = {
+        *(*network.OUTAGES, *network.HOLDS, *network.THROTTLES),
+        *(*network.CALM, *network.REJECTS),
+    }
     happenings = {
         "marked", "crashed or stopped", "crashed in flight", "spent", "disk full",
         "outage ended", "duplicate", "exhausted", "rejected", "expired",
@@ -135,7 +138,7 @@ def _ignore_retry_after(patch):
 
 MISTAKES = {
     "attempts are spent in an outage": lambda patch: patch.setattr(
-        Evidence, "refused", lambda self, seq, **how: Refused(True, True, 1, False)
+        Evidence, "refused", lambda self, seq, **how: Refused(True, True, 1, False, 1, True)
     ),
     "poisoned events are never blamed": lambda patch: patch.setattr(
         Evidence, "delivered", lambda self, seq: None
