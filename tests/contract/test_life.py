@@ -122,7 +122,9 @@ def test_what_has_not_landed_after_drain_timeout_is_in_doubt_and_kept(make_agent
     agent.start()
     agent.await_entry(id, state="delivered")
 
-    assert komodor.arrivals[-1].details["possibleDuplicate"] is True
+    # The stand-in may note the first, which it kept waiting, after the second.
+    marked = [arrival.details.get("possibleDuplicate") for arrival in komodor.arrivals]
+    assert True in marked
 
 
 def test_a_second_agent_exits_75_names_the_first_and_leaves_socket_and_spool_alone(agent):
