@@ -118,9 +118,11 @@ class Checks:
         must(row and row[0] == "pending", f"{now}: sent though it is {row}")
         must(row[1] in self.sending(), f"{now}: sent and not written down as in flight")
         limit = 1 if self.settings.order == "fifo" else self.settings.concurrency_max
-        # One more than are permitted may go for each that hangs, up to four.
-        hung = sum(request.began_s - r.began_s >= 5.0 for r in self._flying())
-        limit += min(hung, 4)
+        # Those that hang are beside it, and those that were refused before.
+        aside = sum(
+            request.began_s - r.began_s >= 5.0 or r.id in self._refused_s for r in self._flying()
+        )
+        limit += min(aside, 16)
         must(in_flight <= limit, f"{now}: {in_flight} in flight, {limit} allowed")
         if self.settings.order == "fifo":
             self._check_order(request, row[1], now)

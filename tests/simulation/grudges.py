@@ -58,7 +58,7 @@ def play_grudges(seed: int) -> World:
     return world
 
 
-def _check_good(world: World, kinds: list[str]) -> None:
+def _check_good(world: World, kinds: list[str], within_s: float = WITHIN_S) -> None:
     """Each good event was delivered within the bound."""
     arrived_s = {r.id: r.ended_s or r.began_s for r in world.network.requests if r.arrived}
     for id, name in world.checks.names.items():
@@ -66,7 +66,27 @@ def _check_good(world: World, kinds: list[str]) -> None:
             continue
         must(id in arrived_s, f"{name} has not arrived, with {kinds}")
         took_s = arrived_s[id] - world.checks.received_s[id]
-        must(took_s <= WITHIN_S, f"{name} took {took_s:.1f} s, with {kinds}")
+        must(took_s <= within_s, f"{name} took {took_s:.1f} s, with {kinds}")
+
+
+def play_hangs(seed: int) -> World:
+    """One event a second; every tenth is never answered: nobody waits for its end."""
+    world = World(settings=SETTINGS._replace(concurrency_max=64), seed=seed)
+
+    async def main() -> None:
+        await world.start()
+        for number in range(160):
+            if number % 10 == 0:
+                world.network.poison[f"bad {number}"] = "hang"
+                await world.give(name=f"bad {number}")
+            await world.give()
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(10.0)
+        _check_good(world, ["hang"], within_s=10.0)
+        world.finish()
+
+    world.run(main())
+    return world
 
 
 def play_wrong_key(seed: int) -> World:

@@ -163,7 +163,7 @@ class World:
             r for r in self.network.requests
             if r.incarnation == self.network.incarnation and r.unsettled
         ]  # fmt: skip
-        limit = self.settings.concurrency_max + 4  # of them, those that hang
+        limit = self.settings.concurrency_max + 16  # of them, those that hang
         if len({r.id for r in unsettled}) > limit:
             self.checks.problems.append(f"{len(unsettled)} in doubt at a crash, limit {limit}")
         self.network.incarnation += 1

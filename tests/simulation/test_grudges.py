@@ -6,7 +6,7 @@ import math
 
 import pytest
 from simulation.checks import Broken
-from simulation.grudges import play_grudges, play_wrong_key
+from simulation.grudges import play_grudges, play_hangs, play_wrong_key
 
 from outboxd.delivery import evidence, gate
 from outboxd.delivery.breaker import Breaker
@@ -48,7 +48,7 @@ RULES_OFF = {
         lambda patch: patch.setattr(Evidence, "delivered", lambda self, seq: None),
     ),
     "a request that hangs has no company": (
-        play_grudges,
+        play_hangs,
         lambda patch: patch.setattr(gate, "HANGS_AFTER_MIN_S", math.inf),
     ),
     "an arrival waits for the probe": (
@@ -65,6 +65,10 @@ RULES_OFF = {
 
 def _without_doubt(must_hold):
     return lambda self, *arguments, **how: must_hold(self, *arguments, **{**how, "doubt": False})
+
+
+def test_one_event_a_second_and_every_tenth_hangs_and_nobody_waits_for_that():
+    play_all(play_hangs, 3)
 
 
 @pytest.mark.parametrize("rule", RULES_OFF)

@@ -112,6 +112,11 @@ class Evidence:
         """The entries that wait by themselves because they are to blame."""
         return [seq for seq, record in self._records.items() if record.is_known]
 
+    def is_to_blame(self, seq: int) -> bool:
+        """Whether the entry was refused while another passed."""
+        record = self._records.get(seq)
+        return record is not None and record.blamed
+
     # --- what happens ---
 
     def refused(self, seq: int, *, holds: bool) -> Refused:

@@ -24,8 +24,6 @@ from outboxd.outbox.model import Outcome
 HANGS_AFTER_MIN_S = 5.0
 # Longer where the others take longer: this many times as long as they do.
 _HANGS_AFTER_FACTOR = 2.0
-# So many that hang may be under way beside those that are permitted.
-_HUNG_MAX = 4
 # After an entry was found to be to blame the next second opinion is asked at
 # once: this destination refuses single events, and a backlog may have many.
 _BLAMED_LATELY_S = 60.0
@@ -95,6 +93,7 @@ class Gate:
         self._rate = Rate(rate_max)
         self._evidence = Evidence(in_order=in_order)
         self._open_s: dict[int, float] = {}  # slots, and when their requests began
+        self._set_aside_slots: set[int] = set()  # of entries that are to blame
         self._away = False  # lost, and not recovered yet
         # Whether more speaks against the destination than the refusal of one event.
         self._is_trouble = False
@@ -112,11 +111,11 @@ class Gate:
         allowance = self.allowance(now_s)
         if allowance is Allowance.NONE:
             return 0
-        free = self._limiter.free() if allowance is Allowance.ALL else self._limiter.room()
-        if free == 0 and now_s >= self._hedge_s():
-            free = 1
-        if allowance is not Allowance.ALL:
-            free = min(1, free)
+        aside = self._aside(now_s)
+        if allowance is Allowance.ALL:
+            free = self._limiter.free(aside)
+        else:
+            free = min(1, self._limiter.room(aside))
         return min(free, self._rate.available(now_s))
 
     def next_start_s(self, now_s: float, *, other: bool) -> float | None:
@@ -124,14 +123,15 @@ class Gate:
         answer or the operator. With `other` there may be an entry to send that was
         not refused yet."""
         start_s: float | None = now_s
-        free = self._limiter.free()
+        aside = self._aside(now_s)
+        free = self._limiter.free(aside)
         if self._breaker.state is not State.CLOSED:
             start_s = self._breaker.next_probe_s(self._hangs_after_s(), other=other)
-            free = min(1, self._limiter.room())
+            free = min(1, self._limiter.room(aside))
         if start_s is None:
             return None
         if not free:
-            start_s = max(start_s, self._hedge_s())
+            start_s = max(start_s, self._next_hung_s(now_s))
         return None if math.isinf(start_s) else max(start_s, self._rate.ready_s(now_s, free or 1))
 
     def refused_before(self) -> list[int]:
@@ -166,12 +166,25 @@ class Gate:
         usual_s = self._limiter.latency_s or 0.0
         return max(HANGS_AFTER_MIN_S, usual_s * _HANGS_AFTER_FACTOR)
 
-    def _hedge_s(self) -> float:
-        """When a request may go beside those that hang, as all that are under way do."""
-        if not self._open_s or self._limiter.in_flight >= self._limiter.ceiling + _HUNG_MAX:
-            return math.inf
-        newest_s = next(reversed(self._open_s.values()))
-        return newest_s + self._hangs_after_s()
+    def _aside(self, now_s: float) -> int:
+        """How many of those under way are beside the permits: they hang, or are of
+        entries that wait by themselves. None of them may keep the others."""
+        hung, since_s = 0, now_s - self._hangs_after_s()
+        for began_s in self._open_s.values():  # the oldest first
+            if began_s > since_s:
+                break
+            hung += 1
+        return hung + sum(self._open_s[slot] > since_s for slot in self._set_aside_slots)
+
+    def _next_hung_s(self, now_s: float) -> float:
+        """When the next of those under way will be one that hangs."""
+        hangs_after_s = self._hangs_after_s()
+        times = (began_s + hangs_after_s for began_s in self._open_s.values())
+        return next((at_s for at_s in times if at_s > now_s), math.inf)
+
+    def _close(self, permit: Permit) -> None:
+        self._open_s.pop(permit.slot, None)
+        self._set_aside_slots.discard(permit.slot)
 
     # --- what happens to a request ---
 
@@ -185,17 +198,19 @@ class Gate:
             now_s,
         )
         self._open_s[permit.slot] = now_s
+        if self._evidence.is_to_blame(seq):
+            self._set_aside_slots.add(permit.slot)
         return permit
 
     def abandon(self, permit: Permit) -> None:
         """The request was given up by us and says nothing of the destination."""
-        self._open_s.pop(permit.slot, None)
+        self._close(permit)
         self._breaker.abandon(permit.ticket)
         self._limiter.failed(permit.slot)
 
     def ended(self, permit: Permit, meaning: Meaning, now_s: float, random: float) -> Effect:
         """A request's answer, or its fault."""
-        self._open_s.pop(permit.slot, None)
+        self._close(permit)
         if meaning.outcome is Outcome.DELIVERED:
             return self._delivered(permit, now_s)
         if meaning.outcome is Outcome.REJECTED:

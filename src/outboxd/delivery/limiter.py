@@ -12,6 +12,8 @@ neither clock nor event.
 from __future__ import annotations
 
 CEILING = 256  # with `concurrency_max = 0`: what one endpoint can bear of one agent
+# So many that hang, or are of entries set aside, are beside what is permitted.
+ASIDE_MAX = 16
 _RATIO = 0.75
 _RAMP = 1.5
 _LATENCY_WEIGHT = 0.1  # of the newest answer in the moving average
@@ -44,22 +46,19 @@ class Limiter:
         self.permits = min(self.permits, self._max)
 
     @property
-    def ceiling(self) -> int:
-        """The most permits that there may be."""
-        return self._max
-
-    @property
     def latency_s(self) -> float | None:
         """How long answers have taken lately; None: not known."""
         return self._latency_s
 
-    def free(self) -> int:
-        """How many requests may start now."""
-        return max(0, min(self.permits - self._counted(), self.room()))
+    def free(self, aside: int = 0) -> int:
+        """How many requests may start now; so many of those in flight are beside the
+        permits (they hang, or are of entries that wait by themselves)."""
+        counted = self.in_flight - max(self._left_over, aside)
+        return max(0, min(self.permits - counted, self.room(aside)))
 
-    def room(self) -> int:
+    def room(self, aside: int = 0) -> int:
         """How many could start if permits did not count: a probe needs one."""
-        return max(0, self._max - self.in_flight)
+        return max(0, self._max - self.in_flight + min(aside, ASIDE_MAX))
 
     def started(self) -> int:
         """A request starts; the number returned comes back with its end."""
