@@ -314,7 +314,8 @@ class Gate:
         if meaning.outcome is Outcome.THROTTLED and meaning.retry_after_s is not None:
             return meaning.retry_after_s
         if meaning.outcome is Outcome.HOLD and refused.own_fault and not refused.others_passed:
-            return self._hold_probe_s  # it may be the destination after all
+            # It may be the destination after all: the whole wait, without jitter.
+            return min(self._hold_probe_s, self._backoff.bound_s(refused.own_refusals))
         return self._backoff.delay_s(max(1, refused.own_refusals), random)
 
     def _lost(self) -> Change:
