@@ -11,6 +11,7 @@ import pytest
 
 from outboxd.api.context import ApiContext
 from outboxd.api.control import ControlRoutes
+from outboxd.api.peer import require_operator
 from outboxd.api.routes import ReadingRoutes
 from outboxd.api.session_routes import SessionRoutes
 from outboxd.api.sessions import Sessions
@@ -131,7 +132,8 @@ async def running(path, tcp=False):
     reading = ReadingRoutes(context).routes()
     sessions = Sessions(clock.monotonic_s)
     acting = SessionRoutes(sessions, lambda: f"http://127.0.0.1:{agent.port}")
-    control = ControlRoutes(context, sessions)
+    control = ControlRoutes(context, lambda request: str(require_operator(request)))
+    on_page = ControlRoutes(context, sessions.require_session)
     server = HttpServer(
         RouteTable([*reading, *control.routes(), *control.socket_routes(), *acting.socket_routes()])
     )
@@ -142,7 +144,7 @@ async def running(path, tcp=False):
         listening = bind_tcp("127.0.0.1:0")
         agent.port = listening.socket.getsockname()[1]
         guarded = HttpServer(
-            RouteTable([*reading, *control.routes(), *acting.page_routes()]),
+            RouteTable([*reading, *on_page.routes(), *acting.page_routes()]),
             name="page",
             guards=[browser_guard(["127.0.0.1"])],
         )

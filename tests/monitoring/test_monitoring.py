@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -97,7 +103,9 @@ def test_promtool_can_read_every_query_of_the_dashboard(need, tmp_path):
     rules = [
         {
             "record": f"panel:number{number}",
-            "expr": expression.replace("$__rate_interval", "5m").replace("$instance", ".*"),
+            "expr": expression.replace("$__rate_interval", "5m")
+            .replace("$instance", ".*")
+            .replace("$job", ".*"),
         }
         for number, expression in enumerate(expressions())
     ]
@@ -136,3 +144,124 @@ def test_the_command_prints_the_file_as_it_is(name):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == read(name)
+
+
+def test_every_alert_leads_to_a_section_that_says_what_to_do():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    anchors = {title.lower() for title in re.findall(r"^#### (\w+)$", readme, re.M)}
+    alerts = re.findall(r"alert: (\w+)", read("rules"))
+    urls = re.findall(r'runbook_url: "README.md#(\w+)"', read("rules"))
+    assert urls == [alert.lower() for alert in alerts]
+    assert set(urls) == anchors
+
+
+def test_the_runbooks_stand_where_the_reader_keeps_them():
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "outboxd",
+            "monitoring",
+            "rules",
+            "--readme",
+            "https://wiki/outboxd",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert 'runbook_url: "https://wiki/outboxd#outboxddown"' in result.stdout
+    assert "README.md#" not in result.stdout
+
+
+def test_the_dashboard_chooses_job_and_host_and_links_to_the_page():
+    dashboard = json.loads(read("dashboard"))
+    names = [variable["name"] for variable in dashboard["templating"]["list"]]
+    assert {"job", "instance", "page"} <= set(names)
+    assert all(link["url"].startswith("${page}/") for link in dashboard["links"])
+    for expression in expressions():
+        assert expression.count("{") == expression.count('job=~"$job",instance=~"$instance"')
+    (state,) = [p for p in dashboard["panels"] if p["title"].startswith("Destination")]
+    assert state["targets"][0]["instant"] is True
+    assert "{{instance}}" in state["targets"][0]["legendFormat"]
+
+
+AGENT_METRICS = (
+    'outboxd_build_info{version="1"} 1\n'
+    'outboxd_destination_state{state="ok"} %d\noutboxd_destination_state{state="held"} %d\n'
+    "outboxd_destination_held %d\n"
+)
+
+
+def test_a_real_prometheus_tells_two_agents_apart_by_scrape_and_by_textfile(need, tmp_path):
+    """Two agents scraped, and the same two through node_exporter's text files."""
+    prometheus = need("prometheus", "prometheus")
+    handler = type("Metrics", (http.server.BaseHTTPRequestHandler,), {
+        "do_GET": lambda self: serve_metrics(self), "log_message": lambda *_: None,
+    })  # fmt: skip
+    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
+    for number, server in enumerate(servers):
+        server.is_held = number  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    targets = [f"127.0.0.1:{server.server_address[1]}" for server in servers]
+    (tmp_path / "rules.yml").write_text(read("rules"))
+    jobs = [{"job_name": name, "static_configs": [{"targets": targets}]}
+            for name in ("outboxd", "node")]  # fmt: skip
+    config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+              "rule_files": ["rules.yml"], "scrape_configs": jobs}  # fmt: skip
+    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [prometheus, f"--config.file={tmp_path}/prometheus.yml",
+         f"--storage.tsdb.path={tmp_path}/d", f"--web.listen-address=127.0.0.1:{port}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        dashboard = json.loads(read("dashboard"))
+        (panel,) = [p for p in dashboard["panels"] if p["title"].startswith("Destination,")]
+        query = panel["targets"][0]["expr"].replace("$instance", ".*")
+        for job in ("outboxd", "node"):
+            found = until_four(port, query.replace("$job", job))
+            states = {one["metric"]["instance"]: one["metric"]["state"] for one in found}
+            assert states == {targets[0]: "ok", targets[1]: "held"}
+        alerts = ask(port, "/api/v1/rules")["data"]["groups"][0]["rules"]
+        assert all(rule["health"] in ("ok", "unknown") for rule in alerts)
+        assert all(rule["annotations"]["runbook_url"] for rule in alerts)
+    finally:
+        process.terminate()
+        process.wait(30)
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+
+def serve_metrics(request) -> None:
+    held = request.server.is_held
+    body = (AGENT_METRICS % (1 - held, held, held)).encode()
+    request.send_response(200)
+    request.send_header("Content-Type", "text/plain; version=0.0.4")
+    request.end_headers()
+    request.wfile.write(body)
+
+
+def ask(port: int, path: str):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+def until_four(port: int, query: str):
+    """The result of a query, once both agents are in it."""
+    ends_at = time.monotonic() + 60
+    while time.monotonic() < ends_at:
+        try:
+            path = f"/api/v1/query?query={urllib.parse.quote(query)}"
+            found = ask(port, path)["data"]["result"]
+            if len(found) == 2:
+                return found
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"no answer to {query}")

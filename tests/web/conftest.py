@@ -186,13 +186,14 @@ class AgentSite(Site):
             sent_body=lambda entry: entry.body,
             unhealthy=lambda: None,
             ready=lambda: True,
+            reads_others=lambda: True,
             copied=lambda: copied(self.outbox, engine),
         )
         self.source = OutboxSource(self.outbox, self.activity, context.status)
         reading = ReadingRoutes(context, self.source.page).routes()
         self.sessions = Sessions(Clock().monotonic_s)
         acting = SessionRoutes(self.sessions, lambda: self.url)
-        control = ControlRoutes(context, self.sessions).routes()
+        control = ControlRoutes(context, self.sessions.require_session).routes()
         table = RouteTable([*reading, *control, *acting.page_routes(), *web_routes(self.source)])
         self.server = HttpServer(table, name="page", guards=[browser_guard()])
         listening = socket.create_server(("127.0.0.1", 0))

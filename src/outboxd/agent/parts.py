@@ -20,6 +20,7 @@ from outboxd.agent.systemd import PassedSocket
 from outboxd.agent.upkeep import Upkeep
 from outboxd.api.context import ApiContext
 from outboxd.api.control import ControlRoutes
+from outboxd.api.peer import require_operator
 from outboxd.api.routes import ReadingRoutes
 from outboxd.api.session_routes import SessionRoutes
 from outboxd.api.sessions import Sessions
@@ -218,7 +219,8 @@ class AgentParts:
         on_page = ReadingRoutes(self._api, self._timeline.page).routes()
         sessions = Sessions(self.clock.monotonic_s)
         acting = SessionRoutes(sessions, lambda: self.page_address)
-        control = ControlRoutes(self._api, sessions)
+        control = ControlRoutes(self._api, lambda request: str(require_operator(request)))
+        on_page_control = ControlRoutes(self._api, sessions.require_session).routes()
         self._listeners = Listeners(
             config,
             self.metrics,
@@ -232,7 +234,7 @@ class AgentParts:
                 *acting.socket_routes(),
                 *operation,
             ],
-            [*on_page, *control.routes(), *acting.page_routes(), *web_routes(self._timeline)],
+            [*on_page, *on_page_control, *acting.page_routes(), *web_routes(self._timeline)],
             self._gateway.make_server if self._gateway is not None else None,
         )
         self.metrics.watch(connections=self._listeners.connection_count)

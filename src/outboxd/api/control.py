@@ -7,11 +7,12 @@ asked for it; nothing is changed silently.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import structlog
 
 from outboxd.api.context import ApiContext
-from outboxd.api.sessions import Sessions
 from outboxd.outbox.bulk import BulkChange
 from outboxd.outbox.filters import read_order
 from outboxd.outbox.model import Entry, EntryChange, State
@@ -39,9 +40,10 @@ class ControlRoutes:
     """`POST /v1/hold`, `/v1/release`, `/v1/events/{id}/retry`, `…/drop`, and the same
     two of many: `/v1/dead-letters/retry`, `…/drop`."""
 
-    def __init__(self, context: ApiContext, sessions: Sessions) -> None:
+    def __init__(self, context: ApiContext, authorize: Callable[[Request], str]) -> None:
+        """`authorize` says for whom a request acts, or raises Refusal 403."""
         self._context = context
-        self._require_operator = sessions.require_operator
+        self._require_operator = authorize
 
     def routes(self) -> list[Route]:
         """For the Unix socket, and for the page's listener."""

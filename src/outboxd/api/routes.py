@@ -52,6 +52,7 @@ class ReadingRoutes:
         """`page` finds the pages of listings; without it the outbox does."""
         self._context = context
         self._page = page or context.outbox.page
+        self._is_of_page = page is not None
         self._turn = asyncio.Semaphore(LISTINGS_AT_ONCE)
         self._waiting = 0
 
@@ -70,7 +71,7 @@ class ReadingRoutes:
     async def list_events(self, request: Request, _: str) -> Response:
         """A page of entries, newest first."""
         wanted = read_listing(request.query)
-        whose = readable(request, self._context.reads_others())
+        whose = self._whose(request)
         where = wanted.where._replace(producers=whose)
         if self._waiting >= LISTINGS_WAITING_MAX:
             hint = "try again in a moment"
@@ -90,7 +91,7 @@ class ReadingRoutes:
 
     async def export(self, request: Request, _: str) -> Streamed:
         """All entries that match, newest first, an entry a line."""
-        whose = readable(request, self._context.reads_others())
+        whose = self._whose(request)
         where = read_filter(request.query)._replace(producers=whose)
 
         async def pages() -> AsyncIterator[bytes]:
@@ -116,10 +117,15 @@ class ReadingRoutes:
     async def show_event(self, request: Request, id: str) -> Response:
         """An entry with its attempts and what is or would be sent."""
         entry = await self._context.outbox.get(id)
-        whose = readable(request, self._context.reads_others())
+        whose = self._whose(request)
         if whose and entry.producer not in whose:
             raise no_entry(id)
         return reply(200, _encode(self.whole(entry)) + b"\n")
+
+    def _whose(self, request: Request) -> tuple[str, ...]:
+        """Whose entries are shown, () for everybody's: the page's listener shows all of
+        them to whoever can reach it, be it by a Unix socket."""
+        return () if self._is_of_page else readable(request, self._context.reads_others())
 
     def whole(self, entry: Entry) -> dict[str, Any]:
         """The entry's long form."""

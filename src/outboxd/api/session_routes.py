@@ -81,7 +81,7 @@ class SessionRoutes:
 
     async def end(self, request: Request, _: str) -> Response:
         """Give the right back."""
-        self._sessions.require_operator(request)
+        self._sessions.require_session(request)
         session = self._sessions.find(request)
         if session is not None:
             self._sessions.end(session)

@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Callable
 from typing import NamedTuple
 
-from outboxd.api.peer import require_operator
 from outboxd.serve.answers import Refusal
 from outboxd.serve.request import Request
 
@@ -82,11 +81,9 @@ class Sessions:
         """It may not act any more."""
         self._sessions.pop(session.cookie, None)
 
-    def require_operator(self, request: Request) -> str:
-        """Who acts: the Unix socket's peer, or a session whose page asks from this very
-        listener. Raises Refusal 403 for everyone else."""
-        if request.peer is not None:
-            return str(require_operator(request))
+    def require_session(self, request: Request) -> str:
+        """For whom a browser acts, whose page asks from this very listener. Raises
+        Refusal 403 for everyone else, whatever process the request came through."""
         session = self.find(request)
         # The listener's guard refuses a foreign Origin; here there must be one.
         if session is None or request.header("origin") is None:

@@ -10,7 +10,10 @@ from outboxd.producer.command_line import Arguments
 
 
 def run(arguments: Arguments) -> int:
-    """Print the file as it is, to be written where Prometheus or Grafana reads it."""
+    """Print the file, to be written where Prometheus or Grafana reads it."""
     assert arguments.subcommand is not None  # the command line's grammar sees to it
-    sys.stdout.write(read(arguments.subcommand))
+    text = read(arguments.subcommand)
+    if arguments.subcommand == "rules" and arguments.readme:
+        text = text.replace('"README.md#', f'"{arguments.readme}#')
+    sys.stdout.write(text)
     return EX_OK

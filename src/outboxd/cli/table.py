@@ -433,7 +433,13 @@ _MONITORING = Command(
     "monitoring",
     "print what a monitoring system needs",
     subcommands=(
-        Command("rules", "print alert rules for Prometheus"),
+        Command(
+            "rules",
+            "print alert rules for Prometheus",
+            options=(
+                Option("--readme", "URL", "where the alerts' runbooks are: the README's address"),
+            ),
+        ),
         Command("dashboard", "print a dashboard for Grafana"),
     ),
 )
