@@ -73,7 +73,7 @@ function agent({ destination, outbox, findings = [] }) {
   let [tone, word] = STATES[destination.state] ?? ['plain', destination.state];
   const critical = findings.find((found) => found.level === 'critical');
   // Green only where nothing is wrong.
-  if (tone === 'good' && findings.length) [tone, word] = critical ? ['bad', 'Needs you'] : ['warn', 'Delivering, with a warning'];
+  if (tone === 'good' && findings.length) [tone, word] = critical ? ['bad', 'Needs you'] : ['warn', 'With a warning'];
   const title = [destination.endpoint, destination.reason, destination.since ? `since ${ago(Date.parse(destination.since))}` : null].filter(Boolean).join(' · ');
   const parts = [h('span', { class: 'chip', 'data-tone': tone, title }, h('span', { class: 'dot', 'aria-hidden': 'true' }), word)];
   parts.push(figure(outbox.pending, 'waiting', outbox.pending ? 'info' : 'plain'));
