@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from outboxd.outbox.model import Attempt, Incoming, Settlement
+from outboxd.outbox.sqlite.connection import PAGE_BYTES
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.sqlite.rescue import wal
 from outboxd.outbox.sqlite.rescue.wal import FRAME_HEADER_BYTES, HEADER_BYTES, SECTOR_BYTES, Verdict
-
-PAGE_BYTES = 4096
 
 
 @pytest.fixture

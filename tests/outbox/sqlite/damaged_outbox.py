@@ -17,9 +17,11 @@ from outboxd.outbox.sqlite.opening import Opened, open_outbox
 WRITER = """
 import json, sys, os
 from outboxd.outbox.model import Attempt, Incoming, Settlement, SpoolMark
+from outboxd.outbox.sqlite import connection
 from outboxd.outbox.sqlite.opening import open_outbox
 
 path, count, checkpoint_at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+connection.PAGE_BYTES = int(sys.argv[4])
 engine = open_outbox(path).engine
 open(path + ".ballast", "wb").write(bytes(512))
 
@@ -66,6 +68,7 @@ class Built(NamedTuple):
 
     path: Path
     receipts: dict[str, dict[str, Any]]  # by id
+    page_bytes: int
 
     def copied_to(self, directory: Path) -> Path:
         """A copy to do damage to."""
@@ -75,11 +78,11 @@ class Built(NamedTuple):
         return directory / self.path.name
 
 
-def build(directory: Path, count: int, checkpoint_at: int) -> Built:
+def build(directory: Path, count: int, checkpoint_at: int, page_bytes: int) -> Built:
     """Have a process write an outbox, and kill it."""
     path = directory / "outbox.db"
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), str(count), str(checkpoint_at)],
+        [sys.executable, "-c", WRITER, str(path), str(count), str(checkpoint_at), str(page_bytes)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -94,10 +97,10 @@ def build(directory: Path, count: int, checkpoint_at: int) -> Built:
     process.wait()
     process.stdout.close()
     assert len(by_seq) == count
-    return Built(path, {said["id"]: said for said in by_seq.values()})
+    return Built(path, {said["id"]: said for said in by_seq.values()}, page_bytes)
 
 
-def flip(path: Path, kind: str, random_: random.Random) -> str:
+def flip(path: Path, kind: str, random_: random.Random, page_bytes: int) -> str:
     """Do one piece of damage; returns what was done."""
     size = os.path.getsize(path)
     with open(path, "r+b") as file:
@@ -108,17 +111,18 @@ def flip(path: Path, kind: str, random_: random.Random) -> str:
             file.seek(at)
             file.write(bytes([byte ^ 1 << bit]))
             return f"bit {bit} of byte {at} of {path.name}"
-        page = random_.randrange(size // 4096)
-        start = page * 4096 if path.name.endswith(".db") else 32 + page * 4120 + 24
-        start = min(start, size - 4096)
+        page = random_.randrange(size // page_bytes)
+        is_log = not path.name.endswith(".db")
+        start = 32 + page * (page_bytes + 24) + 24 if is_log else page * page_bytes
+        start = min(start, size - page_bytes)
         file.seek(start)
         if kind == "page":
-            mask = random_.randbytes(4096)
-            before = file.read(4096)
+            mask = random_.randbytes(page_bytes)
+            before = file.read(page_bytes)
             file.seek(start)
             file.write(bytes(a ^ b for a, b in zip(before, mask, strict=True)))
         else:
-            file.write(bytes(4096))
+            file.write(bytes(page_bytes))
         return f"{kind} at byte {start} of {path.name}"
 
 

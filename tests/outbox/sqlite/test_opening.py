@@ -240,18 +240,25 @@ def test_a_damaged_note_of_a_recovery_stops_the_start_and_eats_nothing(path: str
 
 
 # What SQLite writes first, in the main file of an outbox that is being made.
-FIRST_PAGE = bytes.fromhex(
+FIRST_OLD_PAGE = bytes.fromhex(
     "53514c69746520666f726d6174203300100001010040202000000001000000010000000000000000"
     "00000000000000000000000100000000000000000000000100000000000000000000000000000000"
     "00000000000000000000000000000001002e63010d00000000100000"
 ).ljust(4096, b"\0")
+FIRST_PAGE = (FIRST_OLD_PAGE[:16] + b"\x08\x00" + FIRST_OLD_PAGE[18:])[:2048]
 
 
 @pytest.mark.parametrize("with_journal", [False, True])
 @pytest.mark.parametrize(
     "left",
-    [bytes(512), bytes(3072), bytes(4096), FIRST_PAGE[:512], FIRST_PAGE[:3584]],
-    ids=["a sector of zeros", "zeros", "a page of zeros", "its first sector", "all but one"],
+    [
+        *(bytes(512), bytes(3072), bytes(4096)),
+        *(FIRST_PAGE[:512], FIRST_PAGE[:1536], FIRST_OLD_PAGE[:512], FIRST_OLD_PAGE[:3584]),
+    ],
+    ids=[
+        *("a sector of zeros", "zeros", "a page of zeros"),
+        *("its first sector", "all but one", "an old one's", "all but one of an old one's"),
+    ],
 )
 def test_a_part_of_the_first_page_is_a_start_cut_short(path, with_journal, left):
     """What a power cut can leave while the file is made; found among its images."""

@@ -17,8 +17,8 @@ SCRUB_REST_S = 3600.0  # between looks at every checksum of the outbox
 SPARE_BYTES = 16 * 1024 * 1024  # of free disk, before ballast is laid out
 # Free pages are returned where they are many and a good part of the file, so few
 # at a time that no commit waits long, and so many at once that 50 MB take a minute.
-FREE_PAGES_KEPT = 256
-GIVE_BACK_PAGES = 64
+FREE_PAGES_KEPT = 512
+GIVE_BACK_PAGES = 128
 GIVE_BACK_STEPS = 32
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from outboxd.outbox.sqlite.rescue import pages as carve
-from outboxd.outbox.sqlite.rescue.pages import Cell, Images, Malformed
+from outboxd.outbox.sqlite.rescue.pages import PAGE_SIZES, Cell, Images, Malformed
 
 VALUES = [
     None, 0, 1, -1, 127, 128, -129, 32768, -8_388_609, 2**31, -(2**47) - 1, 2**63 - 1, -(2**63),
@@ -18,10 +18,11 @@ VALUES = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> bytes:
+@pytest.fixture(params=PAGE_SIZES)
+def database(tmp_path: Path, request: pytest.FixtureRequest) -> bytes:
     path = tmp_path / "any.db"
     db = sqlite3.connect(path)
+    db.execute(f"PRAGMA page_size = {request.param}")
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("CREATE TABLE t (n INTEGER PRIMARY KEY, value, mark TEXT)")
     db.execute("CREATE TABLE w (value TEXT PRIMARY KEY, n INTEGER) WITHOUT ROWID")
@@ -66,9 +67,11 @@ def test_every_row_of_a_table_without_row_ids_is_read_once(database: bytes):
     assert sorted(found) == sorted([f"{n} " + "k" * (n * 11), n] for n in range(300))
 
 
-def test_free_pages_are_known_from_the_list_and_the_map(tmp_path: Path):
+@pytest.mark.parametrize("page_bytes", PAGE_SIZES)
+def test_free_pages_are_known_from_the_list_and_the_map(tmp_path: Path, page_bytes: int):
     path = tmp_path / "free.db"
     db = sqlite3.connect(path)
+    db.execute(f"PRAGMA page_size = {page_bytes}")
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
     db.execute("CREATE TABLE t (value)")
     db.executemany("INSERT INTO t VALUES (?)", [("x" * 2000,)] * 200)
@@ -83,6 +86,13 @@ def test_free_pages_are_known_from_the_list_and_the_map(tmp_path: Path):
     data = bytearray(path.read_bytes())
     data[36:40] = (count + 1).to_bytes(4, "big")
     assert Images(bytes(data), None).free_pages() == (free, False)
+
+
+def test_the_size_of_pages_is_known_without_the_header(database: bytes):
+    """By where pages begin; a header that says another of our sizes is damage of two bits."""
+    size = int.from_bytes(database[16:18], "big")
+    for header in (b"\0\0", b"\x7f\xff", b"\x10\x01"):
+        assert Images(database[:16] + header + database[18:], None).page_bytes == size
 
 
 def test_noise_is_malformed_and_raises_nothing_else(database: bytes):

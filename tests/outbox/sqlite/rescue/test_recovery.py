@@ -20,6 +20,7 @@ from outboxd.outbox.model import DestinationHold, Incoming
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.opening import Opened, open_outbox
 from outboxd.outbox.sqlite.rescue import diagnosis, recovery
+from outboxd.outbox.sqlite.rescue.pages import PAGE_SIZES
 
 
 def _load() -> ModuleType:
@@ -40,11 +41,13 @@ KINDS = ("bit", "bit", "bit", "page", "zero")
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory):
-    """Killed with a log beside the database; with all in the log; with none in it."""
-    found = []
-    for checkpoint_at in (100, 0, 200):
-        found.append(damaged.build(tmp_path_factory.mktemp("built"), 200, checkpoint_at))
-    return found
+    """Killed with a log beside the database; with all in the log; with none in it.
+    Files of this version, and then of those that had larger pages."""
+    return [
+        damaged.build(tmp_path_factory.mktemp("built"), 200, checkpoint_at, page_bytes)
+        for page_bytes in PAGE_SIZES
+        for checkpoint_at in (100, 0, 200)
+    ]
 
 
 def files_of(path: Path) -> list[Path]:
@@ -72,7 +75,7 @@ def finish(opened: Opened) -> None:
 
 
 def run_flips(
-    built, directory: Path, count: int, kinds=KINDS, which=(0, 1, 2), only=""
+    built, directory: Path, count: int, kinds=KINDS, which=(0, 1, 2, 3, 4, 5), only=""
 ) -> list[str]:
     """Do damage `count` times; what was silent or wrong, each with how to replay it."""
     random_ = random.Random(SEED)
@@ -81,7 +84,9 @@ def run_flips(
         outbox = built[which[number % len(which)]]
         path = outbox.copied_to(directory / str(number))
         files = [file for file in files_of(path) if file.name.endswith(only)]
-        what = damaged.flip(random_.choice(files), random_.choice(kinds), random_)
+        what = damaged.flip(
+            random_.choice(files), random_.choice(kinds), random_, outbox.page_bytes
+        )
         try:
             opened, missing, wrong = damaged.open_and_check(path, outbox)
             if opened.rescues:
@@ -129,7 +134,7 @@ def test_damage_to_the_log_alone_loses_next_to_nothing(built, tmp_path: Path, fu
     for number in range(60 if full else 6):
         outbox = built[number % 2]
         path = outbox.copied_to(tmp_path / str(number))
-        damaged.flip(Path(f"{path}-wal"), "bit", random_)
+        damaged.flip(Path(f"{path}-wal"), "bit", random_, built[0].page_bytes)
         opened, missing, wrong = damaged.open_and_check(path, outbox)
         assert opened.recovery is not None
         assert wrong == []
@@ -170,7 +175,7 @@ def test_a_bit_in_unused_space_harms_nothing(built, tmp_path: Path):
         (root,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'damaged'").fetchone()
     db.close()
     with open(path, "r+b") as file:
-        file.seek((root - 1) * 4096 + 2000)
+        file.seek((root - 1) * built[0].page_bytes + 1000)
         file.write(b"\x10")
     opened, missing, wrong = damaged.open_and_check(path, built[2])
     assert (opened.recovery, missing, wrong) == (None, set(), [])

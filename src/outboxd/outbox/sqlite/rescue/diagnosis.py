@@ -20,7 +20,13 @@ from outboxd.errors import OutboxUnusable
 from outboxd.outbox.sqlite import schema
 from outboxd.outbox.sqlite.connection import Trouble, classify
 from outboxd.outbox.sqlite.rescue import scrub, wal
-from outboxd.outbox.sqlite.rescue.pages import MAGIC, PAGE_BYTES, TABLE_INTERIOR, Images
+from outboxd.outbox.sqlite.rescue.pages import (
+    MAGIC,
+    PAGE_SIZES,
+    TABLE_INTERIOR,
+    Images,
+    stated_page_bytes,
+)
 from outboxd.outbox.sqlite.rescue.wal import Log, Verdict
 
 # Up to here every page and row is checked at the start: about a second on a
@@ -54,8 +60,16 @@ class Files(NamedTuple):
 def read_files(path: str, log_path: str) -> Files:
     """Map the two files; a missing one is empty."""
     database, log_bytes = _map(path), _map(log_path)
-    log = wal.read(log_bytes[:_WAL_BYTES_READ_MAX], PAGE_BYTES) if log_bytes.nbytes else None
+    log = _read_log(log_bytes[:_WAL_BYTES_READ_MAX], database) if log_bytes.nbytes else None
     return Files(database, log_bytes, log)
+
+
+def _read_log(log_bytes: memoryview, database: memoryview) -> Log:
+    """The log; where its own header is damaged the size of its pages is the file's,
+    or that by which more of it makes sense."""
+    stated = stated_page_bytes(database)
+    logs = [wal.read(log_bytes, size) for size in ((stated,) if stated else PAGE_SIZES)]
+    return max(logs, key=lambda log: sum(frame.sound for frame in log.frames))
 
 
 def _map(path: str) -> memoryview:
@@ -124,7 +138,7 @@ def _is_unwritten(database: memoryview) -> bool:
     """Whether the file holds nothing: it is empty, or a part of the first page, as a
     power cut leaves it while it is made. That page is synced before there is another,
     and holds no table before there is."""
-    if database.nbytes > PAGE_BYTES:
+    if database.nbytes > max(PAGE_SIZES):
         return False
     return not any(database) or _is_part_of_first_page(database)
 
@@ -132,10 +146,10 @@ def _is_unwritten(database: memoryview) -> bool:
 def _is_part_of_first_page(database: memoryview) -> bool:
     # https://sqlite.org/fileformat.html: the page size stands at 16 (with ours, no whole
     # file is shorter), the number of the first page's cells, one a table, at 103.
-    page_bytes = int.from_bytes(database[16:18], "big")
-    starts = bytes(database[:16]) == MAGIC and page_bytes == PAGE_BYTES
+    page_bytes = stated_page_bytes(database)
+    starts = bytes(database[:16]) == MAGIC and page_bytes > 0
     has_table = any(database[103:105]) or any(database[512:])
-    return starts and database.nbytes < PAGE_BYTES and not has_table
+    return starts and database.nbytes < page_bytes and not has_table
 
 
 def _of_empty(path: str, files: Files, was_outbox: bool) -> str:

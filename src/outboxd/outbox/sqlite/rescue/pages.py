@@ -18,7 +18,9 @@ from typing import NamedTuple
 from outboxd.outbox.sqlite.rescue.wal import Frame, Log
 
 MAGIC = b"SQLite format 3\0"
-PAGE_BYTES = 4096
+# Those of this version's files, and of earlier ones'.
+PAGE_SIZES = (2048, 4096)
+_LOOKED_AT = 64  # pages, to tell their size where the header does not
 INDEX_INTERIOR, TABLE_INTERIOR, INDEX_LEAF, TABLE_LEAF = 2, 5, 10, 13
 _BTREE = (INDEX_INTERIOR, TABLE_INTERIOR, INDEX_LEAF, TABLE_LEAF)
 _FREE_PAGE = 2  # of the pointer map's types; 3 and 4 are overflow pages
@@ -147,15 +149,25 @@ class Images:
 def _page_bytes(database: memoryview, log: Log | None) -> int:
     if log is not None and log.frames:
         return log.page_bytes
+    return stated_page_bytes(database) or _guessed_page_bytes(database)
+
+
+def stated_page_bytes(database: memoryview) -> int:
+    """What the file's header says; 0 where that is no size of ours."""
     stated = int.from_bytes(database[16:18], "big") if database.nbytes >= 18 else 0
-    if stated == PAGE_BYTES or stated < 512 or stated & (stated - 1):
-        return PAGE_BYTES
+    return stated if stated in PAGE_SIZES else 0
 
-    def fits(size: int) -> int:
-        places = range(size, min(database.nbytes, 64 * size), size)
-        return sum(kind(database[at : at + size], 2) is not None for at in places)
 
-    return stated if fits(stated) > fits(PAGE_BYTES) else PAGE_BYTES
+def _guessed_page_bytes(database: memoryview) -> int:
+    """By where pages begin: in the middle of a large one hardly anything looks like one."""
+    small, large = PAGE_SIZES
+
+    def pages_from(start: int) -> int:
+        end = min(database.nbytes, start + _LOOKED_AT * large)
+        places = range(start, end, large)
+        return sum(kind(database[at : at + small], 2) is not None for at in places)
+
+    return small if 4 * pages_from(small) > pages_from(large) else large
 
 
 # --- pages -------------------------------------------------------------------
