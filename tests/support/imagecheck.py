@@ -149,7 +149,8 @@ def _spooled(image: Path, progress: dict[str, int]) -> tuple[set[str], set[str]]
     folder = SpoolFolder(str(image / "spool"))
     waiting, fresh = set(), set()
     try:
-        for names in folder.names(10_000):
+        owned, _ = folder.owned(())
+        for names in owned.values():
             for look in folder.look(names, EVENT_BYTES_MAX):
                 assert look.verdict is Verdict.READ, look
                 try:
