@@ -28,7 +28,6 @@ from outboxd.clock import Clock
 from outboxd.config.changes import changed, changes_the_way, needs_restart
 from outboxd.config.load import Config
 from outboxd.delivery.facts import Fact, OutageEnded
-from outboxd.delivery.late import shown_body
 from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import Settings
 from outboxd.delivery.transport import Transport
@@ -46,7 +45,6 @@ from outboxd.observe.delivery import DeliveryObserver
 from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
 from outboxd.observe.textfile import write_textfile
-from outboxd.outbox.model import Entry
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.opening import Opened
 from outboxd.outbox.upkeep import TICK_S, Job, OutboxUpkeep
@@ -146,7 +144,7 @@ class AgentParts:
             version=__version__,
             host=socket.gethostname(),
             socket_path=config.intake.socket,
-            sent_body=self.sent_body,
+            sent_body=self.sender.sent_body,
             unhealthy=self.health.fault,
             ready=lambda: self._ready,
             reads_others=lambda: self.config.intake.read_others,
@@ -201,7 +199,7 @@ class AgentParts:
         `operation`: routes of the socket that look after the agent itself.
         """
         config = self.config
-        reading = ReadingRoutes(self._api).routes()
+        reading = ReadingRoutes(self._api)
         intake = IntakeRoutes(self.door, self.metrics)
         webhooks = WebhookRoutes(self.door, self.metrics, compile_webhooks(config.webhooks))
         if config.intake.listen:
@@ -228,7 +226,8 @@ class AgentParts:
             [
                 *intake.routes(),
                 *webhooks.routes(),
-                *reading,
+                *reading.routes(),
+                *reading.socket_routes(),
                 *control.routes(),
                 *control.socket_routes(),
                 *acting.socket_routes(),
@@ -276,11 +275,6 @@ class AgentParts:
         self.on_change()
         if isinstance(fact, OutageEnded) and self.config.delivery.report_outage:
             self._reports.tell(fact, self.config.delivery.late_after_s)
-
-    def sent_body(self, entry: Entry) -> bytes:
-        """What was sent last, or would be sent now."""
-        delivery = self.config.delivery
-        return shown_body(entry, self.clock.wall_ms(), delivery.stamp, delivery.late_after_s)
 
     # --- the rest ---
 

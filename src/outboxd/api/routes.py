@@ -17,15 +17,17 @@ from outboxd.api.context import ApiContext
 from outboxd.api.peer import readable
 from outboxd.errors import OutboxdError, no_entry
 from outboxd.outbox.filters import LIMIT_MAX, read_filter, read_listing
-from outboxd.outbox.model import Entry, EntryFilter
+from outboxd.outbox.model import Entry, EntryFilter, State
 from outboxd.outbox.shapes import attempts_json, entry_json
 from outboxd.serve.answers import Refusal, Response, Streamed, refusal_body, reply
 from outboxd.serve.request import Request
 from outboxd.serve.table import Route
+from outboxd.status import Through
 
 # Each holds a page of a megabyte, and some of the writer's time.
 LISTINGS_AT_ONCE = 4
 LISTINGS_WAITING_MAX = 32
+ASKED_AT_ONCE = 8  # of the gateway, what became of an event
 _ENCODED_AT_ONCE = 100  # entries, before others get their turn on the loop
 
 _encode = msgspec.json.Encoder().encode
@@ -53,6 +55,7 @@ class ReadingRoutes:
         self._context = context
         self._page = page or context.outbox.page
         self._is_of_page = page is not None
+        self._asking = 0
         self._turn = asyncio.Semaphore(LISTINGS_AT_ONCE)
         self._waiting = 0
 
@@ -67,6 +70,10 @@ class ReadingRoutes:
             Route("GET", "/readyz", self.readiness),
             Route("GET", "/metrics", self.metrics),
         ]
+
+    def socket_routes(self) -> list[Route]:
+        """For the Unix socket alone: it makes the agent ask its destination."""
+        return [Route("GET", "/v1/events/{id}/through", self.show_through)]
 
     async def list_events(self, request: Request, _: str) -> Response:
         """A page of entries, newest first."""
@@ -116,11 +123,30 @@ class ReadingRoutes:
 
     async def show_event(self, request: Request, id: str) -> Response:
         """An entry with its attempts and what is or would be sent."""
+        return reply(200, _encode(self.whole(await self._readable(request, id))) + b"\n")
+
+    async def show_through(self, request: Request, id: str) -> Response:
+        """What became of a delivered entry behind a gateway: its state there."""
+        entry = await self._readable(request, id)
+        found = Through(None, f"it is {entry.state} here")
+        if entry.state == State.DELIVERED:
+            if self._asking >= ASKED_AT_ONCE:
+                hint = "try again in a moment"
+                raise Refusal(503, "too many ask at once", None, hint, {"Retry-After": "1"})
+            self._asking += 1
+            try:
+                found = await self._context.destination.ask_through(entry.id)
+            finally:
+                self._asking -= 1
+        return reply(200, _encode(found._asdict()) + b"\n")
+
+    async def _readable(self, request: Request, id: str) -> Entry:
+        """The entry; raises UnknownId also where it is not the caller's to see."""
         entry = await self._context.outbox.get(id)
         whose = self._whose(request)
         if whose and entry.producer not in whose:
             raise no_entry(id)
-        return reply(200, _encode(self.whole(entry)) + b"\n")
+        return entry
 
     def _whose(self, request: Request) -> tuple[str, ...]:
         """Whose entries are shown, () for everybody's: the page's listener shows all of
@@ -132,6 +158,7 @@ class ReadingRoutes:
         shown = entry_json(entry)
         shown["attempts"] = attempts_json(entry)
         shown["cursor"] = str(entry.seq + 1)  # of the listing that begins with it
+        shown["destinationIsGateway"] = self._context.destination.status().is_gateway
         shown["sentBody"] = msgspec.Raw(self._context.sent_body(entry))
         return shown
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from outboxd.outbox.model import Counts, Damage
-from outboxd.status import DestinationState, DestinationStatus
+from outboxd.status import DestinationState, DestinationStatus, Gateway
 from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import format_duration
 
@@ -69,6 +69,8 @@ def status_json(
             "nextProbeAt": _time(destination.next_probe_at),
             "permits": destination.permits,
             "inFlight": destination.in_flight,
+            "gateway": destination.is_gateway,
+            "gatewayTold": _told(destination.gateway),
         },
         "outbox": {
             "pending": counts.pending,
@@ -173,6 +175,17 @@ def _dead_letters(status: Mapping[str, Any], now: int) -> list[Finding]:
     told = f"{count} dead letter{'' if count == 1 else 's'}, the last one {ago} ago"
     hint = "`outboxd dead-letters` says why; mend that, then `outboxd dead-letters retry --all`"
     return [Finding(WARNING, told, hint)]
+
+
+def _told(gateway: Gateway | None) -> dict[str, float] | None:
+    """What a gateway says of itself."""
+    if gateway is None:
+        return None
+    return {
+        "dedupSeconds": gateway.dedup_s,
+        "eventTypeMax": gateway.event_type_max,
+        "eventBytesMax": gateway.event_bytes_max,
+    }
 
 
 def _time(at: int | None) -> str | None:

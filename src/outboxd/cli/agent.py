@@ -29,10 +29,13 @@ from outboxd.errors import (
 )
 from outboxd.findings import Finding
 from outboxd.outbox.model import EntryChange
+from outboxd.status import Through
 
 TIMEOUT_S = 15.0
 # For a change of very many entries: 200,000 take some 20 s.
 BULK_TIMEOUT_S = 900.0
+# The agent itself asks over the network, as long as its request_timeout allows.
+THROUGH_TIMEOUT_S = 120.0
 COPY_CHUNK_BYTES = 256 * 1024
 
 
@@ -93,6 +96,13 @@ class AgentQueue:
     def get(self, id: str) -> msgspec.Raw:
         """One entry with its attempts; raises UnknownId."""
         return msgspec.Raw(self._ask("GET", f"/v1/events/{quote(id, safe='')}"))
+
+    def through(self, id: str) -> Through:
+        """What became of a delivered entry behind a gateway; raises UnknownId."""
+        self._connection.set_timeout(THROUGH_TIMEOUT_S)
+        return msgspec.json.decode(
+            self._ask("GET", f"/v1/events/{quote(id, safe='')}/through"), type=_Through
+        ).read()
 
     def change(self, change: EntryChange, id: str) -> None:
         """Retry or drop one entry; raises UnknownId, EventError."""
@@ -242,6 +252,14 @@ class _Listing(msgspec.Struct):
 def _read_page(body: bytes) -> Page:
     listing = msgspec.json.decode(body, type=_Listing)
     return Page(list(listing.events), listing.next)
+
+
+class _Through(msgspec.Struct):
+    state: str | None
+    reason: str | None
+
+    def read(self) -> Through:
+        return Through(self.state, self.reason)
 
 
 class _Changed(msgspec.Struct):

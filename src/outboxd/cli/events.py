@@ -16,7 +16,7 @@ from outboxd.outbox.filters import LISTS
 from outboxd.producer.command_line import Arguments
 from outboxd.text import harmless
 from outboxd.times import parse_rfc3339, rfc3339
-from outboxd.units import parse_duration
+from outboxd.units import format_duration, parse_duration
 
 PAGE = 500
 # As the listing's query names them, and so do the options.
@@ -174,7 +174,7 @@ def _fields(entry: EntryRow, now_ms: int, queue: Queue) -> list[tuple[str, str]]
     waits = why_it_waits(entry, now_ms, queue)
     found: list[tuple[str, str | None]] = [
         ("Id", entry.id),
-        ("State", render.state_text(entry, now_ms)),
+        ("State", _state(entry, now_ms)),
         ("Waits because", waits),
         ("Due", render.time_and_distance(entry.due_at, now_ms) if entry.due_at else None),
         ("Severity", entry.severity),
@@ -187,6 +187,7 @@ def _fields(entry: EntryRow, now_ms: int, queue: Queue) -> list[tuple[str, str]]
             render.time_and_distance(entry.delivered_at, now_ms) if entry.delivered_at else None,
         ),
         ("Source", entry.source),
+        ("Hop", _hop(entry)),
         ("Dedup key", entry.dedup_key),
         ("Repeats", str(entry.repeats) if entry.repeats else None),
         ("Attempts", str(entry.attempt_count)),
@@ -196,6 +197,23 @@ def _fields(entry: EntryRow, now_ms: int, queue: Queue) -> list[tuple[str, str]]
     ]
     # Whatever came with the event stays text on this terminal.
     return [(name, harmless(value, lines=True)) for name, value in found if value]
+
+
+def _state(entry: EntryRow, now_ms: int) -> str:
+    state = render.state_text(entry, now_ms)
+    if entry.state != "delivered" or not entry.destination_is_gateway:
+        return state
+    return f"{state} to the gateway, which sends it on; `outboxd wait --through {entry.short_id}`"
+
+
+def _hop(entry: EntryRow) -> str | None:
+    """What another agent told of the event's way to here."""
+    hop = entry.hop
+    if hop is None:
+        return None
+    count = f"{hop.attempts} attempt{'' if hop.attempts == 1 else 's'}"
+    host = hop.host or "a host without a name"
+    return f"from {host}, {format_duration(hop.age_ms / 1000)} old, {count}"
 
 
 def _details(raw: msgspec.Raw) -> str | None:

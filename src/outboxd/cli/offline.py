@@ -22,7 +22,7 @@ from outboxd.api.status import OutboxStatus, status_json
 from outboxd.cli.rows import Page, Params
 from outboxd.clock import Clock
 from outboxd.config.load import Config
-from outboxd.delivery.late import shown_body
+from outboxd.delivery.next_hop import NextHop
 from outboxd.errors import EventError, NotPermitted, OutboxLocked, Unavailable
 from outboxd.outbox.bulk import BulkChange
 from outboxd.outbox.filters import read_filter
@@ -31,7 +31,7 @@ from outboxd.outbox.model import Counts, Damage, DestinationHold, EntryChange, S
 from outboxd.outbox.shapes import attempts_json, entry_json
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.sqlite.opening import open_offline
-from outboxd.status import DestinationState, DestinationStatus
+from outboxd.status import DestinationState, DestinationStatus, Through
 
 NOT_RUNNING = "no agent is running"
 
@@ -107,15 +107,21 @@ class FileQueue:
                 **entry_json(entry),
                 "attempts": attempts_json(entry),
                 "sentBody": msgspec.Raw(
-                    shown_body(
+                    # A file does not know of a gateway: this is what Komodor itself would get.
+                    NextHop().shown_body(
                         entry,
                         engine.clock.wall_ms(),
                         self._config.delivery.stamp,
                         self._config.delivery.late_after_s,
+                        gethostname(),
                     )
                 ),
             }
         )
+
+    def through(self, id: str) -> Through:
+        """What became of an entry behind a gateway, which only an agent can ask."""
+        return Through(None, NOT_RUNNING)
 
     def change(self, change: EntryChange, id: str) -> None:
         """Do it to one entry; raises UnknownId, EventError for what was delivered."""

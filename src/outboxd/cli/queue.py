@@ -21,6 +21,7 @@ from outboxd.errors import EventError, UnknownId
 from outboxd.outbox.filters import may_begin_an_id
 from outboxd.outbox.model import EntryChange
 from outboxd.producer.command_line import Arguments
+from outboxd.status import Through
 
 ID_CHARACTERS = 36
 PREFIX_ENTRIES_MAX = 5  # shown where several begin alike
@@ -38,6 +39,8 @@ class Queue(Protocol):
     def page(self, params: Params, cursor: str | None, limit: int) -> Page: ...
 
     def get(self, id: str) -> msgspec.Raw: ...
+
+    def through(self, id: str) -> Through: ...
 
     def change(self, change: EntryChange, id: str) -> None: ...
 

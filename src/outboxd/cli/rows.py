@@ -35,6 +35,14 @@ class AttemptRow(msgspec.Struct, rename="camel"):
     error: str | None = None
 
 
+class HopRow(msgspec.Struct, rename="camel"):
+    """The way of an entry through other agents, before it came here."""
+
+    age_ms: int = 0
+    attempts: int = 0
+    host: str = ""
+
+
 class EntryRow(msgspec.Struct, rename="camel"):
     """An entry, read."""
 
@@ -52,6 +60,8 @@ class EntryRow(msgspec.Struct, rename="camel"):
     due_at: str | None = None
     delivered_at: str | None = None
     source: str | None = None
+    hop: HopRow | None = None
+    destination_is_gateway: bool | None = None
     dedup_key: str | None = None
     repeats: int = 0
     attempt_count: int = 0

@@ -131,7 +131,10 @@ def _destination_fields(picture: Picture, coloured: bool) -> list[tuple[str, str
         told += f"\n{harmless(destination['reason'])}"
     if destination.get("nextProbeAt"):
         told += f"\nnext try {render.distance(destination['nextProbeAt'], picture.now_ms)}"
-    found = [("Destination", told), ("Endpoint", harmless(destination["endpoint"]))]
+    endpoint = harmless(destination["endpoint"])
+    if destination.get("gateway"):
+        endpoint += "\na gateway, which sends on; what is delivered here, it has"
+    found = [("Destination", told), ("Endpoint", endpoint)]
     if picture.running:
         found.append(
             ("Sending", f"{destination['inFlight']} in flight, {destination['permits']} permitted")

@@ -154,17 +154,22 @@ _EVENTS = Command(
 _WAIT = Command(
     "wait",
     "wait until an event is delivered",
-    description="Without an agent it looks once.",
+    description=(
+        "Without an agent it looks once. Where the destination is a gateway, delivered means that "
+        "the gateway has it, and wait says so; --through asks the gateway until it has delivered "
+        "it, too."
+    ),
     positionals=(Positional("ID", "the entry's id, as emit prints it"),),
     options=(
         Option("--timeout", "D", "at most so long (default 60s)", kind="duration", default="60s"),
+        Option("--through", "", "until the gateway, too, has delivered it"),
         *AGENT,
     ),
     exits=(
         (0, "it was delivered"),
         (1, "it is a dead letter"),
         NO_SUCH_ID,
-        (69, "not in time, or no agent"),
+        (69, "not in time, no agent, or not known to the gateway any more"),
         CONFIGURATION,
     ),
     examples=(("outboxd wait $(outboxd emit deploy 'v2 is out') --timeout 30s", ""),),

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import NamedTuple
 
 from outboxd.cli.events import why_it_waits
 from outboxd.cli.queue import Queue, open_queue, resolve_id
 from outboxd.cli.rows import EntryRow, read_entry
 from outboxd.errors import EX_OK, EX_UNAVAILABLE, Unavailable
 from outboxd.producer.command_line import Arguments
+from outboxd.status import Through
 from outboxd.text import harmless
 
 EXIT_DEAD = 1
 PAUSE_FIRST_S = 0.02
 PAUSE_MAX_S = 1.0
+
+
+class _Look(NamedTuple):
+    """What one look showed."""
+
+    entry: EntryRow
+    through: Through | None  # as the gateway has it, where that was wanted and could be asked
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will change any more."""
+        if self.through is None:
+            return self.entry.state != "pending"
+        return self.through.state in ("delivered", "dead", "unknown")
 
 
 def run(arguments: Arguments) -> int:
@@ -28,10 +44,10 @@ def run(arguments: Arguments) -> int:
             # agent may be restarted while we wait.
             with open_queue(arguments) as queue:
                 agent_seen = agent_seen or queue.running
-                entry = read_entry(queue.get(resolve_id(queue, arguments.id)))
+                look = _look(queue, arguments)
                 left_s = ends_at_s - time.monotonic()
-                if entry.state != "pending" or left_s <= 0 or not agent_seen:
-                    return _verdict(entry, queue)
+                if look.is_over or left_s <= 0 or not agent_seen:
+                    return _verdict(look, queue)
         except Unavailable:
             left_s = ends_at_s - time.monotonic()
             if not agent_seen or left_s <= 0:
@@ -40,13 +56,48 @@ def run(arguments: Arguments) -> int:
         pause_s = min(pause_s * 1.5, PAUSE_MAX_S)
 
 
-def _verdict(entry: EntryRow, queue: Queue) -> int:
+def _look(queue: Queue, arguments: Arguments) -> _Look:
+    entry = read_entry(queue.get(resolve_id(queue, arguments.id)))
+    if entry.state != "delivered" or not arguments.through:
+        return _Look(entry, None)
+    return _Look(entry, queue.through(entry.id))
+
+
+def _verdict(look: _Look, queue: Queue) -> int:
+    entry, through = look
+    if through is not None:
+        return _verdict_of_gateway(entry, through)
     if entry.state == "delivered":
+        if entry.destination_is_gateway:
+            _say(f"the gateway has {entry.id}; --through waits until it has delivered it, too")
         return EX_OK
     if entry.state == "dead":
         why = f": {harmless(entry.last_error)}" if entry.last_error else ""
-        print(f"outboxd: {entry.id} is a dead letter ({entry.dead_reason}){why}", file=sys.stderr)
+        _say(f"{entry.id} is a dead letter ({entry.dead_reason}){why}")
         return EXIT_DEAD
     reason = why_it_waits(entry, time.time_ns() // 1_000_000, queue)
-    print(f"outboxd: {entry.id} is still pending: {reason}", file=sys.stderr)
+    _say(f"{entry.id} is still pending: {reason}")
     return EX_UNAVAILABLE
+
+
+def _verdict_of_gateway(entry: EntryRow, through: Through) -> int:
+    if through.state == "delivered":
+        return EX_OK
+    if through.state == "dead":
+        _say(f"{entry.id} is a dead letter of the gateway: `outboxd dead-letters` there says why")
+        return EXIT_DEAD
+    if through.state == "pending":
+        _say(f"the gateway has {entry.id}, and it is still pending there")
+    elif through.state == "unknown":
+        _say(
+            f"the gateway does not know {entry.id}, or no longer: its dedup window is over, the"
+            " event was merged into an equal one, or another gateway took it"
+        )
+    else:
+        why = harmless(through.reason or "the gateway could not be asked")
+        _say(f"{entry.id} was delivered; what became of it behind that is not known: {why}")
+    return EX_UNAVAILABLE
+
+
+def _say(told: str) -> None:
+    print(f"outboxd: {told}", file=sys.stderr)

@@ -21,8 +21,10 @@ from outboxd.delivery.next_hop import HOP_WANTED, NextHop
 from outboxd.delivery.outcome import Answer, Fault, Meaning, decide
 from outboxd.delivery.settings import Settings
 from outboxd.delivery.settling import abandoned, expired, revived, settlement
-from outboxd.outbox.model import Attempt, Claimed, Settlement, State
+from outboxd.delivery.through import ask_through
+from outboxd.outbox.model import Attempt, Claimed, Entry, Settlement, State
 from outboxd.outbox.outbox import Outbox
+from outboxd.status import Through
 
 
 class Sending(Protocol):
@@ -31,6 +33,9 @@ class Sending(Protocol):
     async def send(self, id: str, body: bytes, offers_hop: bool = False) -> Answer:
         """One POST; never raises for what the network does. `offers_hop` asks whoever
         answers whether it is a gateway."""
+
+    async def ask(self, id: str) -> Answer:
+        """Asks a gateway what became of an event; takes and makes none."""
 
     def refresh(self) -> None:
         """The next request uses a fresh connection; those under way go on."""
@@ -169,6 +174,17 @@ class InFlight:
             if effect is None:
                 self._gate.abandon(request.permit)
             self._lose_sight_of(request, error)
+
+    async def ask_through(self, id: str) -> Through:
+        """What became of a delivered entry behind a gateway."""
+        return await ask_through(self._transport, self.next_hop, id)
+
+    def shown_body(self, entry: Entry) -> bytes:
+        """What was sent last, or would be sent now."""
+        settings = self._settings
+        return self.next_hop.shown_body(
+            entry, self._clock.wall_ms(), settings.stamp, settings.late_after_s, self._host
+        )
 
     def _body(self, request: Request, settings: Settings, next_hop: NextHop) -> bytes:
         return next_hop.body(

@@ -61,15 +61,12 @@ def stamped(claimed: Claimed, now_ms: int, stamp: str, late_after_s: float) -> b
     return merge_details(claimed.body, added, overwrite=_OURS) if added else claimed.body
 
 
-def shown_body(entry: Entry, now_ms: int, stamp: str, late_after_s: float) -> bytes:
-    """The body as it was sent last, or for what is pending as it would be sent now.
-
-    What was never sent has no stamps: an entry that died without an attempt shows
-    what its producer wrote.
-    """
+def as_sent(entry: Entry, now_ms: int) -> tuple[Claimed, int] | None:
+    """The entry as it was when it was sent last (while it is pending: as it is now), and
+    when that was; None for what died without an attempt."""
     attempts = decode(entry.attempts)
     if entry.ended_at is not None and not attempts:
-        return entry.body
+        return None
     sent = entry.ended_at is not None
     claimed = Claimed(
         seq=entry.seq,
@@ -86,7 +83,7 @@ def shown_body(entry: Entry, now_ms: int, stamp: str, late_after_s: float) -> by
         source=entry.source,
         hop=entry.hop,
     )
-    return stamped(claimed, int(attempts[-1][0]) if sent else now_ms, stamp, late_after_s)
+    return claimed, int(attempts[-1][0]) if sent else now_ms
 
 
 def _hop(claimed: Claimed) -> Hop:

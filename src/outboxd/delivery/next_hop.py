@@ -10,26 +10,21 @@ hop in a header of its own, which Komodor passes over; a gateway then asks for i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
-from outboxd.delivery.late import stamped
+from outboxd.delivery.late import as_sent, stamped
 from outboxd.event.hop import NO_HOP, further, hop_text, read_hop_text
-from outboxd.outbox.model import Claimed
+from outboxd.outbox.model import Claimed, Entry
+from outboxd.status import Gateway
 from outboxd.times import rfc3339
 
 GREETING = "outboxd-gateway"  # the header of an answer, in small letters
 OFFER = "Outboxd-Hop"  # the header of a request, with the value OFFERED
 OFFERED = "offered"
+ASKED = "asked"  # its other value: what became of the event with this key? None is taken
+STATE = "outboxd-state"  # the header that answers it, in small letters: a state, or UNKNOWN
+UNKNOWN = "unknown"  # to the gateway: it never had it, or has forgotten it
 HOP_WANTED = 425  # RFC 8470, Too Early: nothing was kept, and it is to be sent again
 VERSION = "1"
-
-
-class Gateway(NamedTuple):
-    """What a gateway says of itself."""
-
-    dedup_s: float = 604_800.0  # how long it knows an entry's id again
-    event_type_max: int = 60  # characters
-    event_bytes_max: int = 256 * 1024
 
 
 def read_greeting(value: str) -> Gateway | None:
@@ -64,6 +59,25 @@ class NextHop:
         elif status is not None and 200 <= status < 300:
             # Anybody may refuse or fail on the way; who takes an event is the other end.
             self.is_known, self.gateway = True, None
+
+    @property
+    def is_gateway(self) -> bool | None:
+        """None as long as nobody has said."""
+        return self.gateway is not None if self.is_known else None
+
+    def shown_body(
+        self, entry: Entry, now_ms: int, stamp: str, late_after_s: float, host: str
+    ) -> bytes:
+        """The body as it was sent last, or for what is pending as it would be sent now.
+
+        What was never sent shows what its producer wrote. An entry does not say whom
+        it was sent to: the other end is taken to be the same as it is now.
+        """
+        found = as_sent(entry, now_ms)
+        if found is None:
+            return entry.body
+        claimed, at_ms = found
+        return self.body(claimed, at_ms, stamp, late_after_s, host)
 
     def body(
         self, claimed: Claimed, now_ms: int, stamp: str, late_after_s: float, host: str

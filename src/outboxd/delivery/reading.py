@@ -14,7 +14,7 @@ from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from outboxd.delivery.next_hop import GREETING
+from outboxd.delivery.next_hop import GREETING, STATE
 from outboxd.delivery.outcome import BODY_START_BYTES, Answer
 
 ANSWER_BYTES_MAX = 128 * 1024  # more than this is read no further
@@ -28,6 +28,7 @@ _KEPT = {
     for name in (
         *("content-type", "content-encoding", "retry-after", "date", "location"),
         GREETING,  # by which a gateway says that it is one
+        STATE,  # its answer to what became of an event
     )
 }
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))

@@ -29,9 +29,9 @@ from outboxd.delivery.gate import Gate
 from outboxd.delivery.in_flight import InFlight, Sending
 from outboxd.delivery.settings import Settings
 from outboxd.errors import DiskShort
-from outboxd.outbox.model import Claimed, DestinationHold, State
+from outboxd.outbox.model import Claimed, DestinationHold, Entry, State
 from outboxd.outbox.outbox import Outbox
-from outboxd.status import DestinationStatus
+from outboxd.status import DestinationStatus, Through
 
 GATHER_S = 0.001
 # So many requests leave together. Whatever leaves together is answered together
@@ -122,7 +122,17 @@ class Sender:
             next_probe_at=None if view.next_probe_s is None else wall(view.next_probe_s),
             permits=self._gate.permits,
             in_flight=len(self._in_flight),
+            is_gateway=self._in_flight.next_hop.is_gateway,
+            gateway=self._in_flight.next_hop.gateway,
         )
+
+    async def ask_through(self, id: str) -> Through:
+        """What became of an entry that the destination took."""
+        return await self._in_flight.ask_through(id)
+
+    def sent_body(self, entry: Entry) -> bytes:
+        """What was sent last, or would be sent now."""
+        return self._in_flight.shown_body(entry)
 
     async def hold(self, reason: str, by: str) -> None:
         """The operator's hold of the destination; outlives a restart."""

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from outboxd import __version__
 from outboxd.delivery import faults
 from outboxd.delivery.connections import Pool
-from outboxd.delivery.next_hop import OFFER, OFFERED
+from outboxd.delivery.next_hop import ASKED, OFFER, OFFERED
 from outboxd.delivery.outcome import Answer, Fault
 from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for
 from outboxd.delivery.tls import Tls, WatchedTls
@@ -30,7 +30,6 @@ USER_AGENT = f"outboxd/{__version__}"
 _REDACTED = "[api key]"
 # Also where another server, or another connection of a proxy, may answer otherwise.
 _OF_THE_WAY = frozenset({408, 421, 425})
-_OFFER_LINE = f"{OFFER}: {OFFERED}\r\n".encode()
 _URL_SAFE = "/%:@!$&'()*+,;=~?"
 
 
@@ -98,11 +97,19 @@ class Transport:
 
         `offers_hop` asks whoever answers whether it is a gateway.
         """
+        return await self._post(id, body, OFFERED if offers_hop else "")
+
+    async def ask(self, id: str) -> Answer:
+        """Asks a gateway what became of an event that it took. What is sent is no event,
+        so that whoever answers can take none."""
+        return await self._post(id, b"{}", ASKED)
+
+    async def _post(self, id: str, body: bytes, offer: str) -> Answer:
         way = self._way
         if not isinstance(way, Pool):
             headers = {**self._headers, "Idempotency-Key": id}
-            if offers_hop:
-                headers[OFFER] = OFFERED
+            if offer:
+                headers[OFFER] = offer
             return await self._proxied(way, "POST", self._endpoint, headers, body)
         return await self._straight(
             way,
@@ -110,7 +117,7 @@ class Transport:
             % (
                 self._post_head,
                 id.encode("ascii"),
-                _OFFER_LINE if offers_hop else b"",
+                f"{OFFER}: {offer}\r\n".encode() if offer else b"",
                 len(body),
                 body,
             ),

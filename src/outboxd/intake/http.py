@@ -23,7 +23,7 @@ from outboxd.intake.lines import PORTION_LINES, LineCutter
 from outboxd.intake.producer import Producer, user
 from outboxd.intake.results import Results
 from outboxd.outbox.model import Source
-from outboxd.serve.answers import ClientGone, Refusal, Response, Streamed, refusal_body
+from outboxd.serve.answers import ClientGone, Refusal, Response, Streamed, refusal_body, reply
 from outboxd.serve.body import body_parts, read_body
 from outboxd.serve.request import Request
 from outboxd.serve.table import Route
@@ -34,6 +34,8 @@ PORTION_BYTES = 256 * 1024
 
 _IDEMPOTENCY_KEY = "idempotency-key"
 _OFFER = "outboxd-hop"  # a request's header: its sender is an agent, see event/hop.py
+_ASKED = "asked"  # its value where the sender only asks; what it is otherwise: an offer
+_STATE, _UNKNOWN = "Outboxd-State", "unknown"  # the answer's header, and where there is no state
 _BATCH_HINT = "send it in several batches"
 
 
@@ -65,7 +67,10 @@ class IntakeRoutes:
             hint = "give it once"
             raise Refusal(400, "there are several Idempotency-Key headers", "Idempotency-Key", hint)
         producer = producer_of(request)
-        offers_hop = producer.is_agent and request.header(_OFFER) is not None
+        offer = request.header(_OFFER) if producer.is_agent else None
+        if offer == _ASKED:
+            return await self._tell(request, producer, key)
+        offers_hop = offer is not None
         if not offers_hop:
             check_rate(producer, 1)
         try:
@@ -81,6 +86,16 @@ class IntakeRoutes:
         answer = await self._door.take(data, Source.SOCKET, producer, key)
         self._metrics.intake_request(perf_counter() - started)
         return response_of(answer)
+
+    async def _tell(self, request: Request, producer: Producer, key: str | None) -> Response:
+        """An agent asks what became of an event that it handed in. Nothing is taken."""
+        check_rate(producer, 1)
+        await read_body(request, self._door.bytes_max(producer))
+        state = None
+        if key is not None and key.isascii():
+            state = await self._door.state_of_key(producer, key)
+        state = state or _UNKNOWN
+        return reply(200, b'{"state": "%s"}\n' % state.encode(), {_STATE: state})
 
     async def take_batch(self, request: Request, _: str) -> Response | Streamed:
         """JSON Lines, in portions; a result a line, in the same order."""

@@ -235,6 +235,11 @@ class Intake:
             return self.refuse(error)
         return Answer(201 if receipt.status == "accepted" else 200, receipt_json(receipt, warnings))
 
+    async def state_of_key(self, producer: Producer, dedup_key: str) -> str | None:
+        """The state of the event that the producer handed in with this key; None where
+        it is not known, or no longer."""
+        return await self._outbox.read(lambda engine: engine.state_of_key(producer.name, dedup_key))
+
     async def _judge(
         self, data: bytes, source: str, producer: Producer, header_key: str | None
     ) -> Prepared:

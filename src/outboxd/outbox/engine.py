@@ -165,6 +165,10 @@ class Engine(Protocol):
     def get(self, id: str) -> Entry:
         """The entry with this id. Raises UnknownId."""
 
+    def state_of_key(self, producer: str, dedup_key: str) -> str | None:
+        """The state of the producer's entry with this key, as a receipt would have it;
+        None where the key is not known, or no longer."""
+
     def list_step(
         self, where: EntryFilter, place: ListPlace, limit: int, bytes_max: int, is_begun: bool
     ) -> ListStep:

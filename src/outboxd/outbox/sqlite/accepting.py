@@ -137,6 +137,19 @@ def accept(
     return rows.receipts
 
 
+def state_of_key(
+    connection: sqlite3.Connection, producer: str, dedup_key: str, now: int
+) -> str | None:
+    """The state of the producer's entry with this key; None where it is not known."""
+    keys = key_identities(producer, dedup_key)
+    known = _known(connection, keys, now)
+    first = next((known[key] for key in keys if key in known), None)
+    if first is None:
+        return None
+    # What is gone for good was delivered, and pruned.
+    return next((row.state for row in read_states(connection, [first.seq])), State.DELIVERED)
+
+
 def _rows(items: Sequence[Incoming], ids: Callable[[], object], next_seq: int) -> _Rows:
     """The rows of events that carry no identity: the hot path."""
     receipts, entries, bodies = [], [], []

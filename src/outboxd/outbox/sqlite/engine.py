@@ -388,6 +388,9 @@ class SqliteEngine:
     def get(self, id: str) -> Entry:
         return self._doubted(query.get(self.connection, id))
 
+    def state_of_key(self, producer: str, dedup_key: str) -> str | None:
+        return accepting.state_of_key(self.connection, producer, dedup_key, self.clock.wall_ms())
+
     def list_step(
         self, where: EntryFilter, place: ListPlace, limit: int, bytes_max: int, is_begun: bool
     ) -> ListStep:
