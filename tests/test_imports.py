@@ -21,6 +21,7 @@ BOTTOM = {
     "files",
     "findings",
     "clock",
+    "logger",
     "text",
     "units",
     "times",
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     "delivery": BOTTOM | {"outbox"},
     "api": BOTTOM | {"outbox", "serve", "observe"},
     "web": BOTTOM | {"outbox", "serve", "api"},
-    "producer": BOTTOM - {"config", "status", "clock"},
+    "producer": BOTTOM - {"config", "status", "clock", "logger"},
     "sandbox": BOTTOM | {"outbox", "serve", "web", "api"},
     "monitoring": BOTTOM,
     "agent": BOTTOM

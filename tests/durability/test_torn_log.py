@@ -6,6 +6,7 @@ gaps of its pages, and wherever its two writes of a frame meet in a sector.
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -84,13 +85,13 @@ def test_a_crash_while_the_tables_are_made_leaves_none(tmp_path, monkeypatch):
     """One transaction: what a power cut leaves of it is a file without tables."""
     from outboxd.outbox.sqlite import schema
 
-    def cut(db: object) -> None:
-        schema.migrations.ensure_migrations_table(db)
+    def cut(connection: sqlite3.Connection) -> None:
+        connection.execute(schema.ENTRIES)
         raise OSError("the power is cut")
 
     path = str(tmp_path / "outbox.db")
     with monkeypatch.context() as patch:
-        patch.setattr(schema.migrations, "apply", cut)
+        patch.setattr(schema, "create", cut)
         with pytest.raises(OSError, match="cut"):
             SqliteEngine(path)
     engine = SqliteEngine(path)

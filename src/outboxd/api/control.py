@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-import structlog
 
 from outboxd.api.context import ApiContext
+from outboxd.logger import get_logger
 from outboxd.outbox.bulk import BulkChange
 from outboxd.outbox.filters import read_order
 from outboxd.outbox.model import Entry, EntryChange, State
@@ -25,7 +25,7 @@ from outboxd.status import DestinationStatus
 
 BODY_BYTES_MAX = 16 * 1024
 
-_log = structlog.get_logger()
+_log = get_logger()
 _encode = msgspec.json.Encoder().encode
 
 

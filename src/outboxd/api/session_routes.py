@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-import structlog
 
 from outboxd.api.peer import require_operator
 from outboxd.api.sessions import COOKIE, Session, Sessions
+from outboxd.logger import get_logger
 from outboxd.serve.answers import Refusal, Response, reply
 from outboxd.serve.body import read_body
 from outboxd.serve.request import Request
@@ -16,7 +16,7 @@ from outboxd.serve.table import Route
 
 BODY_BYTES_MAX = 4096
 
-_log = structlog.get_logger()
+_log = get_logger()
 _encode = msgspec.json.Encoder().encode
 
 

@@ -12,8 +12,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-import structlog
-
 from outboxd.budgets import Limits
 from outboxd.clock import Clock
 from outboxd.config.load import Config
@@ -25,13 +23,14 @@ from outboxd.gateway.shipped import compile_webhooks
 from outboxd.gateway.tokens import TokenBook, read_tokens
 from outboxd.intake.http import IntakeRoutes
 from outboxd.intake.intake import Intake
+from outboxd.logger import get_logger
 from outboxd.serve.server import HttpServer, ServeMetrics
 from outboxd.serve.table import RouteTable
 from outboxd.serve.tls import TlsFiles
 
 WATCH_S = 2.0  # how often the files are looked at
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 class GatewayMetrics(GatekeeperMetrics, WebhookMetrics, ServeMetrics, Protocol):

@@ -15,17 +15,18 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any
-
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from typing import TYPE_CHECKING, Any
 
 from outboxd.clock import Clock
+from outboxd.logger import structlog
 from outboxd.observe.redact import Redactor
 from outboxd.observe.sink import Sink
 from outboxd.observe.throttle import Throttle
 from outboxd.text import harmless
 from outboxd.times import rfc3339
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("auto", "json", "console")

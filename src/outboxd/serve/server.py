@@ -17,11 +17,10 @@ from itertools import islice
 from math import ceil
 from typing import Protocol
 
-import structlog
-
 from outboxd.budgets import Limits, socket_limits
 from outboxd.clock import Clock
 from outboxd.errors import BadQuery, NotPermitted, OutboxdError, Refused, SyncFailed, UnknownId
+from outboxd.logger import get_logger
 from outboxd.serve.acceptor import Acceptor
 from outboxd.serve.answers import Answer, NoAnswer, Refusal, Response, refusal_body, reply
 from outboxd.serve.connection import KEEPALIVE_S, STALL_S, Connection
@@ -37,7 +36,7 @@ _LOOK_S = 1.0
 # An idle connection of this age gives way to a new one of the same peer.
 _SETTLED_S = 1.0
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 class ServeMetrics(Protocol):

@@ -12,9 +12,8 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import structlog
-
 from outboxd.clock import Clock
+from outboxd.logger import get_logger
 from outboxd.outbox.outbox import Outbox
 from outboxd.spool.files import Identity, Look, SpoolFolder, Verdict
 from outboxd.spool.prune import Held, measure, prune, size_of
@@ -34,7 +33,7 @@ Thread = Callable[..., asyncio.Future[Any]]
 STUCK_MAX_S = 3600.0
 _LASTING = (errno.EACCES, errno.EPERM, errno.EBUSY)
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 class SpoolMetrics(Protocol):

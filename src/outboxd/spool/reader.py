@@ -18,13 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-import structlog
-
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError, Refused, SyncFailed
 from outboxd.intake.intake import Intake, Portion
 from outboxd.intake.lines import PORTION_LINES
 from outboxd.intake.producer import user
+from outboxd.logger import get_logger
 from outboxd.outbox.outbox import Outbox
 from outboxd.slices import Slices
 from outboxd.spool.content import Content, read_content
@@ -42,7 +41,7 @@ LARGE_AT_ONCE = 4  # large files that are read beside each other, each of anothe
 OPEN_TOLD_S = 60.0  # for so long a file is still being written, then a line says so
 
 T = TypeVar("T")
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 class _Taking(NamedTuple):

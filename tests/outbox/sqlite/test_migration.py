@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from sqlite_utils import Database
 
 from outboxd.errors import OutboxUnusable
 from outboxd.outbox.listing import read_page
 from outboxd.outbox.model import Attempt, EntryFilter, Settlement
+from outboxd.outbox.sqlite import schema
 from outboxd.outbox.sqlite.connection import suspect
 from outboxd.outbox.sqlite.engine import SqliteEngine
+from outboxd.outbox.sqlite.migrations import migrated_definitions, migrations
 from outboxd.outbox.sqlite.opening import open_outbox
-from outboxd.outbox.sqlite.rescue import scrub
+from outboxd.outbox.sqlite.rescue import diagnosis, scrub
 
 
 @pytest.fixture
@@ -83,3 +86,24 @@ def test_a_version_that_does_not_know_the_newest_migration_leaves_the_file_alone
     engine.close()
     with pytest.raises(OutboxUnusable, match="0099_later"):
         SqliteEngine(path, clock)
+
+
+def test_a_new_file_has_the_tables_that_the_migrations_make():
+    assert schema.newest_definitions() == migrated_definitions()
+
+
+def test_a_file_whose_migrations_are_noted_in_other_words_is_judged_by_the_library(
+    path, clock, monkeypatch
+):
+    SqliteEngine(path, clock).close()
+    table, index = schema.BOOKKEEPING
+    monkeypatch.setattr(schema, "BOOKKEEPING", (table.replace("TEXT", "VARCHAR"), index))
+    assert diagnosis.of_file(path) == ""
+    monkeypatch.setattr("outboxd.outbox.sqlite.migrations.migrated_definitions", set)
+    assert "definitions" in diagnosis.of_file(path)
+
+
+def test_a_new_file_counts_as_migrated(path, clock):
+    engine = SqliteEngine(path, clock)
+    assert migrations.pending(Database(engine.connection)) == []
+    engine.close()

@@ -14,8 +14,6 @@ import sqlite3
 from contextlib import suppress
 from enum import Enum, auto
 
-from sqlite_utils import Database
-
 from outboxd.disk import has_inodes, room_hint
 from outboxd.errors import (
     EX_IOERR,
@@ -183,7 +181,6 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     Raises:
         OutboxUnusable: the file belongs to another program or a newer version.
     """
-    db = Database(connection)
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables and application_id != schema.APPLICATION_ID:
@@ -191,9 +188,9 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
             f"{path} is a database of another program",
             "set [outbox] path to a file of the agent's own",
         )
-    applied = {migration.name for migration in schema.migrations.applied(db)}
-    unknown = applied - schema.known_migrations()
-    if unknown and not schema.known_migrations() <= applied:
+    applied = schema.applied(connection)
+    unknown = applied - schema.MIGRATIONS.keys()
+    if unknown and not applied >= schema.MIGRATIONS.keys():
         # A newer version has applied ours too: this is a flipped bit in a name.
         raise OutboxDamaged(
             f"{path} is damaged: its list of migrations names {', '.join(sorted(unknown))}",
@@ -204,12 +201,18 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
             f"{path} was written by a newer version of outboxd ({', '.join(sorted(unknown))})",
             "install that version again, or set [outbox] path to another file",
         )
+    if applied == schema.MIGRATIONS.keys():
+        return
     # One transaction: a power cut between two would leave tables of no version.
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not tables:
+        if tables:
+            from outboxd.outbox.sqlite import migrations
+
+            migrations.apply(connection)
+        else:
             connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-        schema.migrations.apply(db)
+            schema.create(connection)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

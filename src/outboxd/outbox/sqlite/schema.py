@@ -1,6 +1,6 @@
 """The outbox's tables, and how a file gets from one version to the next.
 
-Definitions alone; nothing here reads or writes an entry. The rules that the
+Definitions alone; nothing here reads or writes an entry, or loads sqlite-utils. The rules that the
 code keeps stand here a second time as CHECK constraints, so that a bug meets
 the database before it meets a customer.
 
@@ -14,14 +14,13 @@ a temporary b-tree at every row, which took a third of the time of an insert.
 
 from __future__ import annotations
 
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
+import sqlite3
+from contextlib import closing
+from typing import NamedTuple
 
 # Stands in the file's header, so that somebody else's database is not taken
 # for an outbox: "outb" in ASCII.
 APPLICATION_ID = 0x6F757462
-
-migrations = Migrations("outboxd")
 
 ENTRIES = """
 CREATE TABLE entries (
@@ -117,9 +116,17 @@ CREATE TABLE damaged (                  -- rows that failed their checksum, kept
 PRODUCER = "ALTER TABLE entries ADD COLUMN producer TEXT NOT NULL DEFAULT ''"
 
 
-@migrations(name="0001_entries")
-def _create(db: Database) -> None:
-    for statement in (
+# The way of an event through other agents, NULL for none; and up to when a dedup
+# key's event counts as the same one, 0 for always.
+HOPS = (
+    "ALTER TABLE entries ADD COLUMN hop TEXT",
+    "ALTER TABLE dedup ADD COLUMN mark INTEGER NOT NULL DEFAULT 0",
+)
+
+# What each version of the file adds, oldest first. A new file has them all at once
+# (`create`); one of an earlier version gets what it lacks by `migrations`.
+MIGRATIONS: dict[str, tuple[str, ...]] = {
+    "0001_entries": (
         ENTRIES,
         *INDEXES,
         BODIES,
@@ -128,29 +135,62 @@ def _create(db: Database) -> None:
         SPOOL_PROGRESS,
         META,
         DAMAGED,
-    ):
-        db.execute(statement)
+    ),
+    "0002_producer": (PRODUCER,),
+    "0003_hops": HOPS,
+}
 
-
-@migrations(name="0002_producer")
-def _add_producer(db: Database) -> None:
-    db.execute(PRODUCER)
-
-
-# The way of an event through other agents, NULL for none; and up to when a dedup
-# key's event counts as the same one, 0 for always.
-HOPS = (
-    "ALTER TABLE entries ADD COLUMN hop TEXT",
-    "ALTER TABLE dedup ADD COLUMN mark INTEGER NOT NULL DEFAULT 0",
+# Where sqlite-utils 4 writes which migrations a file has had, as it defines it.
+MIGRATION_SET = "outboxd"
+BOOKKEEPING = (
+    """CREATE TABLE "_sqlite_migrations" (
+   "id" INTEGER PRIMARY KEY,
+   "migration_set" TEXT,
+   "name" TEXT,
+   "applied_at" TEXT
+)""",
+    """CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name"
+    ON "_sqlite_migrations" ("migration_set", "name")""",
 )
 
 
-@migrations(name="0003_hops")
-def _add_hops(db: Database) -> None:
-    for statement in HOPS:
-        db.execute(statement)
+class Definition(NamedTuple):
+    """One table or index as SQLite lists it."""
+
+    type: str
+    name: str
+    sql: str | None
 
 
-def known_migrations() -> set[str]:
-    """The names of all migrations that this version knows."""
-    return {migration.name for migration in migrations.pending(Database(memory=True))}
+def applied(connection: sqlite3.Connection) -> set[str]:
+    """The names of the migrations that the file has had; none where it has no tables."""
+    tables = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlite_migrations'"
+    if connection.execute(tables).fetchone() is None:
+        return set()
+    names = "SELECT name FROM _sqlite_migrations WHERE migration_set = ?"
+    return {name for (name,) in connection.execute(names, (MIGRATION_SET,))}
+
+
+def definitions(connection: sqlite3.Connection) -> set[Definition]:
+    """The tables and indexes that the file has, but for those of SQLite's own ANALYZE."""
+    query = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%'"
+    return {Definition(*row) for row in connection.execute(query)}
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Make all tables in a file that has none, as if every migration had been applied."""
+    for statements in (BOOKKEEPING, *MIGRATIONS.values()):
+        for statement in statements:
+            connection.execute(statement)
+    note = (
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"
+        " VALUES (?, ?, strftime('%Y-%m-%d %H:%M:%S+00:00', 'now'))"
+    )
+    connection.executemany(note, [(MIGRATION_SET, name) for name in MIGRATIONS])
+
+
+def newest_definitions() -> set[Definition]:
+    """The tables and indexes of a file that has had all migrations."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as fresh:
+        create(fresh)
+        return definitions(fresh)

@@ -14,8 +14,6 @@ from contextlib import suppress
 from time import perf_counter
 from typing import NamedTuple
 
-from sqlite_utils import Database
-
 from outboxd.errors import OutboxUnusable
 from outboxd.outbox.sqlite import schema
 from outboxd.outbox.sqlite.connection import Trouble, classify
@@ -222,15 +220,13 @@ def of_file(path: str) -> str:
 
 def schema_fault(connection: sqlite3.Connection) -> str:
     """Whether the tables are defined as this version defines them."""
-    query = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%'"
-    fresh = sqlite3.connect(":memory:")
-    try:
-        schema.migrations.apply(Database(fresh))
-        wanted = set(fresh.execute(query).fetchall())
-    finally:
-        fresh.close()
-    found = set(connection.execute(query).fetchall())
-    return "" if found == wanted else "the definitions of its tables are damaged"
+    found = schema.definitions(connection)
+    if found == schema.newest_definitions():
+        return ""
+    # Another version of sqlite-utils may define the table of its own in other words.
+    from outboxd.outbox.sqlite.migrations import migrated_definitions
+
+    return "" if found == migrated_definitions() else "the definitions of its tables are damaged"
 
 
 def _all_rows(connection: sqlite3.Connection) -> str:
