@@ -215,7 +215,7 @@ OURS = {
             "producer.gateway",
         ),
         *("producer.hand_in", "producer.socket", "producer.spool", "producer.gateway", "locations"),
-        *("event", "event.komodor", "event.strictjson", "errors", "text", "times", "units"),
+        *("event", "event.komodor", "event.strictjson", "errors", "text", "times", "units", "disk"),
     )
 }
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import msgspec
 
 from outboxd.agent.examination import findings_of
-from outboxd.cli import check_local, check_remote, render
+from outboxd.cli import check_gateway, check_local, check_remote, render
 from outboxd.cli.agent import AgentQueue, NoAgent
 from outboxd.cli.queue import socket_path
 from outboxd.cli.service import Service, agent_user, credentials_for, service_of
@@ -145,6 +145,7 @@ def _look(
     local = [*check_local.directories(config, service), check_local.disk(config)]
     local += check_local.side_parts(config, running)
     local += check_local.secrets(config)
+    local += check_gateway.of_listener(config)
     for finding in local:
         yield finding if as_the_agent else _of_a_stranger(finding)
     key = read_api_key(config)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from outboxd import __version__
+from outboxd.cli import check_gateway
 from outboxd.config.load import Config
 from outboxd.delivery.outcome import Answer, Fault, decide
 from outboxd.delivery.proxied import Asked, ask
@@ -53,7 +54,7 @@ def endpoint(config: Config, key: str | None) -> Iterator[Finding]:
     yield _connection(asked, where)
     if asked.connected_s is None or asked.answer.fault is Fault.CLIENT_CERTIFICATE:
         return
-    yield from _said(asked.answer, parts, key)
+    yield from _said(asked.answer, parts, key, config)
 
 
 def _names(parts: SplitResult, word: str) -> Finding:
@@ -121,7 +122,7 @@ def _certificate(asked: Asked, where: str) -> Finding:
     return good("TLS", told)
 
 
-def _said(answer: Answer, parts: SplitResult, key: str | None) -> Iterator[Finding]:
+def _said(answer: Answer, parts: SplitResult, key: str | None, config: Config) -> Iterator[Finding]:
     """What the answer tells of clock and key."""
     if answer.status is None:
         told = f"no answer from {parts.netloc}: {answer.fault_text or answer.fault}"
@@ -135,7 +136,10 @@ def _said(answer: Answer, parts: SplitResult, key: str | None) -> Iterator[Findi
         told = f"not checked: the endpoint's path does not end in {EVENTS_END}"
         yield note("API key", told, "Komodor's is https://api.komodor.com/mgmt/v1/events")
         return
-    yield _key(answer, answer.status, key)
+    if check_gateway.is_gateway(answer):
+        yield from check_gateway.of_destination(answer, config, key)
+    else:
+        yield _key(answer, answer.status, key)
 
 
 def _clock(date: str | None) -> Finding | None:

@@ -12,17 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from outboxd.delivery.late import as_sent, stamped
-from outboxd.event.hop import NO_HOP, further, hop_text, read_hop_text
+from outboxd.event.hop import GREETING, NO_HOP, further, hop_text, read_hop_text
 from outboxd.outbox.model import Claimed, Entry
 from outboxd.status import Gateway
 from outboxd.times import rfc3339
 
-GREETING = "outboxd-gateway"  # the header of an answer, in small letters
-OFFER = "Outboxd-Hop"  # the header of a request, with the value OFFERED
-OFFERED = "offered"
-ASKED = "asked"  # its other value: what became of the event with this key? None is taken
-STATE = "outboxd-state"  # the header that answers it, in small letters: a state, or UNKNOWN
-UNKNOWN = "unknown"  # to the gateway: it never had it, or has forgotten it
 HOP_WANTED = 425  # RFC 8470, Too Early: nothing was kept, and it is to be sent again
 VERSION = "1"
 
@@ -53,7 +47,7 @@ class NextHop:
 
     def learn(self, status: int | None, headers: Mapping[str, str]) -> None:
         """From an answer."""
-        greeting = headers.get(GREETING)
+        greeting = headers.get(GREETING.lower())
         if greeting is not None:
             self.is_known, self.gateway = True, read_greeting(greeting)
         elif status is not None and 200 <= status < 300:

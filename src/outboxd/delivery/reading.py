@@ -14,8 +14,8 @@ from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from outboxd.delivery.next_hop import GREETING, STATE
 from outboxd.delivery.outcome import BODY_START_BYTES, Answer
+from outboxd.event.hop import GREETING, STATE
 
 ANSWER_BYTES_MAX = 128 * 1024  # more than this is read no further
 BEFORE_STATUS_BYTES_MAX = 32 * 1024
@@ -27,8 +27,8 @@ _KEPT = {
     name.encode(): name
     for name in (
         *("content-type", "content-encoding", "retry-after", "date", "location"),
-        GREETING,  # by which a gateway says that it is one
-        STATE,  # its answer to what became of an event
+        GREETING.lower(),  # by which a gateway says that it is one
+        STATE.lower(),  # its answer to what became of an event
     )
 }
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))

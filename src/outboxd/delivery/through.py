@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from outboxd.delivery.next_hop import STATE, NextHop
+from outboxd.delivery.next_hop import NextHop
 from outboxd.delivery.outcome import Answer
+from outboxd.event.hop import STATE
 from outboxd.outbox.model import State
 from outboxd.status import Through
 
@@ -29,7 +30,7 @@ async def ask_through(transport: Asking, next_hop: NextHop, id: str) -> Through:
     if not next_hop.is_gateway:
         return Through(State.DELIVERED)
     answer = await transport.ask(id)
-    state = answer.headers.get(STATE)
+    state = answer.headers.get(STATE.lower())
     return Through(None, _why(answer)) if state is None else Through(state)
 
 

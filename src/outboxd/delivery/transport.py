@@ -17,11 +17,11 @@ from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from outboxd import __version__
 from outboxd.delivery import faults
 from outboxd.delivery.connections import Pool
-from outboxd.delivery.next_hop import ASKED, OFFER, OFFERED
 from outboxd.delivery.outcome import Answer, Fault
 from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for
 from outboxd.delivery.tls import Tls, WatchedTls
 from outboxd.errors import ConfigError
+from outboxd.event.hop import ASKED, OFFER, OFFERED
 
 if TYPE_CHECKING:
     from outboxd.delivery.proxied import Proxied

@@ -15,6 +15,16 @@ from outboxd.errors import EventError
 from outboxd.event.strictjson import Number, kind_of, quoted, read_object, shown
 from outboxd.times import parse_rfc3339, rfc3339
 
+# What both ends say beside the event. A request's header with the first two values:
+OFFER = "Outboxd-Hop"
+OFFERED = "offered"  # its sender is an agent, and does not know yet whether this is a gateway
+ASKED = "asked"  # what became of the event with this key? None is taken
+STATE = "Outboxd-State"  # the header that answers the latter: a state, or UNKNOWN
+UNKNOWN = "unknown"  # to the gateway: it never had it, or has forgotten it
+GREETING = "Outboxd-Gateway"  # of each answer to somebody who is known
+# The one answer to all others.
+UNAUTHENTICATED = "this needs a token of this gateway"
+
 HOST_MAX = 253  # characters: the longest name that DNS has (RFC 1035)
 AGE_MS_MAX = 100 * 366 * 86_400_000  # a century
 COUNT_MAX = 1_000_000_000

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from outboxd.event.hop import GREETING, UNAUTHENTICATED
 from outboxd.gateway.authority import GatewayProducer
 from outboxd.gateway.tokens import NAME_CHARACTERS_MAX, Limits, TokenBook
 from outboxd.serve.answers import Refusal
@@ -60,7 +61,7 @@ class Gatekeeper:
             return
         request.identity = self._by_token(request) or self._by_certificate(request)
         if request.identity is not None:
-            request.answer_headers = {"Outboxd-Gateway": self._describes_itself()}
+            request.answer_headers = {GREETING: self._describes_itself()}
         elif not (
             request.path.startswith(WEBHOOK_PATH)
             and request.path.removeprefix(WEBHOOK_PATH) in self._signed
@@ -77,7 +78,7 @@ class Gatekeeper:
         self._metrics.unauthenticated()
         return Refusal(
             401,
-            "this needs a token of this gateway",
+            UNAUTHENTICATED,
             None,
             "send it as x-api-key or as Authorization: Bearer; "
             "`outboxd token new NAME` on the gateway makes one",

@@ -11,6 +11,7 @@ from math import ceil
 from time import perf_counter
 from typing import Protocol
 
+from outboxd.event.hop import ASKED, OFFER, STATE, UNKNOWN
 from outboxd.intake.intake import (
     FAULTS_MAX,
     NOT_JUDGED,
@@ -33,9 +34,6 @@ BATCH_BYTES_MAX = 64 * 1024 * 1024
 PORTION_BYTES = 256 * 1024
 
 _IDEMPOTENCY_KEY = "idempotency-key"
-_OFFER = "outboxd-hop"  # a request's header: its sender is an agent, see event/hop.py
-_ASKED = "asked"  # its value where the sender only asks; what it is otherwise: an offer
-_STATE, _UNKNOWN = "Outboxd-State", "unknown"  # the answer's header, and where there is no state
 _BATCH_HINT = "send it in several batches"
 
 
@@ -67,8 +65,8 @@ class IntakeRoutes:
             hint = "give it once"
             raise Refusal(400, "there are several Idempotency-Key headers", "Idempotency-Key", hint)
         producer = producer_of(request)
-        offer = request.header(_OFFER) if producer.is_agent else None
-        if offer == _ASKED:
+        offer = request.header(OFFER.lower()) if producer.is_agent else None
+        if offer == ASKED:
             return await self._tell(request, producer, key)
         offers_hop = offer is not None
         if not offers_hop:
@@ -82,7 +80,7 @@ class IntakeRoutes:
         if offers_hop:
             # An agent that did not know yet whom it speaks with. It sends the event again,
             # without the stamps that only the last one on the way may add.
-            raise Refusal(425, "this is a gateway: the event's hop is wanted", "Outboxd-Hop")
+            raise Refusal(425, "this is a gateway: the event's hop is wanted", OFFER)
         answer = await self._door.take(data, Source.SOCKET, producer, key)
         self._metrics.intake_request(perf_counter() - started)
         return response_of(answer)
@@ -94,8 +92,8 @@ class IntakeRoutes:
         state = None
         if key is not None and key.isascii():
             state = await self._door.state_of_key(producer, key)
-        state = state or _UNKNOWN
-        return reply(200, b'{"state": "%s"}\n' % state.encode(), {_STATE: state})
+        state = state or UNKNOWN
+        return reply(200, b'{"state": "%s"}\n' % state.encode(), {STATE: state})
 
     async def take_batch(self, request: Request, _: str) -> Response | Streamed:
         """JSON Lines, in portions; a result a line, in the same order."""

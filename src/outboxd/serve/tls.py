@@ -8,6 +8,9 @@ serve without a certificate, and never log a key.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 from outboxd.errors import ConfigError
 from outboxd.files import FileVersion, file_version
@@ -59,6 +62,31 @@ class TlsFiles:
 
     def _versions(self) -> list[FileVersion | None]:
         return [file_version(path) for path in (self._certificate, self._key, self._client_ca)]
+
+
+def shown_certificate(context: ssl.SSLContext, path: str) -> Mapping[str, Any]:
+    """What a listener with this context shows its clients, as `getpeercert` has it;
+    `path` is the certificate's file. A handshake in memory tells it.
+
+    Raises:
+        ConfigError: no client would take it: it has expired, or is for something else.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whoever signed it is not at issue here
+    client.load_verify_locations(path)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    asking = client.wrap_bio(to_client, to_server)
+    try:
+        for end in (asking, server, asking, server):
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    except ssl.SSLError as error:
+        told = getattr(error, "verify_message", None) or error.reason
+        hint = "renew it; it is taken over while the gateway runs"
+        raise ConfigError(f"no client would take the certificate {path}: {told}", hint) from None
+    return asking.getpeercert() or {}
 
 
 def _no_password() -> str:
