@@ -47,6 +47,7 @@ class Checks:
     turns: int = 0
     agents: int = 0  # started so far
     pokes: int = 0  # things from outside that may make the sender look again
+    reset_s: float = 0.0  # the last of them
     resets: int = 0  # of them, those after which it may probe at once
     full_s: float = 0.0  # for so long was the disk full
     # Since when the operator has been told that the destination or entries are held.
@@ -238,6 +239,8 @@ class Checks:
             attempt = settlement.attempt
             said = self._last_answer(id)
             sent = said is None or said.sent or said.fault is Fault.INTERNAL
+            # Nor is what went out with an old key, or before a release, held against it.
+            sent = sent and self._began_s(id) >= self.reset_s
             if attempt is not None and attempt.outcome in _REFUSALS and sent:
                 self._last_failed[id] = self._last_landing_s(id)
 
@@ -248,7 +251,8 @@ class Checks:
         for settlement in settlements:
             if settlement.revives or settlement.state == "pending":
                 self._dead_since.discard(settlement.seq)
-            if settlement.dead_reason in ("rejected", "exhausted"):
+            # (What dies by the evidence has had others delivered beside it.)
+            if settlement.dead_reason == "rejected" and not settlement.spent:
                 self._dead_since.add(settlement.seq)
             if settlement.dead_reason == "expired":
                 self._check_expired(self._id_of(settlement.seq))
@@ -284,6 +288,9 @@ class Checks:
 
     def _last_answer(self, id: str) -> Answer | None:
         return next((r.answer for r in reversed(self.network.requests) if r.id == id), None)
+
+    def _began_s(self, id: str) -> float:
+        return next((r.began_s for r in reversed(self.network.requests) if r.id == id), math.inf)
 
     def _last_landing_s(self, id: str) -> float:
         return next((at_s for at_s, other, _ in reversed(self.landings) if other == id), 0.0)

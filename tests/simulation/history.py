@@ -284,6 +284,8 @@ class World:
     def _poke(self, reset: bool = False) -> None:
         self.checks.pokes += 1
         self.checks.resets += reset
+        if reset:
+            self.checks.reset_s = self.loop.time()
 
     async def until_empty(self, within_s: float, left: Callable[[], int] = lambda: 0) -> None:
         """Wait until no more is pending than may be left."""

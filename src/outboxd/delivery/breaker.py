@@ -263,6 +263,8 @@ class Breaker:
         if self._state is State.HELD and (late or self._is_confirmed):
             if not late:
                 self._wait_until_s = now_s + max(self._hold_probe_s, wait_s or 0.0)
+            elif self._other_from_s is not None:
+                self._other_from_s = max(self._other_from_s, now_s + (wait_s or 0.0))
             return
         if wait_s is None and late and self._state is State.THROTTLED:
             return  # the same pushback as the one that brought us here
