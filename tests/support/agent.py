@@ -32,12 +32,20 @@ ZYGOTE = """
 import ctypes, os, subprocess, sys, time
 from outboxd.cli.main import main
 import outboxd.agent.run
+tracers = {}
 for line in sys.stdin:
-    config, log, notify, attached, strace = line.rstrip("\\n").split("\\t")
+    act, *words = line.rstrip("\\n").split("\\t")
+    if act == "wait":
+        pid = int(words[0])
+        print(os.waitpid(pid, 0)[1], flush=True)
+        if pid in tracers:
+            tracers.pop(pid).wait()
+        continue
+    config, log, notify, attached, strace = words
     pid = os.fork()
-    tracer = None
     if pid and strace:
-        tracer = subprocess.Popen([*strace.split(" "), "-p", str(pid)], stderr=subprocess.DEVNULL)
+        words = [*strace.split(" "), "-p", str(pid)]
+        tracers[pid] = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     if pid == 0:
         if strace:
             ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # whoever asks
@@ -53,36 +61,34 @@ for line in sys.stdin:
         finally:
             os._exit(code)
     print(pid, flush=True)
-    sys.stdin.readline()  # a line to go on: the child is dead or about to be
-    print(os.waitpid(pid, 0)[1], flush=True)
-    if tracer is not None:
-        tracer.wait()
 """
 
 
 class Zygote:
-    """Starts agents by forking; one at a time."""
+    """Starts agents by forking, as many as are wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, environ: dict[str, str] | None = None) -> None:
+        """`environ` goes before what the agents have in their environment."""
+        path = {k: v for k, v in os.environ.items() if k == "PYTHONPATH"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", ZYGOTE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**ENVIRON, **{k: v for k, v in os.environ.items() if k == "PYTHONPATH"}},
+            env={**ENVIRON, **path, **(environ or {})},
         )
 
     def start(self, config: Path, log: Path, notify: str, strace: tuple[str, ...] = ()) -> int:
         """Fork an agent. With `strace`, that is attached before the agent does anything."""
         if strace:
             strace = (*strace, "-e", f"inject=getppid:retval={ATTACHED_PID}")
-        self._say(f"{config}\t{log}\t{notify}\t{ATTACHED_PID}\t{' '.join(strace)}")
-        return int(self._hear())
+        return self._ask(
+            "start", str(config), str(log), notify, str(ATTACHED_PID), " ".join(strace)
+        )
 
-    def wait(self) -> int:
-        """The exit status of the child, as os.waitpid gives it."""
-        self._say("")
-        return int(self._hear())
+    def wait(self, pid: int) -> int:
+        """The exit status of a child that is dead or about to be, as os.waitpid gives it."""
+        return self._ask("wait", str(pid))
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -91,14 +97,12 @@ class Zygote:
         self._process.wait(10)
         self._process.stdout.close()
 
-    def _say(self, text: str) -> None:
+    def _ask(self, *words: str) -> int:
         assert self._process.stdin is not None
-        self._process.stdin.write(text + "\n")
-        self._process.stdin.flush()
-
-    def _hear(self) -> str:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        self._process.stdin.write("\t".join(words) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
 
 
 class AgentProcess:
@@ -199,7 +203,8 @@ class AgentProcess:
             self._popen = None
         else:
             assert self._zygote is not None
-            status = self._zygote.wait()
+            assert self.pid is not None
+            status = self._zygote.wait(self.pid)
             code = os.waitstatus_to_exitcode(status)
         self.pid = None
         return code

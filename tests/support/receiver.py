@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,13 +19,19 @@ OK = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length:
 class Receiver:
     """Serves on loopback from `start` to `stop`."""
 
-    def __init__(self, behave: Callable[[bytes], bytes | None] = lambda body: OK) -> None:
+    def __init__(
+        self,
+        behave: Callable[[bytes], bytes | None] = lambda body: OK,
+        listening: socket.socket | None = None,
+    ) -> None:
+        """`listening` is a socket that is bound already; else one is made."""
         # summary -> for each arrival, whether it was marked as a possible duplicate
         self.arrivals: dict[str, list[bool]] = defaultdict(list)
         self.order: list[str] = []
         self.behave = behave  # None: close without an answer
         self.requests = 0
         self.port = 0
+        self._listening = listening
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -45,9 +52,10 @@ class Receiver:
         self._loop.close()
 
     async def _listen(self) -> None:
-        self._server = await self._loop.create_server(
-            lambda: _Connection(self), "127.0.0.1", self.port
-        )
+        listening = self._listening
+        if listening is None:
+            listening = socket.create_server(("127.0.0.1", self.port))
+        self._server = await self._loop.create_server(lambda: _Connection(self), sock=listening)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
