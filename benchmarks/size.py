@@ -48,7 +48,7 @@ def idle(directory: Path, seconds: float) -> list[Row]:
     return [
         Row("idle: share of a core", cpu_share, "%", at_most=0.2),
         Row("idle: wake-ups", wakeups_per_s, "/s", at_most=5.0),
-        Row("idle: resident memory", resident, "MiB", at_most=60.0),
+        Row("idle: resident memory", resident, "MiB", at_most=40.0),
     ]
 
 

@@ -1,32 +1,25 @@
-"""structlog, without the library that it would draw tracebacks with.
+"""structlog, without the libraries that it would take along where they are installed.
 
-Where rich is installed, as it is for the commands that draw in a terminal, importing
-structlog loads it and pygments: some 5 MiB and a fifth of an agent's start, for
-tracebacks that are written plainly here (see observe/logs.py). structlog does without
-where there is no rich, so for this one import there is none. Whoever logs imports it
-from here.
+Importing structlog loads rich and pygments, for tracebacks that are written plainly here
+(see observe/logs.py), and greenlet, for a deprecated kind of context: some 6 MiB and a
+fifth of an agent's start. It does without where they are missing, so for this one import
+they are. Whoever logs imports it from here.
 """
 
 from __future__ import annotations
 
 import sys
 
-
-def _hide_rich() -> bool:
-    """Whether rich is now one that cannot be imported; not where it is loaded already."""
-    if "rich" in sys.modules:
-        return False
+# rich is there for the commands that draw in a terminal.
+_hidden = [name for name in ("rich", "greenlet") if name not in sys.modules]
+for _name in _hidden:
     # https://docs.python.org/3/reference/import.html#the-module-cache: None is "not found".
-    sys.modules["rich"] = None  # type: ignore[assignment]
-    return True
-
-
-_hidden = _hide_rich()
+    sys.modules[_name] = None  # type: ignore[assignment]
 try:
     import structlog
 finally:
-    if _hidden:
-        del sys.modules["rich"]
+    for _name in _hidden:
+        del sys.modules[_name]
 
 get_logger = structlog.get_logger
 

@@ -23,8 +23,6 @@ AN_AGENT = {
 }
 # What a file of an earlier version needs besides.
 A_MIGRATION = {"sqlite_utils", "click"}
-# Looked for by structlog, and here for the tests alone.
-OF_TESTS = {"greenlet"}
 
 # Python runs this at its start; what it notes is read when the agent has ended.
 NOTE = """
@@ -51,7 +49,7 @@ def loaded(agent):
     agent.await_entry(agent.accept("an event"), state="delivered")
     assert agent.stop() == 0
     names = {name.partition(".")[0] for name in (agent.directory / "loaded").read_text().split()}
-    return names & packages_distributions().keys() - {"outboxd"} - OF_TESTS
+    return names & packages_distributions().keys() - {"outboxd"}
 
 
 def test_an_agent_loads_what_it_needs_whether_its_outbox_is_new_or_not(agent):

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outboxd import __version__
 from outboxd.agent.health import Health
@@ -33,7 +33,6 @@ from outboxd.delivery.settings import Settings
 from outboxd.delivery.transport import Transport
 from outboxd.errors import Refused
 from outboxd.findings import Finding
-from outboxd.gateway.listener import GatewayListener
 from outboxd.gateway.routes import WebhookRoutes
 from outboxd.gateway.shipped import compile_webhooks
 from outboxd.intake.admission import Admission
@@ -53,6 +52,9 @@ from outboxd.spool.reader import SpoolReader
 from outboxd.web.activity import Activity
 from outboxd.web.outbox_source import OutboxSource
 from outboxd.web.page import web_routes
+
+if TYPE_CHECKING:
+    from outboxd.gateway.listener import GatewayListener
 
 TEXTFILE_S = 15.0
 
@@ -203,6 +205,9 @@ class AgentParts:
         intake = IntakeRoutes(self.door, self.metrics)
         webhooks = WebhookRoutes(self.door, self.metrics, compile_webhooks(config.webhooks))
         if config.intake.listen:
+            # Most agents are none's gateway.
+            from outboxd.gateway.listener import GatewayListener
+
             self._gateway = GatewayListener(
                 config,
                 self.door,
