@@ -10,6 +10,7 @@ import asyncio
 from time import perf_counter
 
 SLICE_S = 0.004  # of work, between which everything else on the loop has its turn
+PAUSE_MAX_S = 0.25  # whatever was counted as work: a slip here must stall nobody
 
 
 class Slices:
@@ -18,6 +19,10 @@ class Slices:
     __slots__ = ("_ends_s",)
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """A slice begins now: what was before was waiting, and no work."""
         self._ends_s = perf_counter() + SLICE_S
 
     async def pause(self) -> None:
@@ -28,5 +33,5 @@ class Slices:
         """
         over_s = perf_counter() - self._ends_s
         if over_s >= 0:
-            await asyncio.sleep(over_s if over_s > SLICE_S else 0)
-            self._ends_s = perf_counter() + SLICE_S
+            await asyncio.sleep(min(over_s, PAUSE_MAX_S) if over_s > SLICE_S else 0)
+            self.begin()

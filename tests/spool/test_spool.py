@@ -8,9 +8,12 @@ import os
 import socket
 import stat
 import subprocess
+import time
+from types import SimpleNamespace
 
 import pytest
 
+from outboxd import slices
 from outboxd.clock import Clock
 
 
@@ -36,6 +39,45 @@ def test_a_file_renamed_into_new_is_taken_and_gone(intake, line):
             assert parts.outbox.spool_progress == {}
 
     asyncio.run(main())
+
+
+def test_a_spool_that_was_idle_for_long_takes_the_next_file_at_once(intake, line, monkeypatch):
+    # However long nothing came in is no work that others must be given the time of.
+    later_s = 0.0
+    pauses_s = []
+
+    async def noted(delay_s):
+        pauses_s.append(delay_s)
+
+    monkeypatch.setattr(slices, "PAUSE_MAX_S", float("inf"))
+    monkeypatch.setattr(slices, "perf_counter", lambda: time.perf_counter() + later_s)
+    monkeypatch.setattr(slices, "asyncio", SimpleNamespace(sleep=noted))
+
+    async def main():
+        nonlocal later_s
+        async with intake(serve=False) as parts:
+            parts.put("one.json", line("one"))
+            await parts.emptied()
+            later_s += 3600
+            parts.put("two.json", line("two"))
+            await parts.emptied()
+            assert await parts.summaries() == ["one", "two"]
+            assert max(pauses_s, default=0.0) < 60
+
+    asyncio.run(main())
+
+
+def test_no_pause_between_slices_is_long_whatever_was_counted_as_work(monkeypatch):
+    pauses_s = []
+
+    async def noted(delay_s):
+        pauses_s.append(delay_s)
+
+    times_s = iter([0.0, 3600.0, 3600.0])
+    monkeypatch.setattr(slices, "perf_counter", lambda: next(times_s))
+    monkeypatch.setattr(slices, "asyncio", SimpleNamespace(sleep=noted))
+    asyncio.run(slices.Slices().pause())
+    assert pauses_s == [slices.PAUSE_MAX_S]
 
 
 def test_what_waited_while_no_agent_ran_is_taken_at_the_start(intake, line):

@@ -145,7 +145,8 @@ EXEC = Command(
         USAGE,
     ),
     examples=(
-        ("0 3 * * * outboxd exec --cluster prod -- /opt/backup.sh --all", "in a crontab"),
+        # The whole path: cron's own PATH is short.
+        ("0 3 * * * /usr/local/bin/outboxd exec --cluster prod -- /opt/backup.sh", "in a crontab"),
         ("outboxd exec --timeout 30m --on always -- rsync -a /srv backup:", ""),
     ),
 )

@@ -140,6 +140,7 @@ class _Portions:
         done = self._progress.get(self._key, 0)
         items: list[Incoming] = []
         numbers: list[int] = []
+        self._slices.begin()
         for count, line in enumerate(lines, 1):
             self._number += 1
             await self._slices.pause()

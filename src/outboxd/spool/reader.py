@@ -243,6 +243,7 @@ class SpoolReader:
     async def _take_looks(self, looks: Sequence[Look]) -> Refused | None:
         ready: list[_Taking] = []
         events = 0
+        self._slices.begin()
         for look in looks:
             self._metrics.progress("spool")
             taking = await self._judge(look)
@@ -254,6 +255,7 @@ class SpoolReader:
                 if refusal is not None:
                     return refusal
                 ready, events = [], 0
+                self._slices.begin()
             await self._slices.pause()
         return await self._commit(ready)
 
