@@ -61,6 +61,10 @@ def exercise(metrics: Metrics) -> None:
         metrics.progress(part)
     metrics.unauthenticated()
     metrics.alerts_truncated(2)
+    metrics.token_accepted(module.OTHER, 3)
+    for reason in (*module.TOKEN_REFUSALS, module.OTHER):
+        metrics.token_refused(module.OTHER, reason, 2)
+    metrics.token_clock_wrong(module.OTHER)
     metrics.duplicates()
     metrics.repeats()
     metrics.intake_request(0.001)
@@ -125,6 +129,23 @@ def test_every_method_moves_what_it_says(metrics):
         "outboxd_config_reload_refused",
         "outboxd_build_info",
     }
+
+
+def test_tokens_are_counted_by_name_up_to_a_bound(metrics):
+    metrics.known_tokens(["web"])
+    accepted = "outboxd_gateway_events_accepted_total"
+    assert value(metrics, accepted, token="web") == 0
+    for number in range(200):
+        metrics.token_accepted(f"n{number}", 1)
+        metrics.token_refused(f"n{number}", "rate", 1)
+        metrics.token_refused(f"n{number}", "something new", 1)
+    names = [labels for name, *labels in samples(metrics) if name == accepted]
+    assert len(names) == module.TOKENS_NAMED_MAX + 1
+    assert value(metrics, accepted, token="n98") == 1
+    assert value(metrics, accepted, token="other") == 200 - 99
+    refused = "outboxd_gateway_events_refused_total"
+    assert value(metrics, refused, token="other", reason="rate") == 200 - 99
+    assert value(metrics, refused, token="n0", reason="other") == 1
 
 
 def test_labels_are_those_of_the_model():

@@ -43,6 +43,7 @@ from outboxd.intake.shares import Shares
 from outboxd.observe.delivery import DeliveryObserver
 from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
+from outboxd.observe.producers import ProducerObserver
 from outboxd.observe.textfile import write_textfile
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.opening import Opened
@@ -123,6 +124,7 @@ class AgentParts:
             event_bytes_max=config.intake.event_bytes_max,
             ttl_s=config.outbox.ttl_s,
         )
+        self.door.watch = ProducerObserver(self.metrics, clock)
         self.spool = SpoolReader(config.intake.spool, self.door, outbox, self.metrics, clock)
         self.spool.disk_free_min = config.outbox.disk_free_min
         self._keeper = OutboxUpkeep(

@@ -7,14 +7,18 @@ health routes answer to anybody, with their status alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
+
+import structlog
 
 from outboxd.event.hop import GREETING, UNAUTHENTICATED
 from outboxd.gateway.authority import GatewayProducer
 from outboxd.gateway.tokens import NAME_CHARACTERS_MAX, Limits, TokenBook
 from outboxd.serve.answers import Refusal
 from outboxd.serve.request import Request
+
+_log = structlog.get_logger()
 
 OPEN_PATHS = ("/healthz", "/readyz")
 WEBHOOK_PATH = "/v1/webhooks/"
@@ -25,6 +29,8 @@ class GatekeeperMetrics(Protocol):
     """What is counted of those who come."""
 
     def unauthenticated(self) -> None: ...
+
+    def known_tokens(self, names: Iterable[str]) -> None: ...
 
 
 class Gatekeeper:
@@ -50,6 +56,7 @@ class Gatekeeper:
         """
         self._book = book
         self._signed = signed_webhooks
+        self._metrics.known_tokens(book.names)
         known = set(book.names)
         self._producers = {
             key: producer for key, producer in self._producers.items() if key[0] in known
@@ -66,16 +73,22 @@ class Gatekeeper:
             request.path.startswith(WEBHOOK_PATH)
             and request.path.removeprefix(WEBHOOK_PATH) in self._signed
         ):
-            raise self.refusal()
+            raise self.refusal(request, _why_unknown(request))
         # A signed webhook has its signature looked at once its body is there.
 
     def signed_by(self, webhook: str) -> GatewayProducer:
         """The producer that a webhook's good signature stands for."""
         return self._producer(f"webhook-{webhook}", Limits())
 
-    def refusal(self) -> Refusal:
-        """The one answer to all who are not known."""
+    def refusal(self, request: Request, because: str) -> Refusal:
+        """The one answer to all who are not known; why, only the log has."""
         self._metrics.unauthenticated()
+        _log.warning(
+            "gateway.unauthenticated",
+            peer=request.holder,
+            reason=because,
+            hint="`outboxd token list` has the names whose tokens are good",
+        )
         return Refusal(
             401,
             UNAUTHENTICATED,
@@ -86,13 +99,8 @@ class Gatekeeper:
         )
 
     def _by_token(self, request: Request) -> GatewayProducer | None:
-        presented = request.header("x-api-key")
-        if presented is None:
-            authorization = request.header("authorization") or ""
-            if authorization[: len(_BEARER)].lower() != _BEARER:
-                return None
-            presented = authorization[len(_BEARER) :].strip()
-        token = self._book.find(presented)
+        presented = _presented(request)
+        token = None if presented is None else self._book.find(presented)
         return None if token is None else self._producer(token.name, token.limits)
 
     def _by_certificate(self, request: Request) -> GatewayProducer | None:
@@ -107,6 +115,21 @@ class Gatekeeper:
             producer = GatewayProducer(name, limits, self._monotonic_s)
             self._producers[name, limits] = producer
         return producer
+
+
+def _presented(request: Request) -> str | None:
+    """What was sent as a token, if anything was."""
+    presented = request.header("x-api-key")
+    if presented is not None:
+        return presented
+    authorization = request.header("authorization") or ""
+    if authorization[: len(_BEARER)].lower() != _BEARER:
+        return None
+    return authorization[len(_BEARER) :].strip()
+
+
+def _why_unknown(request: Request) -> str:
+    return "no token" if _presented(request) is None else "an unknown or revoked token"
 
 
 def _certificate_name(certificate: Mapping[str, object] | None) -> str | None:

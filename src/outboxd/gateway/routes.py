@@ -67,7 +67,8 @@ class WebhookRoutes:
         group = self._read(
             lambda: read_group(
                 payload, clusters[-1] if clusters else None, self._intake.event_type_max
-            )
+            ),
+            producer,
         )
         if group.truncated:
             self._metrics.alerts_truncated(group.truncated)
@@ -92,7 +93,9 @@ class WebhookRoutes:
             # 422 and not 404, by which a sending agent would hold everything.
             raise Refusal(422, f"there is no webhook {name[:80]!r}", None, f"there are {known}")
         payload = _json(body)
-        bodies = self._read(lambda: read_events(webhook, payload, self._intake.event_type_max))
+        bodies = self._read(
+            lambda: read_events(webhook, payload, self._intake.event_type_max), producer
+        )
         return await self._keep([self._prepare(data, producer) for data in bodies], producer)
 
     def _sender(
@@ -104,36 +107,36 @@ class WebhookRoutes:
         if signature is None or not is_signed(
             body, request.header(signature.header) or "", signature.secret
         ):
-            raise self._gatekeeper.refusal()
+            raise self._gatekeeper.refusal(request, "a wrong signature")
         return self._gatekeeper.signed_by(name)
 
-    def _read(self, read: Callable[[], _T]) -> _T:
+    def _read(self, read: Callable[[], _T], producer: Producer) -> _T:
         try:
             return read()
         except EventError as error:
-            raise self._refusal(error) from None
+            raise self._refusal(error, producer) from None
 
     def _prepare(self, data: bytes, producer: Producer) -> Prepared:
-        return self._read(lambda: self._intake.prepare(data, Source.SOCKET, producer))
+        return self._read(lambda: self._intake.prepare(data, Source.SOCKET, producer), producer)
 
     async def _keep(
         self, prepared: list[Prepared], producer: Producer, truncated: int = 0
     ) -> Response:
         results: list[bytes] = []
         if prepared:
-            check_rate(producer, len(prepared))
+            check_rate(self._intake, producer, len(prepared))
             try:
                 receipts = await self._intake.keep([item.incoming for item in prepared])
             except Refused as error:
-                return response_of(self._intake.refuse(error, len(prepared)))
+                return response_of(self._intake.refuse(error, producer, len(prepared)))
             for receipt, item in zip(receipts, prepared, strict=True):
                 results.append(receipt_json(receipt, item.warnings))
         return reply(
             200, b'{"results": [%s], "truncated": %d}\n' % (b", ".join(results), truncated)
         )
 
-    def _refusal(self, error: EventError) -> Refusal:
-        answer = self._intake.refuse(error)
+    def _refusal(self, error: EventError, producer: Producer) -> Refusal:
+        answer = self._intake.refuse(error, producer)
         return Refusal(
             422 if answer.status == 400 else answer.status, error.message, error.field, error.hint
         )

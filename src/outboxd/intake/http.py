@@ -34,6 +34,9 @@ BATCH_BYTES_MAX = 64 * 1024 * 1024
 PORTION_BYTES = 256 * 1024
 
 _IDEMPOTENCY_KEY = "idempotency-key"
+_TOO_FAST = "more events than this producer's rate allows"
+_SLOWER = "they are taken again after Retry-After; `--rate` of its token is the limit"
+_TOO_FAST_LINE = refusal_body(_TOO_FAST, None, _SLOWER)[:-1] + b', "retry": true}'
 _BATCH_HINT = "send it in several batches"
 
 
@@ -70,12 +73,14 @@ class IntakeRoutes:
             return await self._tell(request, producer, key)
         offers_hop = offer is not None
         if not offers_hop:
-            check_rate(producer, 1)
+            check_rate(self._door, producer, 1)
         try:
             data = await read_body(request, self._door.bytes_max(producer))
         except Refusal as refusal:
             if refusal.status in (408, 413):
-                self._metrics.refused("too_large" if refusal.status == 413 else "stalled", 1)
+                is_large = refusal.status == 413
+                reason, told = ("too_large" if is_large else "stalled"), f"its body: {refusal}"
+                self._door.count_refused(producer, reason, 1, told)
             raise
         if offers_hop:
             # An agent that did not know yet whom it speaks with. It sends the event again,
@@ -87,7 +92,7 @@ class IntakeRoutes:
 
     async def _tell(self, request: Request, producer: Producer, key: str | None) -> Response:
         """An agent asks what became of an event that it handed in. Nothing is taken."""
-        check_rate(producer, 1)
+        check_rate(self._door, producer, 1)
         await read_body(request, self._door.bytes_max(producer))
         state = None
         if key is not None and key.isascii():
@@ -105,10 +110,12 @@ class IntakeRoutes:
                 "Idempotency-Key",
                 "give each line its own dedupKey",
             )
+        producer = producer_of(request)
         refused = self._door.admission.refusal()
         if refused is not None:
-            return response_of(self._door.refuse(refused))
-        results, complete = await self._read_lines(request, producer_of(request))
+            return response_of(self._door.refuse(refused, producer))
+        check_rate(self._door, producer, 0)
+        results, complete = await self._read_lines(request, producer)
         self._metrics.intake_request(perf_counter() - started)
         if results.is_one_fault and _is_form(request):
             raise Refusal(
@@ -172,6 +179,10 @@ class IntakeRoutes:
             if request.is_gone:
                 raise ClientGone("nobody waits for the results of this batch")
             portion = lines[start : start + PORTION_LINES]
+            if producer.wait_s(len(portion)) > 0:
+                self._door.count_refused(producer, "rate", len(portion), _TOO_FAST)
+                results.add_same(_TOO_FAST_LINE, len(portion))
+                continue
             results.add(await self._door.take_lines(portion, Source.BATCH, producer, faults))
         lines.clear()
 
@@ -185,17 +196,13 @@ def producer_of(request: Request) -> Producer:
     return user(request.peer.user_id)
 
 
-def check_rate(producer: Producer, count: int) -> None:
-    """Raises Refusal (429) where the producer's rate does not allow so many events now."""
+def check_rate(door: Intake, producer: Producer, count: int) -> None:
+    """Raises Refusal (429) where the producer's rate does not allow so many events now
+    (0: where it has used up more than it had)."""
     wait_s = producer.wait_s(count)
     if wait_s > 0:
-        raise Refusal(
-            429,
-            "more events than this producer's rate allows",
-            None,
-            "they are taken again after Retry-After; `--rate` of its token is the limit",
-            {"Retry-After": str(ceil(wait_s))},
-        )
+        door.count_refused(producer, "rate", max(1, count), _TOO_FAST)
+        raise Refusal(429, _TOO_FAST, None, _SLOWER, {"Retry-After": str(ceil(wait_s))})
 
 
 def _is_form(request: Request) -> bool:

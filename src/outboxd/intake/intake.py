@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, EventError, EventTooLarge, OutboxFull, Refused
+from outboxd.event.hop import read_hop_text
 from outboxd.event.komodor import (
     NO_SCOPE_WARNING,
     Defaults,
@@ -27,7 +28,8 @@ from outboxd.event.komodor import (
 from outboxd.event.strictjson import Unexplained
 from outboxd.intake import plain_event
 from outboxd.intake.admission import Admission
-from outboxd.intake.producer import NotAllowed, Producer
+from outboxd.intake.host_clocks import ahead_ms
+from outboxd.intake.producer import NotAllowed, Producer, ProducerWatch, Unwatched
 from outboxd.intake.syntax import check_syntax
 from outboxd.intake.turns import Turns
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark
@@ -149,6 +151,7 @@ class Intake:
         self._turns = Turns()
         # Told of events that are refused for lack of room, and how many they are.
         self.on_refused: Callable[[Refused, int], None] = lambda refusal, count: None
+        self.watch: ProducerWatch = Unwatched()
         self.configure(defaults, event_type_max, event_bytes_max, ttl_s)
 
     def configure(
@@ -232,7 +235,7 @@ class Intake:
             incoming, warnings = await self._judge(data, source, producer, header_key)
             (receipt,) = await self.keep([incoming])
         except (EventError, Refused) as error:
-            return self.refuse(error)
+            return self.refuse(error, producer)
         return Answer(201 if receipt.status == "accepted" else 200, receipt_json(receipt, warnings))
 
     async def state_of_key(self, producer: Producer, dedup_key: str) -> str | None:
@@ -260,22 +263,31 @@ class Intake:
             check_syntax(data)
         return self.prepare(data, source, producer, header_key)
 
-    def refuse(self, error: EventError | Refused, count: int = 1) -> Answer:
+    def refuse(self, error: EventError | Refused, producer: Producer, count: int = 1) -> Answer:
         """The answer that says why `count` events were not kept; it is counted."""
         if isinstance(error, Refused):
-            self.refused(error, count)
+            self.refused(error, count, producer)
             status = 507 if isinstance(error, DiskShort) else 503
             return Answer(status, refusal_json(error), error.retry_after_s)
         for kind, status, reason in _REFUSED_AS:
             if isinstance(error, kind):
-                self.metrics.refused(reason, count)
+                self.count_refused(producer, reason, count, error.message)
                 return Answer(status, error_json(error))
         raise AssertionError("every EventError has its status")
 
-    def refused(self, refusal: Refused, count: int) -> None:
+    def refused(self, refusal: Refused, count: int, producer: Producer | None = None) -> None:
         """So many events find no room now: counted, and told to whoever logs it."""
-        self.metrics.refused(refusal_reason(refusal), count)
+        reason = refusal_reason(refusal)
+        if producer is None:
+            self.metrics.refused(reason, count)
+        else:
+            self.count_refused(producer, reason, count, refusal.message)
         self.on_refused(refusal, count)
+
+    def count_refused(self, producer: Producer, reason: str, count: int, told: str) -> None:
+        """So many of a producer's events were not kept, for a reason of the metrics'."""
+        self.metrics.refused(reason, count)
+        self.watch.refused(producer.name, reason, count, told)
 
     async def keep(self, items: Sequence[Incoming]) -> list[Receipt]:
         """Commit all of `items` or none; the receipts in the same order.
@@ -313,6 +325,7 @@ class Intake:
                 accepted = 0  # counted once
         if kept:
             self.metrics.accepted(items[0].source, kept)
+            self._tell_watch(items, receipts)
         if kept < len(items):
             repeats = sum(receipt.repeated for receipt in receipts)
             self.metrics.repeats(repeats)
@@ -353,6 +366,21 @@ class Intake:
                     answers[place] = Kept(0, error)
         return answers
 
+    def _tell_watch(self, items: Sequence[Incoming], receipts: Sequence[Receipt]) -> None:
+        """What was kept, by its producer; and whose clock is wrong."""
+        kept = Counter(
+            item.producer
+            for item, receipt in zip(items, receipts, strict=True)
+            if receipt.status == "accepted"
+        )
+        for name, count in kept.items():
+            self.watch.accepted(name, count)
+        for item in items:
+            ahead = None if item.occurred_at is None else ahead_ms(item)
+            if ahead is not None:
+                host = "" if item.hop is None else read_hop_text(item.hop).host
+                self.watch.clock_wrong(item.producer, host, ahead)
+
     async def take_lines(
         self, lines: Sequence[bytes | None], source: str, producer: Producer, faults: Faults
     ) -> list[bytes]:
@@ -392,7 +420,8 @@ class Intake:
                     results.append(b"")
                     good.append(judged)
         if len(good) < len(lines):
-            self.metrics.refused("invalid", len(lines) - len(good))
+            faulty, told = len(lines) - len(good), "lines of a batch are no events, or not allowed"
+            self.count_refused(producer, "invalid", faulty, told)
         done = 0
         try:
             while done < len(good):
@@ -404,7 +433,7 @@ class Intake:
                     results[places[done]] = receipt_json(receipt, prepared.warnings)
                     done += 1
         except Refused as error:
-            self.refused(error, len(good) - done)
+            self.refused(error, len(good) - done, producer)
             refused = refusal_json(error)
             for place in places[done:]:
                 results[place] = refused

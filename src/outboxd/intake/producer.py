@@ -6,6 +6,8 @@ limited to stands where it is authenticated; this room only asks.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from outboxd.errors import EventError
 from outboxd.event.komodor import Event
 
@@ -13,6 +15,29 @@ from outboxd.event.komodor import Event
 class NotAllowed(EventError):
     """The event is valid, and this producer may not say it: 422, so that a sending
     agent makes a dead letter of it and does not hold everything."""
+
+
+class ProducerWatch(Protocol):
+    """Who is told what becomes of a producer's events, by its name."""
+
+    def accepted(self, producer: str, count: int) -> None: ...
+
+    def refused(self, producer: str, reason: str, count: int, told: str) -> None: ...
+
+    def clock_wrong(self, producer: str, host: str, ahead_ms: int) -> None: ...
+
+
+class Unwatched:
+    """Nobody is told."""
+
+    def accepted(self, producer: str, count: int) -> None:
+        pass
+
+    def refused(self, producer: str, reason: str, count: int, told: str) -> None:
+        pass
+
+    def clock_wrong(self, producer: str, host: str, ahead_ms: int) -> None:
+        pass
 
 
 class Producer:

@@ -61,6 +61,56 @@ class LabelledCounter:
         return family
 
 
+class NamedCounter:
+    """A count for each of a bounded number of names, and of a reason where there are some.
+
+    Names that come once there are `names_max` of them are counted as `other`, so that
+    nobody's configuration makes series without end.
+    """
+
+    __slots__ = ("_counts", "_labels", "_names_max", "_reasons", "help", "name")
+
+    def __init__(
+        self,
+        name: str,
+        help: str,
+        label: str,
+        reasons: Sequence[str] = (),
+        names_max: int = 100,
+    ) -> None:
+        self.name = name
+        self.help = help
+        self._labels = [label, "reason"] if reasons else [label]
+        self._reasons = (*reasons, OTHER) if reasons else ("",)
+        self._names_max = names_max
+        self._counts: dict[str, dict[str, int]] = {}
+        self._of(OTHER)
+
+    def know(self, names: Iterable[str]) -> None:
+        """These are there from now on, with 0."""
+        for name in names:
+            self._of(name)
+
+    def add(self, name: str, count: int, reason: str = "") -> None:
+        counts = self._of(name)
+        counts[reason if reason in counts else OTHER] += count
+
+    def family(self) -> CounterMetricFamily:
+        family = CounterMetricFamily(self.name, self.help, labels=self._labels)
+        for name, counts in list(self._counts.items()):
+            for reason, count in counts.items():
+                family.add_metric([name, reason][: len(self._labels)], count)
+        return family
+
+    def _of(self, name: str) -> dict[str, int]:
+        counts = self._counts.get(name)
+        if counts is None:
+            if len(self._counts) > self._names_max:
+                return self._counts[OTHER]
+            self._counts[name] = counts = dict.fromkeys(self._reasons, 0)
+        return counts
+
+
 class Histogram:
     """How observations spread over buckets."""
 

@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from outboxd.clock import Clock
-from outboxd.observe.cells import OTHER, Counter, Histogram, LabelledCounter
+from outboxd.observe.cells import OTHER, Counter, Histogram, LabelledCounter, NamedCounter
 from outboxd.observe.gauges import Gauges
 
 TYPE_CHECKING = False
@@ -30,6 +30,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SOURCES = ("socket", "batch", "spool", "agent")
 REFUSALS = ("invalid", "too_large", "full", "disk_short", "stalled", "stopping",
             "internal", "not_allowed", "rate", OTHER)  # fmt: skip
+# By the name of a token, of whom there may be this many; the others are one.
+TOKEN_REFUSALS = ("invalid", "too_large", "not_allowed", "rate", "full", "disk_short")
+TOKENS_NAMED_MAX = 100
 OUTCOMES = ("delivered", "throttled", "unavailable", "hold", "rejected")
 DEAD_REASONS = ("rejected", "exhausted", "expired")
 LIMITS_MET = ("connections", "displaced", "bytes", "head_stalled", "body_stalled",
@@ -97,6 +100,23 @@ class Metrics(Collector):
     def unauthenticated(self) -> None:
         """A request over TCP of which nobody knows who sent it."""
         self._unauthenticated.value += 1
+
+    def known_tokens(self, names: Iterable[str]) -> None:
+        """Names of the gateway's tokens: their series are there from now on."""
+        for cell in (self._token_accepted, self._token_refused, self._token_clocks):
+            cell.know(names)
+
+    def token_accepted(self, name: str, count: int) -> None:
+        """Events that the producer of a token handed in, and that were kept."""
+        self._token_accepted.add(name, count)
+
+    def token_refused(self, name: str, reason: str, count: int) -> None:
+        """Events of the producer of a token that were not kept; by one of `TOKEN_REFUSALS`."""
+        self._token_refused.add(name, count, reason)
+
+    def token_clock_wrong(self, name: str) -> None:
+        """An event whose host has a clock that is wrong."""
+        self._token_clocks.add(name, 1)
 
     def alerts_truncated(self, count: int) -> None:
         """Alerts that Alertmanager left out of its requests."""
@@ -252,6 +272,25 @@ class Metrics(Collector):
         self._unauthenticated = Counter(
             "outboxd_gateway_unauthenticated", "Requests over TCP without a valid token."
         )
+        self._token_accepted = NamedCounter(
+            "outboxd_gateway_events_accepted",
+            "Events that came over TCP and were kept, by the name of the token.",
+            "token",
+            names_max=TOKENS_NAMED_MAX,
+        )
+        self._token_refused = NamedCounter(
+            "outboxd_gateway_events_refused",
+            "Events that came over TCP and were refused, by the name of the token.",
+            "token",
+            TOKEN_REFUSALS,
+            names_max=TOKENS_NAMED_MAX,
+        )
+        self._token_clocks = NamedCounter(
+            "outboxd_gateway_clock_wrong",
+            "Events of hosts whose clock is off by a minute or more, by the name of the token.",
+            "token",
+            names_max=TOKENS_NAMED_MAX,
+        )
         self._alerts_truncated = Counter(
             "outboxd_gateway_alerts_truncated", "Alerts that Alertmanager left out (max_alerts)."
         )
@@ -313,11 +352,12 @@ class Metrics(Collector):
         )
         self._progress_at = dict.fromkeys(PARTS, 0)
 
-    def _cells(self) -> Iterable[Counter | LabelledCounter | Histogram]:
+    def _cells(self) -> Iterable[Counter | LabelledCounter | NamedCounter | Histogram]:
         return (
             *(self._accepted, self._refused, self._duplicates, self._repeats),
             *(self._request_duration, self._limits_met, self._spool_files),
             *(self._unauthenticated, self._alerts_truncated),
+            *(self._token_accepted, self._token_refused, self._token_clocks),
             *(self._commit_duration, self._commit_rows, self._pruned),
             *(self._attempts, self._attempt_duration, self._delivered, self._delivery_age),
             *(self._dead, self._set_aside, self._revived, self._possible_duplicates),

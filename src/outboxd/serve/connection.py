@@ -172,7 +172,8 @@ class Connection(asyncio.Protocol):
     # --- the reader tells ---
 
     def request_began(self, head: Head) -> None:
-        request = Request(head, Body(self, head.length), self.peer, self._certificate)
+        body = Body(self, head.length)
+        request = Request(head, body, self.peer, self._certificate, self.holder)
         self._receiving = request
         self._waiting.append(request)
 

@@ -7,7 +7,7 @@ from the kernel (`peer`) or from a guard (`identity`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -26,6 +26,7 @@ class Request:
         "body",
         "certificate",
         "head",
+        "holder",
         "identity",
         "is_gone",
         "peer",
@@ -37,10 +38,12 @@ class Request:
         body: Body,
         peer: Peer | None,
         certificate: Mapping[str, object] | None = None,
+        holder: Hashable = None,
     ) -> None:
         self.head = head
         self.body = body
         self.peer = peer  # the process at the other end of a Unix socket; None on TCP
+        self.holder = holder  # who answers for what it uses: a uid, or an address on TCP
         self.certificate = certificate  # the TLS client's, verified; as `ssl` gives it
         self.identity: Any = None  # whom a guard found it to be from, in the guard's words
         self.answer_headers: Mapping[str, str] | None = None  # set by a guard, for any answer

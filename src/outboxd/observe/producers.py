@@ -1,0 +1,98 @@
+"""What the operator is told of those who hand in over TCP: counted and logged by name.
+
+A line for each name and reason at most once a minute, with how many events it was
+since the last one: who is refused, throttled or has a wrong clock is seen, and
+nobody can fill the log. No token, and nothing of an event, is ever in a line.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from outboxd.clock import Clock
+from outboxd.observe.logs import get_logger
+from outboxd.units import format_duration
+
+OF_TOKENS = "token:"  # how the names of such producers begin
+TOLD_EVERY_S = 60.0
+KINDS_MAX = 1000  # more names and reasons than that are counted and not told
+
+_EVENTS = {"rate": "producer.throttled"}
+_HINTS = {
+    "rate": "its token's --rate is the limit; what it sends is taken again after Retry-After",
+    "not_allowed": "its token may not say that: see `outboxd token list`",
+}
+
+
+class TokenMetrics(Protocol):
+    """What is counted by name."""
+
+    def token_accepted(self, name: str, count: int) -> None: ...
+
+    def token_refused(self, name: str, reason: str, count: int) -> None: ...
+
+    def token_clock_wrong(self, name: str) -> None: ...
+
+
+class ProducerObserver:
+    """Told by the door; passes over whoever is a user of this host."""
+
+    def __init__(self, metrics: TokenMetrics, clock: Clock) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._log = get_logger("gateway")
+        self._untold: dict[tuple[str, str], int] = {}  # events since the last line
+        self._told_s: dict[tuple[str, str], float] = {}
+
+    def accepted(self, producer: str, count: int) -> None:
+        """So many of its events were kept."""
+        if producer.startswith(OF_TOKENS):
+            self._metrics.token_accepted(producer.removeprefix(OF_TOKENS), count)
+
+    def refused(self, producer: str, reason: str, count: int, told: str) -> None:
+        """So many of its events were not kept; `told`: what it was answered."""
+        if not producer.startswith(OF_TOKENS):
+            return
+        name = producer.removeprefix(OF_TOKENS)
+        self._metrics.token_refused(name, reason, count)
+        due = self._due(name, reason, count)
+        if due:
+            self._log.warning(
+                _EVENTS.get(reason, "producer.refused"),
+                producer=name,
+                reason=reason,
+                count=due,
+                error=told,
+                hint=_HINTS.get(reason, "its own log or dead letters have the event"),
+            )
+
+    def clock_wrong(self, producer: str, host: str, ahead_ms: int) -> None:
+        """An event shows that its host's clock is ahead of ours, or (below 0) behind."""
+        if not producer.startswith(OF_TOKENS):
+            return
+        name = producer.removeprefix(OF_TOKENS)
+        self._metrics.token_clock_wrong(name)
+        due = self._due(name, "clock", 1)
+        if due:
+            self._log.warning(
+                "producer.clock_wrong",
+                producer=name,
+                host=host or None,
+                count=due,
+                off=format_duration(abs(ahead_ms) / 1000),
+                direction="ahead" if ahead_ms > 0 else "behind",
+                hint="delays are right all the same, occurredAt is not: "
+                "`timedatectl set-ntp true` there, or on this gateway",
+            )
+
+    def _due(self, name: str, reason: str, count: int) -> int:
+        """How many there were since the last line, where one is due; else 0."""
+        kind, now_s = (name, reason), self._clock.monotonic_s()
+        if kind not in self._told_s and len(self._told_s) >= KINDS_MAX:
+            return 0
+        untold = self._untold.pop(kind, 0) + count
+        if now_s - self._told_s.get(kind, float("-inf")) < TOLD_EVERY_S:
+            self._untold[kind] = untold
+            return 0
+        self._told_s[kind] = now_s
+        return untold

@@ -1,0 +1,172 @@
+"""What the operator of a gateway sees of those who hand in: counted and logged by name."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from outboxd.intake.host_clocks import ahead_ms
+from outboxd.observe.logs import captured
+from outboxd.observe.producers import KINDS_MAX, ProducerObserver
+from outboxd.outbox.model import Incoming
+from outboxd.times import parse_rfc3339
+
+EVENT = {"eventType": "deploy", "summary": "secret words", "scope": {"clusters": ["prod"]}}
+NOW = parse_rfc3339("2026-11-21T12:00:00Z")
+HOUR_MS = 3_600_000
+
+
+def counted(gateway, name, **labels):
+    for line in gateway.agent.metrics().splitlines():
+        if line.startswith(name) and all(f'{k}="{v}"' in line for k, v in labels.items()):
+            return float(line.rpartition(" ")[2])
+    raise AssertionError(f"no {name} {labels}")
+
+
+def lines(gateway, event):
+    gateway.agent.await_log(event)
+    found = [json.loads(line) for line in gateway.agent.log_text().splitlines() if event in line]
+    return [line for line in found if line["event"] == event]
+
+
+def test_what_a_token_hands_in_is_counted_by_its_name(make_gateway):
+    gateway = make_gateway({"web": {}, "idle": {}})
+    accepted = "outboxd_gateway_events_accepted_total"
+    assert counted(gateway, accepted, token="web") == 0
+    for _ in range(3):
+        assert gateway.post(EVENT, gateway.secrets["web"]).status == 201
+    batch = b"\n".join([json.dumps(EVENT).encode()] * 4)
+    gateway.request("POST", "/v1/events/batch", batch, gateway.secrets["web"])
+    gateway.agent.accept("by the socket")
+    assert counted(gateway, accepted, token="web") == 7
+    assert counted(gateway, accepted, token="idle") == 0
+    assert counted(gateway, "outboxd_events_accepted_total", source="socket") == 4
+
+
+def test_who_is_refused_and_why_is_counted_and_logged_with_the_name(make_gateway):
+    gateway = make_gateway({"web": {"clusters": ("prod",)}})
+    refused = "outboxd_gateway_events_refused_total"
+    token = gateway.secrets["web"]
+    assert gateway.post({**EVENT, "scope": {"clusters": ["dev"]}}, token).status == 422
+    assert gateway.post({"eventType": "x"}, token).status == 400
+    assert gateway.request("POST", "/v1/alertmanager", {"no": "alerts"}, token).status == 422
+    assert counted(gateway, refused, token="web", reason="not_allowed") == 1
+    assert counted(gateway, refused, token="web", reason="invalid") == 2
+    (told,) = [one for one in lines(gateway, "producer.refused") if one["reason"] == "not_allowed"]
+    assert (told["producer"], told["count"]) == ("web", 1)
+    assert "'dev'" in told["error"]
+    assert token not in gateway.agent.log_text()
+    assert "secret words" not in gateway.agent.log_text()
+
+
+def test_who_is_throttled_is_counted_and_logged_by_single_event_and_by_batch(make_gateway):
+    gateway = make_gateway({"slow": {"rate": 0.01}})
+    token = gateway.secrets["slow"]
+    assert gateway.post(EVENT, token).status == 201
+    again = gateway.post(EVENT, token)
+    assert again.status == 429
+    assert int(again.headers["Retry-After"]) >= 50
+    batch = gateway.request("POST", "/v1/events/batch", json.dumps(EVENT).encode(), token)
+    assert b'"retry": true' in batch.raw
+    assert len(gateway.entries()) == 1
+    refused = "outboxd_gateway_events_refused_total"
+    assert counted(gateway, refused, token="slow", reason="rate") == 2
+    assert counted(gateway, "outboxd_events_refused_total", reason="rate") == 2
+    (told,) = lines(gateway, "producer.throttled")
+    assert told["producer"] == "slow"
+
+
+def test_a_batch_cannot_go_past_its_tokens_rate(make_gateway):
+    """It may use up what it has, and a debt keeps the next one out."""
+    gateway = make_gateway({"slow": {"rate": 0.01}})
+    token = gateway.secrets["slow"]
+    batch = b"\n".join([json.dumps(EVENT).encode()] * 5_000)
+    first = gateway.request("POST", "/v1/events/batch", batch, token)
+    taken = len(re.findall(rb'"accepted"', first.raw))
+    assert 0 < taken < 5_000
+    assert len(re.findall(rb'"retry": true', first.raw)) == 5_000 - taken
+    assert gateway.request("POST", "/v1/events/batch", batch, token).status == 429
+
+
+def test_who_is_not_known_is_logged_with_its_address_and_never_with_what_it_sent(gateway):
+    gateway.post(EVENT, "outboxd_wrong-and-secret")
+    gateway.post(EVENT, None)
+    told = lines(gateway, "gateway.unauthenticated")
+    assert {one["reason"] for one in told} == {"an unknown or revoked token", "no token"}
+    assert {one["peer"] for one in told} == {"127.0.0.1"}
+    assert "wrong-and-secret" not in gateway.agent.log_text()
+
+
+def test_a_host_whose_clock_is_wrong_is_counted_and_named(gateway, token):
+    hop = {"ageMs": 5_000, "attempts": 1, "host": "web-7"}
+    ahead = {**EVENT, "occurredAt": "2039-01-01T00:00:00Z", "hop": hop}
+    assert gateway.post(ahead, token).status == 201
+    assert counted(gateway, "outboxd_gateway_clock_wrong_total", token="web") == 1
+    (told,) = lines(gateway, "producer.clock_wrong")
+    assert (told["producer"], told["host"], told["direction"]) == ("web", "web-7", "ahead")
+
+
+@pytest.mark.parametrize(
+    ("occurred", "age_ms", "expected"),
+    [
+        (None, 5, None),
+        (NOW - HOUR_MS, HOUR_MS, None),  # an hour late, and both clocks agree
+        (NOW - HOUR_MS, HOUR_MS + 30_000, None),
+        (NOW, HOUR_MS, HOUR_MS),
+        (NOW - 3 * HOUR_MS, HOUR_MS, -2 * HOUR_MS),
+        (NOW + HOUR_MS, 0, HOUR_MS),
+        (NOW + HOUR_MS, None, HOUR_MS),
+        (NOW - HOUR_MS, None, None),  # nobody says how old it is
+    ],
+)
+def test_how_far_a_clock_is_off_is_told_by_the_age_and_the_time(occurred, age_ms, expected):
+    hop = None if age_ms is None else f'{{"ageMs":{age_ms},"attempts":1}}'
+    item = Incoming(b"{}", "t", "information", "", "socket", NOW, occurred, hop=hop)
+    assert ahead_ms(item) == expected
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 0.0
+
+    def monotonic_s(self):
+        return self.now_s
+
+
+class Uncounted:
+    def token_accepted(self, name, count):
+        pass
+
+    def token_refused(self, name, reason, count):
+        pass
+
+    def token_clock_wrong(self, name):
+        pass
+
+
+def test_a_name_and_reason_has_a_line_a_minute_that_has_the_count_since_the_last():
+    clock = Clock()
+    with captured() as told:
+        observer = ProducerObserver(Uncounted(), clock)
+        for _ in range(100):
+            observer.refused("token:web", "rate", 2, "too many")
+        observer.refused("token:web", "invalid", 1, "no event")
+        observer.refused("uid:0", "invalid", 1, "no event")
+        clock.now_s = 61
+        observer.refused("token:web", "rate", 2, "too many")
+    assert [(line["reason"], line["count"]) for line in told] == [
+        ("rate", 2),
+        ("invalid", 1),
+        ("rate", 200),
+    ]
+
+
+def test_names_without_end_take_no_room_without_end():
+    clock = Clock()
+    with captured() as told:
+        observer = ProducerObserver(Uncounted(), clock)
+        for number in range(KINDS_MAX + 500):
+            observer.refused(f"token:n{number}", "rate", 1, "too many")
+    assert len(told) == KINDS_MAX
