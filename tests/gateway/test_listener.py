@@ -86,7 +86,9 @@ CONTRACT = {
 
 def test_no_route_of_the_socket_is_reached_over_tcp_but_those_of_the_contract(gateway, token):
     nothing: Any = MagicMock()
-    routes = [*ReadingRoutes(nothing).routes(), *ControlRoutes(nothing, nothing).routes()]
+    reading, control = ReadingRoutes(nothing), ControlRoutes(nothing, nothing)
+    routes = [*reading.routes(), *reading.socket_routes()]
+    routes += [*control.routes(), *control.socket_routes()]
     known = {(route.method, route.path) for route in routes}
     assert len(known) > 10
     for method, path in known - CONTRACT:
