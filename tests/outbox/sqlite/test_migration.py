@@ -28,6 +28,18 @@ def old_file(path, clock, event):
     for table, column in (("dedup", "mark"), ("entries", "hop"), ("entries", "producer")):
         engine.connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     engine.connection.execute("DELETE FROM _sqlite_migrations WHERE name > '0002'")
+    # Its definitions stand there with the comments that they had then.
+    engine.connection.execute("PRAGMA writable_schema = ON")
+    for now, then in (
+        ("see changes.py for the keys there are", "see store.py for the keys there are"),
+        ("see accepting.py", "'k:' the producer's key, 'r:' a body's hash"),
+    ):
+        done = engine.connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE instr(sql, ?)",
+            (now, then, now),
+        )
+        assert done.rowcount == 1
+    engine.connection.execute("PRAGMA writable_schema = RESET")
     engine.close()
     return path
 

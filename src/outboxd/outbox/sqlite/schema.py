@@ -14,6 +14,7 @@ a temporary b-tree at every row, which took a third of the time of an insert.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from typing import NamedTuple
 # Stands in the file's header, so that somebody else's database is not taken
 # for an outbox: "outb" in ASCII.
 APPLICATION_ID = 0x6F757462
+
+_COMMENT = re.compile(r"--[^\n]*")  # none of the texts has these signs within quotes
 
 ENTRIES = """
 CREATE TABLE entries (
@@ -155,11 +158,11 @@ BOOKKEEPING = (
 
 
 class Definition(NamedTuple):
-    """One table or index as SQLite lists it."""
+    """One table or index as SQLite lists it, but for comments and white space."""
 
     type: str
     name: str
-    sql: str | None
+    sql: str
 
 
 def applied(connection: sqlite3.Connection) -> set[str]:
@@ -172,9 +175,16 @@ def applied(connection: sqlite3.Connection) -> set[str]:
 
 
 def definitions(connection: sqlite3.Connection) -> set[Definition]:
-    """The tables and indexes that the file has, but for those of SQLite's own ANALYZE."""
+    """The tables and indexes that the file has, but for those of SQLite's own ANALYZE.
+
+    SQLite keeps each text with its comments, as the version wrote it that made the
+    table. They may have other words today, and mean nothing.
+    """
     query = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%'"
-    return {Definition(*row) for row in connection.execute(query)}
+    return {
+        Definition(kind, name, " ".join(_COMMENT.sub("", sql or "").split()))
+        for kind, name, sql in connection.execute(query)
+    }
 
 
 def create(connection: sqlite3.Connection) -> None:
