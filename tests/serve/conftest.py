@@ -36,6 +36,9 @@ def routes(seen):
         seen.bodies.append(body)
         return Response(body, 201)
 
+    async def show_size(request, _):
+        return Response(b"%d bytes" % len(await read_body(request, 1 << 20)), 201)
+
     async def show(request, id):
         return Response(f"{request.method} {id} {list(request.query)}".encode())
 
@@ -60,6 +63,7 @@ def routes(seen):
 
     return [
         Route("POST", "/echo", echo),
+        Route("POST", "/show-size", show_size),
         Route("GET", "/show/{id}", show),
         Route("GET", "/large", large),
         Route("GET", "/endless", endless),

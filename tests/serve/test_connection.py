@@ -10,6 +10,7 @@ import trustme
 
 from outboxd.budgets import Limits
 from outboxd.serve import peer
+from outboxd.serve.connection import FREE_BYTES
 from outboxd.serve.tls import TlsFiles
 
 GET = b"GET /show/%d HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -222,5 +223,54 @@ def test_a_handshake_that_stalls_is_ended_and_counts_meanwhile(serve, run, certi
             assert "handshake" in site.seen.limits
             writer.close()
             assert (await site.raw(LAST)).startswith(b"HTTP/1.1 200")
+
+    run(main)
+
+
+def test_a_body_of_which_a_piece_was_not_held_is_never_taken_for_whole(serve, run):
+    async def main():
+        # Room for a small piece, and not for the large one before it.
+        limits = Limits(connections=4, connections_per_peer=4, bytes=4096, bytes_per_peer=4096)
+        async with serve(limits=limits) as site:
+            size = 64 * 1024 + 10_000
+            head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+            answer = await site.raw([head, b"a" * size])
+            assert site.seen.bodies == []
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            await until(lambda: site.server.connection_count == 0)
+            assert limits.bytes.used == 0
+
+    run(main)
+
+
+def test_a_receipt_goes_out_though_its_peers_budget_is_used_up(serve, run):
+    async def main():
+        limits = Limits(connections=4, connections_per_peer=4, bytes=1024, bytes_per_peer=1024)
+        async with serve(limits=limits) as site:
+            reader, writer = await site.open()
+            head = b"POST /show-size HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+            size = FREE_BYTES + 1024
+            for _ in range(2):
+                writer.write(head % size + b"a" * size)
+                async with asyncio.timeout(20):
+                    answer = await reader.readuntil(b"bytes")
+                assert answer.startswith(b"HTTP/1.1 201 "), "what was taken is not refused"
+            writer.close()
+            await until(lambda: site.server.connection_count == 0)
+            assert limits.bytes.used == 0
+
+    run(main)
+
+
+def test_a_large_answer_over_the_budget_is_refused_and_nothing_is_given_back_twice(serve, run):
+    async def main():
+        limits = Limits(connections=4, connections_per_peer=4, bytes=1024, bytes_per_peer=1024)
+        async with serve(limits=limits) as site:
+            size = FREE_BYTES + 1024
+            head = b"GET /large HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+            answer = await site.raw(head + b"a" * size)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            await until(lambda: site.server.connection_count == 0)
+            assert limits.bytes.used == 0
 
     run(main)

@@ -75,8 +75,13 @@ class Body:
         self._wake()
 
     def end(self) -> None:
-        self.is_complete = True
+        """All of it came; of one that has failed a piece is missing, and it stays so."""
+        self.is_complete = self._fault is None
         self._wake()
+
+    @property
+    def has_failed(self) -> bool:
+        return self._fault is not None
 
     def fail(self, fault: BaseException) -> None:
         """There is no more: whoever waits for it is told."""

@@ -180,12 +180,13 @@ class Connection(asyncio.Protocol):
     def body_came(self, data: bytes) -> None:
         assert self._receiving is not None, "a body belongs to a request"
         body = self._receiving.body
-        body.held_bytes += len(data)
+        if body.has_failed:
+            return  # a piece of it is missing
         if not self._hold(len(data)):
-            body.held_bytes -= len(data)
             self._server.limited("bytes")
             body.fail(self._server.too_busy())
             return
+        body.held_bytes += len(data)
         if body.is_awaited:
             now_s = self._loop.time()
             in_time = self._patience.moved(now_s - self._wait_began_s, len(data))
@@ -327,15 +328,22 @@ class Connection(asyncio.Protocol):
         finally:
             self._current = None
             self._open_ended = False
-            if request.body.held_bytes and not self._lost:
-                self._release(request.body.held_bytes)
-                request.body.held_bytes = 0
+            self._let_go(request.body)
+
+    def _let_go(self, body: Body) -> None:
+        """Its handler is done with it."""
+        if body.held_bytes and not self._lost:
+            self._release(body.held_bytes)
+            body.held_bytes = 0
 
     async def _send(self, request: Request, answer: Response) -> bool:
-        if not self._hold(len(answer.body)):
+        self._let_go(request.body)
+        # A few words go out though the budget is used up: they may be the receipt of
+        # what was committed, which must not be told as refused.
+        held = len(answer.body) if len(answer.body) > FREE_BYTES else 0
+        if held and not self._hold(held):
             self._server.limited("bytes")
-            answer = self._server.too_busy().response()
-            self._held_bytes += len(answer.body)  # a few words more than its budget
+            answer, held = self._server.too_busy().response(), 0
         size = len(answer.body)
         close = answer.close or self._is_last(request)
         head = self._server.head(answer, size, _connection(request, close), request.answer_headers)
@@ -348,7 +356,7 @@ class Connection(asyncio.Protocol):
         if self._blocked_since_s is not None:
             await self._drained()
         if not self._lost:
-            self._release(size)
+            self._release(held)
         return self._finish(linger=answer.linger, request=request) if close else True
 
     async def _stream(self, request: Request, answer: Streamed) -> bool:
