@@ -7,6 +7,7 @@ decides anything about delivery.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,11 +27,13 @@ from outboxd.outbox.model import (
 )
 from outboxd.outbox.sqlite import listing, query
 from outboxd.outbox.sqlite.accepting import NO_ATTEMPTS, key_identities, repeat_identity
-from outboxd.outbox.sqlite.checksums import fresh_state_crc, head_crc, text_crc
+from outboxd.outbox.sqlite.checksums import fresh_state_crc, head_crc, state_crc, text_crc
 from outboxd.outbox.sqlite.rows import StateRow, Tally, insert_rows, read_states, write_states
 
 # The newest attempts that an entry keeps; `attempt_count` counts them all.
 ATTEMPTS_KEPT = 50
+
+_encode = msgspec.json.Encoder().encode
 # Of the bodies that one step of a change of many reads.
 _STEP_BYTES = 4 * 1024 * 1024
 
@@ -80,6 +83,14 @@ def _settled(row: StateRow, settlement: Settlement, now: int) -> StateRow:
     )
 
 
+def _with_attempt(attempts: str, attempt: Attempt) -> str:
+    added = _encode(attempt).decode()
+    if attempts == NO_ATTEMPTS:
+        return f"[{added}]"
+    kept = msgspec.json.decode(attempts)[-(ATTEMPTS_KEPT - 1) :]
+    return _encode([*kept, attempt]).decode()
+
+
 def _settle_first_ones(
     connection: sqlite3.Connection, settlements: Sequence[Settlement], now: int, tally: Tally
 ) -> list[int]:
@@ -92,91 +103,65 @@ def _settle_first_ones(
     first = {each.seq: each for each in settlements if each.first_of is not None}
     if not first:
         return []
-    rows = [_first_row(each, now) for each in first.values()]
+    alike: dict[tuple[object, ...], list[_FirstRow]] = {}
+    for each in first.values():
+        row, changed = _first_row(each, now)
+        alike.setdefault(changed, []).append(row)
+    count = sum(
+        insert_rows(connection, _FIRST_HEAD, rows, _SETTLE_FIRST, more=changed)
+        for changed, rows in alike.items()
+    )
     done = list(first)
-    if insert_rows(connection, _FIRST_HEAD, rows, _SETTLE_FIRST) < len(rows):
+    if count < len(first):
+        wanted = [row._asdict() for rows in alike.values() for row in rows]
         (text,) = connection.execute(
             "SELECT json_group_array(seq) FROM entries JOIN json_each(?) v"
             " ON seq = json_extract(v.value, '$.seq')"
             " AND state_crc = json_extract(v.value, '$.state_crc')",
-            (msgspec.json.encode([row._asdict() for row in rows]).decode(),),
+            (msgspec.json.encode(wanted).decode(),),
         ).fetchone()
         done = msgspec.json.decode(text, type=list[int])
-    for seq in done:
-        each = first[seq]
-        producer = each.first_of or ""
-        tally.add(State.PENDING, 0, producer, -1)
-        tally.add(each.state, 0, producer, +1)
+    moved = Counter((first[seq].state, first[seq].first_of or "") for seq in done)
+    for (state, producer), count in moved.items():
+        tally.add(State.PENDING, 0, producer, -count)
+        tally.add(state, 0, producer, +count)
     return done
 
 
 class _FirstRow(NamedTuple):
-    """What a first attempt makes of an entry, and what it must have been before."""
+    """What is another in each of the entries whose first attempt ended alike."""
 
     seq: int
-    state: str
-    due_at: int
-    ended_at: int | None
-    attempt_count: int
-    spent: int
-    possible_duplicate: int
-    dead_reason: str | None
     attempts: str
     state_crc: int
     fresh_crc: int
 
 
 _FIRST_HEAD = f"WITH v ({', '.join(_FirstRow._fields)}) AS ("
+# The plus keeps SQLite from an index that the statement itself changes.
 _SETTLE_FIRST = (
-    ") UPDATE entries SET "
-    + ", ".join(f"{name} = v.{name}" for name in _FirstRow._fields[1:-1])
-    + " FROM v WHERE entries.seq = v.seq AND entries.state_crc = v.fresh_crc"
-    " AND entries.state = 'pending' AND entries.held = 0 AND entries.attempt_count = 0"
+    ") UPDATE entries SET attempts = v.attempts, state_crc = v.state_crc, state = ?, due_at = ?,"
+    " ended_at = ?, attempt_count = ?, spent = ?, possible_duplicate = ?, dead_reason = ?"
+    " FROM v WHERE entries.seq = v.seq AND entries.state_crc = v.fresh_crc"
+    " AND +entries.state = 'pending' AND +entries.held = 0 AND entries.attempt_count = 0"
 )
 
 
-def _first_row(settlement: Settlement, now: int) -> _FirstRow:
-    row = _settled(_fresh_state(settlement), settlement, now)
-    return _FirstRow(
-        row.seq,
-        row.state,
-        row.due_at,
-        row.ended_at,
-        row.attempt_count,
-        row.spent,
-        row.possible_duplicate,
-        row.dead_reason,
-        row.attempts,
-        row.right_crc(),
-        fresh_state_crc(row.seq),
+def _first_row(settlement: Settlement, now: int) -> tuple[_FirstRow, tuple[object, ...]]:
+    """As `_settled` would make it of an entry as it came in, without making that: the
+    row, and what the statement changes in all of them."""
+    seq, state, attempt = settlement.seq, settlement.state, settlement.attempt
+    due_at, ended_at = (settlement.due_at, None) if state == "pending" else (0, now)
+    count, attempts = 0, NO_ATTEMPTS
+    if attempt is not None:
+        count, attempts = 1, f"[{_encode(attempt).decode()}]"
+    spent, doubtful = settlement.spent, int(settlement.possible_duplicate)
+    reason = settlement.dead_reason
+    crc = state_crc(
+        seq, state, 0, due_at, ended_at, 0, None, count, spent, doubtful, reason, attempts
     )
-
-
-def _fresh_state(settlement: Settlement) -> StateRow:
-    """An entry's state as it came in."""
-    return StateRow(
-        seq=settlement.seq,
-        state=State.PENDING,
-        held=0,
-        due_at=0,
-        ended_at=None,
-        repeats=0,
-        last_occurred_at=None,
-        attempt_count=0,
-        spent=0,
-        possible_duplicate=0,
-        dead_reason=None,
-        attempts=NO_ATTEMPTS,
-        producer=settlement.first_of or "",
-    )
-
-
-def _with_attempt(attempts: str, attempt: Attempt) -> str:
-    added = msgspec.json.encode(attempt).decode()
-    if attempts == NO_ATTEMPTS:
-        return f"[{added}]"
-    kept = msgspec.json.decode(attempts)[-(ATTEMPTS_KEPT - 1) :]
-    return msgspec.json.encode([*kept, attempt]).decode()
+    changed = (state, due_at, ended_at, count, spent, doubtful, reason)
+    return _FirstRow(seq, attempts, crc, fresh_state_crc(seq)), changed
 
 
 # --- the operator --------------------------------------------------------------

@@ -162,14 +162,15 @@ def insert_rows(
     rows: Sequence[tuple[Any, ...]],
     tail: str = "",
     pattern: str | None = None,
+    more: Sequence[object] = (),
 ) -> int:
     """Many rows, few statements; `pattern` is the row's text where not all of it is
-    bound. How many rows were inserted or changed."""
+    bound, `more` what is bound behind the rows. How many were inserted or changed."""
     changed = 0
     for portion in portions(rows):
         marks = pattern or "(" + ",".join("?" * len(portion[0])) + ")"
         values = ",".join([marks] * len(portion))
-        bound = tuple(chain.from_iterable(portion))
+        bound = (*chain.from_iterable(portion), *more)
         changed += connection.execute(f"{head} VALUES {values}{tail}", bound).rowcount
     return changed
 
