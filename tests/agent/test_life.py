@@ -69,6 +69,37 @@ def test_a_refused_reload_is_told_to_who_asked_and_changes_nothing(agent):
     assert "outboxd_config_reload_refused 0.0" in agent.metrics()
 
 
+def test_a_reload_that_is_refused_late_has_changed_nothing_either(agent):
+    good = agent.config.read_text()
+    more = '[log]\nlevel = "error"\n[webhooks.new]\nevent_type = "kind"\nsummary = "text"\n'
+    missing = '[komodor]\nca_file = "/nonexistent/authorities.pem"'
+    agent.config.write_text(good.replace("[komodor]", missing) + more)
+    done = outboxd("reload", "-c", str(agent.config))
+    assert done.returncode == 78
+    assert b"ca_file" in done.stderr
+    payload = b'{"kind": "build", "text": "done"}'
+    assert "no webhook" in agent.request("POST", "/v1/webhooks/new", payload)[1]["error"]
+    agent.signal(signal.SIGTERM)
+    agent.await_log("agent.stopping")  # of level info
+    assert agent.wait() == 0
+
+
+def test_a_key_file_that_a_reload_names_is_watched(make_agent, komodor, tmp_path):
+    agent = make_agent(start=False, environ=NO_KEY)
+    lines = [x for x in agent.config.read_text().splitlines() if "api_key_file" not in x]
+    agent.config.write_text("\n".join(lines))
+    agent.start()
+    key_file = tmp_path / "another-key"
+    key_file.write_text("first-key")
+    lines.insert(lines.index("[komodor]") + 1, f'api_key_file = "{key_file}"')
+    agent.config.write_text("\n".join(lines))
+    assert outboxd("reload", "-c", str(agent.config)).returncode == 0
+    key_file.write_text("second-key")
+    agent.await_log("key.changed")
+    agent.await_entry(agent.accept("with the new one"), state="delivered")
+    assert komodor.arrivals[-1].headers["x-api-key"] == "second-key"
+
+
 def test_a_reload_without_an_agent_is_69(make_agent):
     agent = make_agent(start=False)
     assert outboxd("reload", "-c", str(agent.config)).returncode == 69

@@ -334,18 +334,24 @@ class AgentParts:
         self.sender.key_changed()
 
     def reconfigure(self, config: Config, key: str | None) -> list[str]:
-        """Take over what can change while running; the names of what cannot."""
+        """Take over what can change while running; the names of what cannot.
+
+        Raises:
+            ConfigError: it was refused, and nothing has changed.
+        """
         names = changed(self.config, config)
+        # What may refuse them comes first: then nothing has changed yet.
         webhooks = compile_webhooks(config.webhooks)
+        transport = self.transport
+        if changes_the_way(names):
+            transport = Transport(config.komodor, key)
+        else:
+            transport.reread_files(whether_changed_or_not=True)
         if self._gateway is not None:
             self._gateway.take_over(config)
         self._webhooks.webhooks = webhooks
-        old = None
-        if changes_the_way(names):  # it may refuse them: nothing has changed yet
-            old, self.transport = self.transport, Transport(config.komodor, key)
-        else:
-            self.transport.reread_files(whether_changed_or_not=True)
-            self.transport.set_key(key)
+        transport.set_key(key)
+        old, self.transport = self.transport, transport
         before, self.config = self.config, config
         self._key = key
         self.sender.reconfigure(sender_settings(config), self.transport)
@@ -362,7 +368,7 @@ class AgentParts:
         self.metrics.limits(
             events_max=config.outbox.events_max, disk_free_min_bytes=config.outbox.disk_free_min
         )
-        if old is not None:
+        if old is not transport:
             task = asyncio.get_running_loop().create_task(_close_later(old, before))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

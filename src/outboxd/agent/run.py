@@ -166,8 +166,7 @@ class Agent:
         self._sender_task = self._spawn("sender", parts.sender.run())
         for name, work in parts.background():
             self._spawn(name, work)
-        if parts.key_file() is not None:
-            self._spawn("key", self._watch_key())
+        self._spawn("key", self._watch_key())
         interval_s = self._notifier.watchdog_interval_s()
         if interval_s is not None:
             self._spawn("watchdog", self._feed_watchdog(interval_s))
@@ -252,9 +251,9 @@ class Agent:
             if key.value is None and key.problems:
                 # A file that is being written, perhaps: what worked is kept.
                 key = key._replace(value=self._key.value, source=self._key.source)
-            logs.configure(config.log.level, config.log.format)
             logs.keep_secret([self._key.value, key.value])
             left = self._parts.reconfigure(config, key.value)
+            logs.configure(config.log.level, config.log.format)
         except OutboxdError as error:
             self._parts.metrics.reload(False)
             self._log.error(
@@ -279,6 +278,8 @@ class Agent:
         """A new content of the key file is taken over at once: it may end a hold."""
         while True:
             await asyncio.sleep(KEY_WATCH_S)
+            if self._parts.key_file() is None:
+                continue  # a reload may name one
             found = await asyncio.to_thread(read_api_key, self._config)
             if found.problem is not None and str(found.problem) != str(self._key.problem):
                 self._log.warning(

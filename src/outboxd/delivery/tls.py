@@ -61,14 +61,14 @@ class WatchedTls:
         """Take over the files if they changed; whether there is a new context.
 
         Raises:
-            ConfigError: they changed into something of no use, told once for each
-                such change; the context before stays in force.
+            ConfigError: they changed into something of no use, told each time until
+                they are of use again; the context before stays in force.
         """
         stamp = self._files.stamp()
         if stamp == self._stamp and not whether_changed_or_not:
             return False
-        self._stamp = stamp
-        self.context = self._files.context()
+        context = self._files.context()
+        self._stamp, self.context = stamp, context
         return True
 
 

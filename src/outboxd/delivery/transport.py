@@ -75,6 +75,7 @@ class Transport:
                 proxy, self._context(), settings.connect_timeout_s, settings.request_timeout_s
             )
         self._renewals = 0
+        self._has_untold_files = False  # taken over after a fault, by nobody's call
         self.set_key(key)
 
     def set_key(self, key: str | None) -> None:
@@ -138,21 +139,24 @@ class Transport:
         """
         with suppress(ConfigError):  # half-written files do not take away what works
             if self.reread_files():
+                self._has_untold_files = True
                 return
         self._renew()
 
     def reread_files(self, whether_changed_or_not: bool = False) -> bool:
         """Take over authorities, certificate and key file where they changed on disk;
-        whether they did. New connections use them.
+        whether they did since the last call. New connections use them.
 
         Raises:
             ConfigError: they cannot be used; what was read before stays in force.
-                Told once for each change.
         """
-        if self._tls is None or not self._tls.reread(whether_changed_or_not):
+        if self._tls is None:
             return False
-        self._renew()
-        return True
+        is_new = self._tls.reread(whether_changed_or_not)
+        if is_new:
+            self._renew()
+        untold, self._has_untold_files = self._has_untold_files, False
+        return is_new or untold
 
     async def close(self) -> None:
         """Ends all connections, those under way too."""
