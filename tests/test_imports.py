@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,27 @@ def test_a_room_imports_only_what_lies_below_it(path):
         return
     allowed = BOTTOM if room in BOTTOM else MAY_IMPORT[room]
     assert imported_rooms(path) - allowed - {room} == set()
+
+
+def imported_files(path: Path) -> set[Path]:
+    """The files of outboxd that one imports, in functions too, but not for types alone."""
+    names = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {each.name for each in node.names}
+        waiting += ast.iter_child_nodes(node)
+    found = {SOURCE.parent / f"{str(name).replace('.', '/')}.py" for name in names}
+    return {each for each in found if each.exists()}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    TopologicalSorter({path: imported_files(path) for path in FILES}).prepare()
 
 
 def test_intake_and_delivery_never_meet():

@@ -1,6 +1,7 @@
-"""What to do where a disk has no room: it may have run out of bytes, or of inodes.
+"""What a disk keeps, and what to do where it has no room.
 
-Both come as the same error (ENOSPC), and who looks for bytes finds plenty.
+It may have run out of bytes, or of inodes: both come as the same error (ENOSPC), and
+who looks for bytes finds plenty. A name in a directory stays only once that is synced.
 Standard library alone, since producers say it too.
 """
 
@@ -28,3 +29,16 @@ def room_hint(path: str) -> str:
     if has_inodes(path):
         return "make room on its disk (see `df -h`)"
     return "its disk has no inodes left: remove files from it (see `df -i`)"
+
+
+def sync_directory(path: str) -> None:
+    """Make a directory's entries durable: what was made, renamed or unlinked in it.
+
+    Raises:
+        OSError: there is no such directory, or the disk failed.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

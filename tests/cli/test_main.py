@@ -215,7 +215,17 @@ OURS = {
             "producer.gateway",
         ),
         *("producer.hand_in", "producer.socket", "producer.spool", "producer.gateway", "locations"),
-        *("event", "event.komodor", "event.strictjson", "errors", "text", "times", "units", "disk"),
+        *(
+            "event",
+            "event.jsontext",
+            "event.komodor",
+            "event.strictjson",
+            "errors",
+            "text",
+            "times",
+            "units",
+            "disk",
+        ),
     )
 }
 

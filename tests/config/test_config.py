@@ -11,8 +11,8 @@ import pytest
 import outboxd.config.load as config_module
 from outboxd import locations
 from outboxd.config.api_key import read_api_key
-from outboxd.config.keys import KEYS, SECTIONS
-from outboxd.config.load import find, load, load_client, split_listen
+from outboxd.config.keys import KEYS, SECTIONS, split_listen
+from outboxd.config.load import find, load, load_client
 from outboxd.errors import ConfigError
 from outboxd.locations import runtime_dir, state_dir
 from outboxd.producer.settings import KNOWN

@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 
 from outboxd.cli.queue import client_config, open_queue
+from outboxd.disk import sync_directory
 from outboxd.errors import EX_OK, NotPermitted, Unavailable, UsageError
 from outboxd.producer.command_line import Arguments
 
@@ -32,7 +33,7 @@ def run(arguments: Arguments) -> int:
 
             count = seal(part)
             os.rename(part, path)
-            _sync(os.path.dirname(path))
+            sync_directory(os.path.dirname(path))
         except BaseException:
             for leftover in (part, part + "-wal"):
                 with suppress(OSError):
@@ -65,11 +66,3 @@ def _create(part: str) -> int:
     with suppress(FileNotFoundError):
         os.unlink(part)
     return os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def _sync(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

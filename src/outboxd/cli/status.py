@@ -12,6 +12,7 @@ from outboxd.cli import figures, render
 from outboxd.cli.agent import AgentQueue
 from outboxd.cli.queue import Queue, client_config, open_queue, socket_path
 from outboxd.cli.rows import one_line, read_entry
+from outboxd.cli.watch import bars, watch
 from outboxd.config.load import Config
 from outboxd.errors import EX_OK, ConfigError, OutboxdError, UsageError
 from outboxd.producer.command_line import Arguments
@@ -47,11 +48,9 @@ def run(arguments: Arguments) -> int:
     """The screen, JSON, a monitoring line, or the screen again and again."""
     if arguments.check:
         return check(arguments)
-    if arguments.watch:
-        from outboxd.cli.watch import watch
-
-        return watch(arguments)
     config = client_config(arguments)
+    if arguments.watch:
+        return watch(lambda coloured: watched(arguments, config, coloured))
     with open_queue(arguments) as queue:
         if arguments.json:
             print(one_line(msgspec.json.encode(queue.status())))
@@ -101,6 +100,19 @@ def take(queue: Queue, arguments: Arguments, config: Config) -> Picture:
     arriving = speed.arriving if speed else _arriving(queue, now_ms)
     path = socket_path(arguments, config)
     return Picture(queue.status(), queue.running, path, activity, speed, arriving, now_ms)
+
+
+def watched(arguments: Arguments, config: Config, coloured: bool) -> list[str]:
+    """The screen now; an agent that goes away and comes back is no end of it."""
+    try:
+        with open_queue(arguments) as queue:
+            picture = take(queue, arguments, config)
+    except OutboxdError as error:
+        return [harmless(error.message), *([error.hint] if error.hint else [])]
+    lines = screen(picture, config, coloured)
+    if picture.activity and len(picture.activity["at"]) > 1:
+        lines += ["", "Backlog of the last hour:", bars(picture.activity["pending"])]
+    return lines
 
 
 def screen(picture: Picture, config: Config, coloured: bool) -> list[str]:

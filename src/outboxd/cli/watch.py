@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from outboxd.cli.queue import client_config, open_queue
-from outboxd.cli.status import screen, take
-from outboxd.config.load import Config
-from outboxd.errors import EX_OK, OutboxdError
-from outboxd.producer.command_line import Arguments
-from outboxd.text import harmless
+from outboxd.errors import EX_OK
 
 INTERVAL_S = 1.0
 BARS = " ▁▂▃▄▅▆▇█"
 BARS_COLUMNS = 60
 
 
-def watch(arguments: Arguments) -> int:
-    """Show it until Ctrl-C; an agent that goes away and comes back is no end."""
-    config = client_config(arguments)
+def watch(draw: Callable[[bool], list[str]]) -> int:
+    """Show what `draw` gives, coloured or not, again and again until Ctrl-C."""
     try:
         if sys.stdout.isatty():
-            _live(arguments, config)
+            _live(draw)
         else:
-            _plain(arguments, config)
+            _plain(draw)
     except KeyboardInterrupt:
         pass
     return EX_OK
 
 
-def _live(arguments: Arguments, config: Config) -> None:
+def _live(draw: Callable[[bool], list[str]]) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.panel import Panel
@@ -40,29 +34,17 @@ def _live(arguments: Arguments, config: Config) -> None:
     console = Console(highlight=False)
     with Live(console=console, auto_refresh=False, screen=True) as live:
         while True:
-            text = Text.from_ansi("\n".join(_lines(arguments, config, True)))
+            text = Text.from_ansi("\n".join(draw(True)))
             title = time.strftime("outboxd, %H:%M:%S")
             panel = Panel(text, title=title, subtitle="Ctrl-C ends", padding=(1, 2))
             live.update(panel, refresh=True)
             time.sleep(INTERVAL_S)
 
 
-def _plain(arguments: Arguments, config: Config) -> None:
+def _plain(draw: Callable[[bool], list[str]]) -> None:
     while True:
-        print("\n".join(_lines(arguments, config, False)) + "\n", flush=True)
+        print("\n".join(draw(False)) + "\n", flush=True)
         time.sleep(INTERVAL_S)
-
-
-def _lines(arguments: Arguments, config: Config, coloured: bool) -> list[str]:
-    try:
-        with open_queue(arguments) as queue:
-            picture = take(queue, arguments, config)
-    except OutboxdError as error:
-        return [harmless(error.message), *([error.hint] if error.hint else [])]
-    lines = screen(picture, config, coloured)
-    if picture.activity and len(picture.activity["at"]) > 1:
-        lines += ["", "Backlog of the last hour:", bars(picture.activity["pending"])]
-    return lines
 
 
 def bars(values: Sequence[int], columns: int = BARS_COLUMNS) -> str:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import grp
 import ipaddress
 import os
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from outboxd.config.keys import SECTIONS
-from outboxd.config.load import Config, split_listen, wrong
+from outboxd.config.keys import SECTIONS, split_listen, wrong
 from outboxd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from outboxd.config.load import Config
 
 SOCKET_PATH_MAX = 107
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")

@@ -6,6 +6,8 @@ README's test all read. It only describes and converts; it opens no file.
 
 from __future__ import annotations
 
+from outboxd.errors import ConfigError
+from outboxd.event.jsontext import shown
 from outboxd.units import (
     DURATION_ALLOWED,
     DURATION_MAX_S,
@@ -267,3 +269,51 @@ PATHS = frozenset(
         ("metrics", "textfile"),
     )
 )
+
+
+def wrong(key: Key, source: str | None, value: object, why: str | None = None) -> ConfigError:
+    """The error of one key: its name, its value, what is allowed."""
+    written = as_written(value)
+    place = f"{source}: " if source else ""
+    reason = f": {why}" if why else ""
+    return ConfigError(
+        f"{place}{key.label} = {written} is not allowed{reason}", f"allowed is {key.allowed}"
+    )
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Host and port of "127.0.0.1:8098" or "[::1]:8098"; ValueError for anything else."""
+    host, colon, port = listen.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(listen)
+    if not (host and colon and port.isascii() and port.isdigit() and len(port) <= 5):
+        raise ValueError(listen)
+    if int(port) > 65_535 or not host.isascii() or not host.isprintable() or " " in host:
+        raise ValueError(listen)
+    return host, int(port)
+
+
+def as_written(value: object) -> str:
+    """A value as TOML writes it, short and harmless enough for a message."""
+    try:
+        text = _in_toml(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a huge number"
+    return shown(text, 200)
+
+
+def _in_toml(value: object, depth: int = 0) -> str:
+    if depth > 3:
+        return "…"
+    if type(value) is bool:
+        return "true" if value else "false"
+    if type(value) is str:
+        return f'"{value}"'
+    if type(value) is list:
+        return "[" + ", ".join(_in_toml(each, depth + 1) for each in value[:50]) + "]"
+    if type(value) is dict:
+        members = [f"{name} = {_in_toml(each, depth + 1)}" for name, each in value.items()]
+        return "{ " + ", ".join(members) + " }" if members else "{}"
+    return str(value)

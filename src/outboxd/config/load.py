@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import tomllib
 
-from outboxd.config.keys import KEYS, PATHS, SECTIONS
+from outboxd.config.keys import KEYS, PATHS, SECTIONS, as_written, split_listen, wrong
 from outboxd.errors import ConfigError
+from outboxd.event.jsontext import shown
 from outboxd.event.komodor import Defaults, nearest
-from outboxd.event.strictjson import shown
 from outboxd.locations import CONFIG_PATH, runtime_dir, state_dir
 
 TYPE_CHECKING = False
@@ -205,7 +205,7 @@ def _webhooks(tables: object, source: str | None) -> dict[str, dict[str, str]]:
             raise ConfigError(f"{label} is no table", f"allowed is {allowed}")
         for part, expression in table.items():
             if type(expression) is not str:
-                written = _written(expression)
+                written = as_written(expression)
                 raise ConfigError(
                     f"{label} {shown(part)} = {written} is not allowed", f"allowed is {allowed}"
                 )
@@ -224,30 +224,6 @@ def find(path: str | None = None, environ: Mapping[str, str] = os.environ) -> st
     if named:
         return named
     return CONFIG_PATH if os.path.lexists(CONFIG_PATH) else None
-
-
-def split_listen(listen: str) -> tuple[str, int]:
-    """Host and port of "127.0.0.1:8098" or "[::1]:8098"; ValueError for anything else."""
-    host, colon, port = listen.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(listen)
-    if not (host and colon and port.isascii() and port.isdigit() and len(port) <= 5):
-        raise ValueError(listen)
-    if int(port) > 65_535 or not host.isascii() or not host.isprintable() or " " in host:
-        raise ValueError(listen)
-    return host, int(port)
-
-
-def wrong(key: Key, source: str | None, value: object, why: str | None = None) -> ConfigError:
-    """The error of one key: its name, its value, what is allowed."""
-    written = _written(value)
-    place = f"{source}: " if source else ""
-    reason = f": {why}" if why else ""
-    return ConfigError(
-        f"{place}{key.label} = {written} is not allowed{reason}", f"allowed is {key.allowed}"
-    )
 
 
 def _value(
@@ -321,27 +297,3 @@ def _unknown(
     meant = nearest(name, known)
     hint = f'did you mean "{meant}"? ' if meant else ""
     return ConfigError(f"{source}: unknown {what} {label}", f"{hint}known are {', '.join(known)}")
-
-
-def _written(value: object) -> str:
-    """A value as TOML writes it, short and harmless enough for a message."""
-    try:
-        text = _in_toml(value)
-    except ValueError:  # an integer of thousands of digits
-        return "a huge number"
-    return shown(text, 200)
-
-
-def _in_toml(value: object, depth: int = 0) -> str:
-    if depth > 3:
-        return "…"
-    if type(value) is bool:
-        return "true" if value else "false"
-    if type(value) is str:
-        return f'"{value}"'
-    if type(value) is list:
-        return "[" + ", ".join(_in_toml(each, depth + 1) for each in value[:50]) + "]"
-    if type(value) is dict:
-        members = [f"{name} = {_in_toml(each, depth + 1)}" for name, each in value.items()]
-        return "{ " + ", ".join(members) + " }" if members else "{}"
-    return str(value)

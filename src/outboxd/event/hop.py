@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from outboxd.errors import EventError
-from outboxd.event.strictjson import Number, kind_of, quoted, read_object, shown
+from outboxd.event.jsontext import Number, kind_of, quoted, shown
+from outboxd.event.strictjson import read_object
 from outboxd.times import parse_rfc3339, rfc3339
 
 # What both ends say beside the event. A request's header with the first two values:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from outboxd.errors import EventError
-from outboxd.event.strictjson import DEPTH_MAX, SPACE, Number, kind_of, path_to, shown
+from outboxd.event.jsontext import DEPTH_MAX, SPACE, Number, kind_of, path_to, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

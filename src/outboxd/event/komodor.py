@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from outboxd.errors import EventError, EventTooLarge
 from outboxd.event import strictjson
-from outboxd.event.strictjson import Number, kind_of, path_to, shown
+from outboxd.event.jsontext import Number, encode, kind_of, path_to, quoted, shown
 from outboxd.times import parse_rfc3339, rfc3339
 
 TYPE_CHECKING = False
@@ -191,7 +191,7 @@ def build(
     fields["occurredAt"] = rfc3339(occurred_at) if isinstance(occurred_at, int) else occurred_at
     fields["ttlSeconds"] = ttl_s
     given = {name: value for name, value in fields.items() if value is not None}
-    parts = [f"{strictjson.quoted(name)}:{_encoded(name, given[name])}" for name in given]
+    parts = [f"{quoted(name)}:{_encoded(name, given[name])}" for name in given]
     text = "{" + ",".join(parts) + "}"
     # A lone surrogate cannot be encoded; as an escape it reaches `parse`, which names its place.
     return text.encode("utf-8", "backslashreplace")
@@ -205,8 +205,8 @@ def wire_body(event: Event, defaults: Defaults = NO_DEFAULTS, scope: str | None 
     if defaults.details:
         details = strictjson.merge(details or "{}", defaults.details)
     return (
-        f'{{"eventType":{strictjson.quoted(event.event_type)}'
-        f',"summary":{strictjson.quoted(event.summary)},"severity":"{event.severity}"'
+        f'{{"eventType":{quoted(event.event_type)}'
+        f',"summary":{quoted(event.summary)},"severity":"{event.severity}"'
         + (f',"scope":{scope}' if scope else "")
         + (f"{_DETAILS_MARK}{details}}}" if details else "}")
     ).encode()
@@ -220,9 +220,7 @@ def scope_text(event: Event, defaults: Defaults = NO_DEFAULTS) -> str:
         ("servicesNames", scope.get("servicesNames") or defaults.services),
         ("namespaces", scope.get("namespaces") or defaults.namespaces),
     )
-    named = [
-        f'"{name}":[{",".join(map(strictjson.quoted, values))}]' for name, values in lists if values
-    ]
+    named = [f'"{name}":[{",".join(map(quoted, values))}]' for name, values in lists if values]
     return "{" + ",".join(named) + "}" if named else ""
 
 
@@ -350,7 +348,7 @@ def _take_agents_own(event: Event, members: dict[str, Any]) -> None:
 
 def _encoded(name: str, value: object) -> str:
     try:
-        return strictjson.encode(value)
+        return encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         message = f"{name} cannot be written as JSON: {error}"
         raise EventError(message, f"$.{name}", "use strings, numbers, lists and dicts") from None

@@ -14,7 +14,7 @@ explain an error or to encode nested values.
 from __future__ import annotations
 
 from outboxd.errors import EventError
-from outboxd.text import harmless
+from outboxd.event.jsontext import DEPTH_MAX, SPACE, Number, encode, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,21 +24,7 @@ if TYPE_CHECKING:
     Member = tuple[Any, int, int]
 
     def scanstring(text: str, start: int, strict: bool) -> tuple[str, int]: ...
-    def quoted(text: str) -> str: ...
-    def _quoted_ascii(text: str) -> str: ...
     def _scan(text: str, start: int) -> tuple[Any, int]: ...
-
-
-DEPTH_MAX = 100
-SPACE = " \t\n\r"
-_PATH_MAX = 200
-_PLAIN_MAX = 1 << 63
-
-
-class Number(str):
-    """A JSON number as it was written; a JSON string is a plain `str`."""
-
-    __slots__ = ()
 
 
 class Unexplained(EventError):
@@ -93,59 +79,6 @@ def merge(object_text: str, additions: Mapping[str, object], overwrite: Iterable
     return f"{opened}{',' if members else ''}{','.join(added)}}}"
 
 
-def encode(value: object) -> str:
-    """One value as compact JSON; ValueError or TypeError if JSON cannot say it."""
-    if type(value) is str:
-        return quoted(value)
-    if type(value) is int and -_PLAIN_MAX < value < _PLAIN_MAX:
-        return str(value)
-    if type(value) is bool:
-        return "true" if value else "false"
-    if type(value) is float and value - value == 0:  # finite
-        return repr(value)
-    # What `emit` is given on a command line, lists of names and details that
-    # are strings, is written without `json`.
-    if type(value) is list and all(type(each) is str for each in value):
-        return f"[{','.join(map(quoted, value))}]"
-    if type(value) is dict and all(type(name) is str for name in value):
-        members = (f"{quoted(name)}:{encode(each)}" for name, each in value.items())
-        return f"{{{','.join(members)}}}"
-    import json
-
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def shown(text: str, length_max: int = 60) -> str:
-    """Text of unknown origin, short and harmless enough for a message."""
-    if len(text) > length_max:
-        text = text[: length_max - 1] + "…"
-    return harmless(text)
-
-
-def path_to(parent: str, key: str | int) -> str:
-    """`$.scope` and "clusters" make `$.scope.clusters`; and then 0, `$.scope.clusters[0]`."""
-    if isinstance(key, int):
-        step = f"[{key}]"
-    elif key.isascii() and key.replace("-", "_").isidentifier():
-        step = f".{shown(key)}"
-    else:
-        step = f"[{_quoted_ascii(shown(key))}]"
-    return parent if len(parent) > _PATH_MAX else parent + step
-
-
-def kind_of(value: Any) -> str:
-    """What a value is called in JSON."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (Number, int, float)):
-        return "a number"
-    if isinstance(value, str):
-        return "a string"
-    return "a list" if isinstance(value, list) else "an object"
-
-
 class _Fault(Exception):
     """The text is bad; `jsonfaults` finds out why."""
 
@@ -180,16 +113,12 @@ if not TYPE_CHECKING:
     try:
         # The C core of the standard `json`, without the regular expressions around it: importing
         # those costs a cron job more than all the rest of `emit`.
-        from _json import encode_basestring as quoted
-        from _json import encode_basestring_ascii as _quoted_ascii
         from _json import make_scanner, scanstring
 
         _scan = make_scanner(_Rules)
     except ImportError:  # an interpreter without it; slower, and the same otherwise
         from json import JSONDecoder
         from json.decoder import scanstring
-        from json.encoder import encode_basestring as quoted
-        from json.encoder import encode_basestring_ascii as _quoted_ascii
 
         _scan = JSONDecoder(
             object_pairs_hook=_unique,

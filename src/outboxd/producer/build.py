@@ -29,6 +29,7 @@ from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 import outboxd
+from outboxd.disk import sync_directory
 
 # -I: no variable of the environment, no user's or working directory's modules. -S: no `site`,
 # whose .pth files and sitecustomize can be anything.
@@ -56,11 +57,7 @@ def build(target: Path, environment: str) -> None:
     except BaseException:
         os.unlink(beside)
         raise
-    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(str(target.parent))
 
 
 def program(environment: str) -> str:

@@ -12,7 +12,7 @@ import os
 from time import time_ns
 
 from outboxd.errors import EventError, EventTooLarge, Unavailable
-from outboxd.event import strictjson
+from outboxd.event import jsontext, strictjson
 from outboxd.event.komodor import build, parse, scope_text
 from outboxd.producer import settings
 from outboxd.producer.messages import say
@@ -175,9 +175,9 @@ def _ask_gateway(event: Event, gateway: Gateway) -> Stored | str:
 def compose(event: Event) -> bytes:
     """The event as one line of JSON, with what the agent alone reads."""
     fields: dict[str, str] = {
-        "eventType": strictjson.quoted(event.event_type),
-        "summary": strictjson.quoted(event.summary),
-        "severity": strictjson.quoted(event.severity),
+        "eventType": jsontext.quoted(event.event_type),
+        "summary": jsontext.quoted(event.summary),
+        "severity": jsontext.quoted(event.severity),
     }
     if event.scope:
         fields["scope"] = scope_text(event)
@@ -185,9 +185,9 @@ def compose(event: Event) -> bytes:
         # A line break in valid JSON stands between its parts, never in a string.
         fields["details"] = event.details.replace("\r", " ").replace("\n", " ")
     if event.dedup_key is not None:
-        fields["dedupKey"] = strictjson.quoted(event.dedup_key)
+        fields["dedupKey"] = jsontext.quoted(event.dedup_key)
     if event.occurred_at is not None:
-        fields["occurredAt"] = strictjson.quoted(rfc3339(event.occurred_at))
+        fields["occurredAt"] = jsontext.quoted(rfc3339(event.occurred_at))
     if event.ttl_s is not None:
         fields["ttlSeconds"] = repr(event.ttl_s)
     return ("{" + ",".join(f'"{name}":{text}' for name, text in fields.items()) + "}").encode()

@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from time import monotonic, time_ns
 
 from outboxd.errors import OutboxdError
-from outboxd.event import strictjson
+from outboxd.event import jsontext
 from outboxd.event.komodor import EVENT_TYPE_MAX, Event, build, parse
 from outboxd.producer.hand_in import Stored, ask, compose, find_place
 from outboxd.producer.spool import NotStored, put
@@ -258,7 +258,7 @@ class OutboxdHandler(logging.Handler):
         occurred_at: int | None = None,
     ) -> Event:
         own = {name: each for name, each in details.items() if name not in self._detail_names}
-        texts = [text for text in (strictjson.encode(own)[1:-1], self._details) if text]
+        texts = [text for text in (jsontext.encode(own)[1:-1], self._details) if text]
         return Event(
             event_type,
             summary,

@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 
 from outboxd import locations
+from outboxd.event.jsontext import shown
 from outboxd.event.komodor import EVENT_BYTES_MAX, EVENT_TYPE_MAX
-from outboxd.event.strictjson import shown
 from outboxd.producer import plain_toml
 from outboxd.units import parse_size
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from time import time_ns
 
-from outboxd.disk import room_hint
+from outboxd.disk import room_hint, sync_directory
 from outboxd.errors import EX_TEMPFAIL, OutboxdError
 
 TYPE_CHECKING = False
@@ -106,7 +106,7 @@ def _make_directory(directory: str) -> None:
             os.mkdir(directory, MODE_DIRECTORY)
     except FileExistsError:
         return
-    _sync_directory(parent)
+    sync_directory(parent)
 
 
 def _mode_for(new: str) -> int:
@@ -130,7 +130,7 @@ def _write_all(file: int, data: bytes) -> None:
 
 def _sync_rename(directory: str, name: str) -> None:
     try:
-        _sync_directory(directory)
+        sync_directory(directory)
     except PermissionError:
         # Whoever may hand in but not list cannot open the directory to sync it.
         # A sync of the renamed file makes ext4, XFS and Btrfs commit the rename too.
@@ -142,14 +142,6 @@ def _sync_rename(directory: str, name: str) -> None:
             os.fsync(file)
         finally:
             os.close(file)
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: str) -> None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from outboxd.clock import Clock
+from outboxd.disk import sync_directory
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, OutboxLocked, Unavailable
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite import copying
@@ -243,12 +244,3 @@ def make_directory(path: str) -> None:
         sync_directory(parent)
     except OSError as error:
         raise unusable(error, path) from error
-
-
-def sync_directory(path: str) -> None:
-    """Make the entries of a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

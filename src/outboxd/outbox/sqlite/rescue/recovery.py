@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from outboxd.disk import sync_directory
 from outboxd.errors import DiskShort, OutboxUnusable
 from outboxd.outbox.sqlite import changes
 from outboxd.outbox.sqlite.accepting import key_identities
@@ -99,7 +100,7 @@ def _write_note(path: str, asides: Sequence[Aside]) -> None:
     finally:
         os.close(fd)
     os.rename(fresh, note)
-    _sync_directory(path)
+    sync_directory(os.path.dirname(os.path.abspath(path)))
 
 
 def suspicion(path: str) -> str:
@@ -153,18 +154,10 @@ def _move(path: str, asides: list[Aside]) -> list[Aside]:
             os.rename(path + suffix, os.path.join(directory, newest.name + suffix))
     with suppress(OSError):
         os.unlink(path + ".suspect")
-    _sync_directory(path)
+    sync_directory(os.path.dirname(os.path.abspath(path)))
     moved = [newest._replace(is_moved=True), *asides[1:]]
     _write_note(path, moved)
     return moved
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def aside_files(path: str, asides: Sequence[Aside]) -> tuple[str, ...]:
@@ -340,7 +333,7 @@ def finish(path: str) -> None:
     """All is salvaged: the note is no longer needed."""
     with suppress(FileNotFoundError):
         os.unlink(path + ".recovery")
-    _sync_directory(path)
+    sync_directory(os.path.dirname(os.path.abspath(path)))
 
 
 def _known(engine: SqliteEngine, ids: Sequence[str], seqs: Sequence[int]) -> set[str | int]:
