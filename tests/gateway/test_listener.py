@@ -150,6 +150,13 @@ def test_a_new_token_is_good_and_a_revoked_one_is_not_without_a_restart(gateway,
     assert gateway.post(EVENT, fresh).status == 201
 
 
+def test_a_token_is_good_as_soon_as_it_is_printed(gateway):
+    """Its host would be refused else, and look again after minutes."""
+    for number in range(3):
+        secret = gateway.token(f"fresh-{number}")
+        assert gateway.post(EVENT, secret).status == 201
+
+
 def test_a_half_written_tokens_file_leaves_the_tokens_as_they_were(gateway, token):
     text = gateway.tokens.read_text()
     gateway.tokens.write_text(text[: len(text) // 2])

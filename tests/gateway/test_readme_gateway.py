@@ -184,15 +184,11 @@ def test_what_a_token_does_not_allow_is_answered_as_the_table_says(place):
     scoped = place.run(f"outboxd token new scoped --require-scope {file}").strip()
     paced = place.run(f"outboxd token new paced --rate 1 {file}").strip()
     elsewhere = place.run(f"outboxd token new dev --namespace dev {file}").strip()
-    place.agent.await_log("gateway.tokens_renewed")
     event = {"eventType": "t", "summary": "s"}
 
     def answered(token, **more):
         return post(place, "/mgmt/v1/events", {**event, **more}, token)
 
-    ends_s = time.monotonic() + 20
-    while answered(elsewhere)[0] != 201 and time.monotonic() < ends_s:
-        time.sleep(0.1)  # the file may have been read between two of the commands
     assert answered(scoped)[0] == 422
     assert answered(scoped, scope={"clusters": ["a"]})[0] == 201
     assert answered(elsewhere, scope={"namespaces": ["prod"]})[0] == 422

@@ -41,10 +41,12 @@ class Gatekeeper:
         metrics: GatekeeperMetrics,
         monotonic_s: Callable[[], float],
         describes_itself: Callable[[], str],
+        renew: Callable[[], bool],
     ) -> None:
         self._metrics = metrics
         self._monotonic_s = monotonic_s
         self._describes_itself = describes_itself  # the value of the header Outboxd-Gateway
+        self._renew = renew  # looks whether the tokens file has changed; True where it has
         self._book = TokenBook([])
         self._producers: dict[tuple[str, Limits], GatewayProducer] = {}
         self._signed: frozenset[str] = frozenset()
@@ -100,7 +102,13 @@ class Gatekeeper:
 
     def _by_token(self, request: Request) -> GatewayProducer | None:
         presented = _presented(request)
-        token = None if presented is None else self._book.find(presented)
+        if presented is None:
+            return None
+        token = self._book.find(presented)
+        if token is None and self._renew():
+            # A token that was made a moment ago: whoever were refused now would hold
+            # everything, and ask again after minutes.
+            token = self._book.find(presented)
         return None if token is None else self._producer(token.name, token.limits)
 
     def _by_certificate(self, request: Request) -> GatewayProducer | None:

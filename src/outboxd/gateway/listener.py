@@ -58,7 +58,9 @@ class GatewayListener:
         tls = None
         if settings.tls_cert:
             tls = TlsFiles(settings.tls_cert, settings.tls_key, settings.client_ca)
-        self.gatekeeper = Gatekeeper(metrics, clock.monotonic_s, self._describes_itself)
+        self.gatekeeper = Gatekeeper(
+            metrics, clock.monotonic_s, self._describes_itself, self._renew_tokens
+        )
         self._webhooks = WebhookRoutes(intake, metrics, {}, self.gatekeeper)
         self._tls = tls
         self.take_over(config)
@@ -111,17 +113,19 @@ class GatewayListener:
         except ConfigError as error:
             _told_refused("gateway.certificate_refused", error)
 
-    def _renew_tokens(self) -> None:
+    def _renew_tokens(self) -> bool:
+        """Whether other tokens are in force now; one `stat` where the file is as it was."""
         path = self._config.intake.tokens_file
         if not path or file_version(path) == self._tokens_seen:
-            return
+            return False
         self._tokens_seen = file_version(path)
         try:
             self.take_over(self._config)
         except ConfigError as error:
             _told_refused("gateway.tokens_refused", error)
-        else:
-            _log.info("gateway.tokens_renewed")
+            return False
+        _log.info("gateway.tokens_renewed")
+        return True
 
     def _describes_itself(self) -> str:
         config = self._config
