@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from outboxd.cli.demo import EXIT_LOST, Demo
+from outboxd.cli.demo import Demo
+from outboxd.cli.play import EXIT_LOST
 
 DEMO = (sys.executable, "-m", "outboxd", "demo")
 
@@ -70,6 +71,25 @@ def test_the_demo_loses_nothing_and_leaves_nothing_behind(short_directory):
     assert found["lost"] == 0
     assert "pending" in done.stdout
     assert "\x1b" not in done.stdout, "no colours where there is no terminal"
+    assert list(short_directory.iterdir()) == []
+    assert processes_in(short_directory) == []
+
+
+def test_behind_a_gateway_that_is_killed_nothing_is_lost_either(short_directory):
+    done = subprocess.run(
+        (*DEMO, "--gateway"),
+        env=environment(short_directory),
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    found = counts(done.stdout)
+    assert found["accepted"] == found["delivered"] > 300
+    assert found["lost"] == 0
+    for told in ("two hosts know nothing but the gateway", "killed with SIGKILL"):
+        assert told in done.stdout
     assert list(short_directory.iterdir()) == []
     assert processes_in(short_directory) == []
 
@@ -134,7 +154,7 @@ def test_an_event_with_a_receipt_that_never_arrived_is_counted_lost(capsys):
     demo = Demo(StageWith("1", "3", "3"))
     demo._accepted = Counter(socket=3)
     demo._numbers = {"1", "2", "3"}
-    assert demo._account() == EXIT_LOST
+    assert demo.account() == EXIT_LOST
     assert counts(capsys.readouterr().out) == {
         "accepted": 3,
         "delivered": 2,

@@ -344,7 +344,10 @@ _DEMO = Command(
         "Starts a sandbox and an agent in a temporary directory, takes the endpoint down, kills "
         "the agent, and counts at the end what was accepted, delivered, lost and duplicated."
     ),
-    options=(Option("--keep", "", "leave both running, and say how to play with them"),),
+    options=(
+        Option("--gateway", "", "two hosts behind a gateway, which is killed in an outage"),
+        Option("--keep", "", "leave all of it running, and say how to play with it"),
+    ),
     exits=((0, "nothing was lost"), (1, "an event was lost")),
 )
 
