@@ -226,3 +226,15 @@ def test_a_dedup_key_counts_within_its_tokens_name(make_gateway):
     other = gateway.post(event, gateway.secrets["bob"])
     assert (first.status, again.status, other.status) == (201, 200, 201)
     assert again.json["id"] == first.json["id"] != other.json["id"]
+
+
+@pytest.mark.parametrize("depth", [1_000, 1_100, 40_000])
+def test_what_is_nested_without_end_is_refused_over_tcp_as_on_the_socket(gateway, token, depth):
+    """Also what is a little larger than an event may be, since a hop may come with it."""
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    body = b'{"eventType":"a","summary":"b","details":' + deep
+    body = body.ljust(265_000) if depth == 40_000 else body
+    answer = gateway.request("POST", "/mgmt/v1/events", body + b"}", token)
+    assert (answer.status, answer.json["field"]) == (400, None) or "nest" in answer.json["error"]
+    assert gateway.agent.post(body[:262_000] + b"}")[0] == 400
+    assert "request.failed" not in gateway.agent.log_text()

@@ -198,6 +198,7 @@ def test_what_is_plain_is_taken(count):
         '\ufeff{"eventType":"t","summary":"a"}',
         '{"eventType":"t","summary":"a"} x',
         '[{"eventType":"t","summary":"a"}]',
+        '{"eventType": "a", "summary": "b", "details": ' + "[" * 2_000 + "]" * 2_000 + "}",
     ],
 )
 def test_what_is_not_certainly_plain_is_left_to_the_careful_reader(text):

@@ -30,7 +30,7 @@ CALM_P99_MS = 10.0  # of a machine that has nothing else to do
 RSS_MAX_MIB = 256.0
 OVER_MAX_S = 5.0
 
-_ATTACKER = """
+ATTACKER = """
 import json, os, runpy, sys
 path, name, target, seconds, user = json.loads(sys.argv[1])
 attack = runpy.run_path(path)[name]
@@ -41,7 +41,7 @@ sys.stdin.readline()
 attack(target, seconds)
 """
 
-_PRODUCER = """
+PRODUCER = """
 import json, http.client, socket, sys, time
 
 def post(path, body):
@@ -156,13 +156,13 @@ class Abuse:
         before = len(os.listdir(f"/proc/{agent.pid}/fd"))
         where = inspect.getsourcefile(attack)
         attackers = [
-            _ready([_ATTACKER, json.dumps([where, attack.__name__, target, seconds, user])])
+            ready([ATTACKER, json.dumps([where, attack.__name__, target, seconds, user])])
             for user in users
             for _ in range(processes)
         ]
         try:
             for attacker in attackers:
-                _go(attacker)
+                go(attacker)
             attacked = self._measure(seconds)
             for attacker in attackers:
                 attacker.wait(seconds + 30)
@@ -175,8 +175,8 @@ class Abuse:
         return Report(calm, attacked, lost, self._rss_mib(), over_s)
 
     def _measure(self, seconds: float) -> Measured:
-        producer = _ready([_PRODUCER, str(self.agent.socket), str(seconds)])
-        _go(producer)
+        producer = ready([PRODUCER, str(self.agent.socket), str(seconds)])
+        go(producer)
         output, errors = producer.communicate(timeout=seconds + 60)
         assert producer.returncode == 0, errors
         return Measured(*json.loads(output))
@@ -227,7 +227,7 @@ def abused(directory: Path, patch: str = "", **settings: dict[str, object]) -> I
         agent.kill()
 
 
-def _ready(arguments: list[str]) -> subprocess.Popen[str]:
+def ready(arguments: list[str]) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", *arguments],
         stdin=subprocess.PIPE,
@@ -241,7 +241,7 @@ def _ready(arguments: list[str]) -> subprocess.Popen[str]:
     return process
 
 
-def _go(process: subprocess.Popen[str]) -> None:
+def go(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.write("go\n")
     process.stdin.flush()

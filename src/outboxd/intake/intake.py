@@ -259,7 +259,7 @@ class Intake:
         self, data: bytes, source: str, producer: Producer, header_key: str | None = None
     ) -> Prepared:
         """As `prepare`, at a price that is bounded whatever the text holds."""
-        if PLAIN_BYTES < len(data) <= self.event_bytes_max:
+        if PLAIN_BYTES < len(data) <= self.bytes_max(producer):
             check_syntax(data)
         return self.prepare(data, source, producer, header_key)
 

@@ -56,7 +56,7 @@ def read(data: bytes, event_type_max: int, event_bytes_max: int) -> Event | None
         return None
     try:
         return _event(data, _decode(data), event_type_max)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
 
 
