@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
+import threading
+from unittest.mock import MagicMock
 
+import pytest
 from support.outside import Agent
+
+from outboxd.clock import Clock
+from outboxd.event.komodor import Defaults
+from outboxd.gateway.routes import WebhookRoutes
+from outboxd.intake.intake import Intake
+from outboxd.intake.producer import user
 
 ALERT = {
     "status": "firing",
@@ -44,11 +54,12 @@ def test_an_alert_is_one_event_whatever_is_resent(gateway, token, komodor):
     assert post(again) == ["accepted"]
     assert post(again) == ["duplicate"]
     events = [arrival.event for arrival in komodor.wait_for(4)]
-    assert [(e["eventType"], e["severity"]) for e in events] == [
+    # Several fly at once, and may arrive in any order.
+    assert sorted((e["eventType"], e["severity"]) for e in events) == [
         ("Down", "error"),
-        ("Other", "information"),
+        ("Down", "error"),
         ("Down", "information"),
-        ("Down", "error"),
+        ("Other", "information"),
     ]
 
 
@@ -139,6 +150,10 @@ def test_a_signature_stands_in_for_a_token_and_a_wrong_one_for_nothing(make_gate
     constant = gateway.request("GET", "/v1/status").raw
     for answer in (
         post(None),
+        post(None, b"x" * (9 << 20)),
+        gateway.request("GET", path),
+        gateway.request("GET", path, headers={"X-Hub-Signature-256": good}),
+        gateway.request("POST", path, body, headers={"Content-Encoding": "gzip"}),
         post("sha256=" + "0" * 64),
         post(good, body + b" "),
         post(good, path="/v1/webhooks/grafana"),
@@ -147,6 +162,47 @@ def test_a_signature_stands_in_for_a_token_and_a_wrong_one_for_nothing(make_gate
         assert (answer.status, answer.raw) == (401, constant)
     (entry,) = gateway.entries()
     assert entry["producer"] == "token:webhook-github"
+
+
+def test_more_alerts_than_a_tokens_rate_is_told_as_alertmanager_understands_it(make_gateway):
+    gateway = make_gateway({"am": {"rate": 0.01}})
+    secret = gateway.secrets["am"]
+    assert statuses(gateway.request("POST", "/v1/alertmanager", group(ALERT), secret))
+    answer = gateway.request("POST", "/v1/alertmanager", group(OTHER), secret)
+    assert answer.status == 503, "it tries again on nothing else"
+    assert int(answer.headers["Retry-After"]) >= 60
+
+
+def test_an_alert_larger_than_an_event_may_be_is_cut_and_the_group_is_taken(make_gateway):
+    gateway = make_gateway(intake={"event_bytes_max": "4KiB"})
+    long = {**ALERT, "annotations": {f"a{n}": "\n" * 4000 for n in range(20)}}
+    answer = gateway.request("POST", "/v1/alertmanager", group(long, OTHER), gateway.secrets["web"])
+    assert statuses(answer) == ["accepted", "accepted"]
+
+
+def test_a_payload_nested_deeply_is_refused_and_no_failure_of_the_gateway(gateway, token):
+    deep = b'{"name":"x","a":' + b'{"a":' * 400 + b"1" + b"}" * 401
+    for depth in (400, 900):
+        deep = b'{"name":"x","a":' + b'{"a":' * depth + b"1" + b"}" * (depth + 1)
+        answer = gateway.request("POST", "/v1/webhooks/launchdarkly", deep, token)
+        assert answer.status in (400, 422)
+
+
+@pytest.mark.parametrize(("size_bytes", "beside"), [(4096, False), (4097, True)])
+def test_what_may_take_long_is_read_beside_the_loop(size_bytes, beside):
+    """On it ten thousand alerts would take seconds, in which nobody is served."""
+    intake = Intake(
+        MagicMock(),
+        MagicMock(),
+        MagicMock(),
+        Clock(),
+        defaults=Defaults(),
+        event_type_max=60,
+        event_bytes_max=4096,
+    )
+    routes = WebhookRoutes(intake, MagicMock(), {})
+    reading = routes._read(b" " * size_bytes, user(1000), threading.get_ident)
+    assert (asyncio.run(reading) != threading.get_ident()) == beside
 
 
 def test_a_wrong_mapping_stops_the_start(tmp_path):

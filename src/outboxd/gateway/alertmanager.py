@@ -11,6 +11,7 @@ The payload is described at https://prometheus.io/docs/alerting/latest/configura
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from outboxd.errors import EventError
@@ -53,7 +54,12 @@ class AlertGroup(NamedTuple):
     truncated: int  # alerts that Alertmanager left out of the request (max_alerts)
 
 
-def read_group(payload: Any, cluster: str | None = None, event_type_max: int = 60) -> AlertGroup:
+def read_group(
+    payload: Any,
+    cluster: str | None = None,
+    event_type_max: int = 60,
+    event_bytes_max: int = 256 * 1024,
+) -> AlertGroup:
     """The events of a request's JSON. `cluster` is for alerts that name none.
 
     Raises:
@@ -68,13 +74,20 @@ def read_group(payload: Any, cluster: str | None = None, event_type_max: int = 6
         raise EventError(message, "$.alerts", "set max_alerts in Alertmanager's webhook_configs")
     truncated = payload.get("truncatedAlerts")
     return AlertGroup(
-        [_event(_object(alert), payload, cluster, event_type_max) for alert in alerts],
+        [
+            _event(_object(alert), payload, cluster, event_type_max, event_bytes_max)
+            for alert in alerts
+        ],
         truncated if isinstance(truncated, int) and truncated > 0 else 0,
     )
 
 
 def _event(
-    alert: Mapping[str, Any], payload: Mapping[str, Any], cluster: str | None, event_type_max: int
+    alert: Mapping[str, Any],
+    payload: Mapping[str, Any],
+    cluster: str | None,
+    event_type_max: int,
+    event_bytes_max: int,
 ) -> AlertEvent:
     labels, annotations = _object(alert.get("labels")), _object(alert.get("annotations"))
     status = _first(alert, "status") or _first(payload, "status") or "firing"
@@ -84,16 +97,21 @@ def _event(
     severity = _SEVERITIES.get((_first(labels, "severity") or "").lower(), "information")
     began_at = _moment(alert.get("startsAt"))
     happened_at = _moment(alert.get("endsAt")) if resolved else began_at
-    body = build(
+    build_with = partial(
+        build,
         _cut(name, event_type_max),
         _cut(summary, SUMMARY_MAX),
         severity="information" if resolved else severity,
         clusters=_names(_first(labels, "cluster") or cluster),
         namespaces=_names(_first(labels, *_NAMESPACE_LABELS)),
         services=_names(_first(labels, *_SERVICE_LABELS)),
-        details=_details(alert, payload, labels, annotations, status),
         occurred_at=happened_at,
     )
+    room = _DETAILS_MAX
+    body = build_with(details=_details(alert, payload, labels, annotations, status, room))
+    while len(body) > event_bytes_max and room:
+        room //= 2
+        body = build_with(details=_details(alert, payload, labels, annotations, status, room))
     fingerprint = _first(alert, "fingerprint")
     identity = f"alert:{fingerprint[:200]}:{_cut(status, 40)}" if fingerprint else None
     return AlertEvent(body, identity, began_at or 0)
@@ -105,8 +123,9 @@ def _details(
     labels: Mapping[str, Any],
     annotations: Mapping[str, Any],
     status: str,
+    room: int,
 ) -> dict[str, str]:
-    """The alert's own words, as Komodor's bridge names them; within `_DETAILS_MAX`."""
+    """The alert's own words, as Komodor's bridge names them; `room` characters of them."""
     told = {
         "status": status,
         "fingerprint": alert.get("fingerprint"),
@@ -120,7 +139,6 @@ def _details(
         **{f"annotation_{name}": value for name, value in annotations.items()},
     }
     details: dict[str, str] = {}
-    room = _DETAILS_MAX
     for name, value in told.items():
         text = _text(value)
         if not text:

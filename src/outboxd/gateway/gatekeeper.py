@@ -49,10 +49,11 @@ class Gatekeeper:
         self._renew = renew  # looks whether the tokens file has changed; True where it has
         self._book = TokenBook([])
         self._producers: dict[tuple[str, Limits], GatewayProducer] = {}
-        self._signed: frozenset[str] = frozenset()
+        self._signed: Mapping[str, str] = {}  # webhooks, and the header of their signature
 
-    def take_over(self, book: TokenBook, signed_webhooks: frozenset[str]) -> None:
-        """Tokens, and the webhooks whose signature stands in for one, from now on.
+    def take_over(self, book: TokenBook, signed_webhooks: Mapping[str, str]) -> None:
+        """Tokens, and the webhooks whose signature (in the header that is named with
+        each) stands in for one, from now on.
 
         A producer that stays keeps what it has used of its rate.
         """
@@ -71,12 +72,16 @@ class Gatekeeper:
         request.identity = self._by_token(request) or self._by_certificate(request)
         if request.identity is not None:
             request.answer_headers = {GREETING: self._describes_itself()}
-        elif not (
-            request.path.startswith(WEBHOOK_PATH)
-            and request.path.removeprefix(WEBHOOK_PATH) in self._signed
-        ):
+        elif not self._may_be_signed(request):
             raise self.refusal(request, _why_unknown(request))
         # A signed webhook has its signature looked at once its body is there.
+
+    def _may_be_signed(self, request: Request) -> bool:
+        """Whether there is something in the place of a signature that stands in for a token."""
+        if request.method != "POST" or not request.path.startswith(WEBHOOK_PATH):
+            return False
+        header = self._signed.get(request.path.removeprefix(WEBHOOK_PATH))
+        return header is not None and request.header(header) is not None
 
     def signed_by(self, webhook: str) -> GatewayProducer:
         """The producer that a webhook's good signature stands for."""

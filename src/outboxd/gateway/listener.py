@@ -94,7 +94,11 @@ class GatewayListener:
         book = TokenBook(read_tokens(path) if path else [])
         self._config, self._tokens_seen = config, seen
         self._webhooks.webhooks = webhooks
-        signed = frozenset(name for name, webhook in webhooks.items() if webhook.signature)
+        signed = {
+            name: webhook.signature.header
+            for name, webhook in webhooks.items()
+            if webhook.signature
+        }
         self.gatekeeper.take_over(book, signed)
 
     async def watch(self) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from outboxd.errors import EventError, Refused
-from outboxd.gateway.alertmanager import read_group
+from outboxd.gateway.alertmanager import AlertEvent, read_group
 from outboxd.gateway.gatekeeper import WEBHOOK_PATH, Gatekeeper
 from outboxd.gateway.signature import is_signed
 from outboxd.gateway.webhooks import Webhook, read_events
 from outboxd.intake.http import IntakeRoutes, check_rate, producer_of, response_of
-from outboxd.intake.intake import Intake, Prepared, receipt_json
+from outboxd.intake.intake import PLAIN_BYTES, Intake, Prepared, receipt_json
 from outboxd.intake.producer import Producer
 from outboxd.outbox.model import Source
 from outboxd.serve.answers import Refusal, Response, reply
@@ -62,26 +62,23 @@ class WebhookRoutes:
     async def take_alerts(self, request: Request, _: str) -> Response:
         """Alertmanager's webhook: an event for each alert that is new."""
         clusters = [value for name, value in request.query if name == "cluster" and value]
-        producer = producer_of(request)
-        payload = _json(await read_body(request, WEBHOOK_BYTES_MAX, _HINT))
-        group = self._read(
-            lambda: read_group(
-                payload, clusters[-1] if clusters else None, self._intake.event_type_max
-            ),
-            producer,
-        )
-        if group.truncated:
-            self._metrics.alerts_truncated(group.truncated)
-        prepared = []
-        for alert in group.events:
-            item = self._prepare(alert.body, producer)
-            incoming = item.incoming
-            if alert.identity is not None:
-                incoming = incoming._replace(
-                    dedup_key=alert.identity, dedup_mark=max(1, alert.began_at)
-                )
-            prepared.append(item._replace(incoming=incoming))
-        return await self._keep(prepared, producer, group.truncated)
+        producer, intake = producer_of(request), self._intake
+        body = await read_body(request, WEBHOOK_BYTES_MAX, _HINT)
+
+        def read() -> tuple[list[Prepared], int]:
+            group = read_group(
+                _json(body),
+                clusters[-1] if clusters else None,
+                intake.event_type_max,
+                intake.event_bytes_max,
+            )
+            return [self._prepare_alert(alert, producer) for alert in group.events], group.truncated
+
+        prepared, truncated = await self._read(body, producer, read)
+        if truncated:
+            self._metrics.alerts_truncated(truncated)
+        # Alertmanager tries again on a 5xx, and on nothing else.
+        return await self._keep(prepared, producer, truncated, over_rate=503)
 
     async def take_webhook(self, request: Request, name: str) -> Response:
         """Any other sender's: events by the mapping of its name."""
@@ -92,11 +89,12 @@ class WebhookRoutes:
             known = ", ".join(sorted(self.webhooks))
             # 422 and not 404, by which a sending agent would hold everything.
             raise Refusal(422, f"there is no webhook {name[:80]!r}", None, f"there are {known}")
-        payload = _json(body)
-        bodies = self._read(
-            lambda: read_events(webhook, payload, self._intake.event_type_max), producer
-        )
-        return await self._keep([self._prepare(data, producer) for data in bodies], producer)
+
+        def read() -> list[Prepared]:
+            bodies = read_events(webhook, _json(body), self._intake.event_type_max)
+            return [self._intake.prepare(data, Source.SOCKET, producer) for data in bodies]
+
+        return await self._keep(await self._read(body, producer, read), producer)
 
     def _sender(
         self, request: Request, name: str, webhook: Webhook | None, body: bytes
@@ -110,21 +108,33 @@ class WebhookRoutes:
             raise self._gatekeeper.refusal(request, "a wrong signature")
         return self._gatekeeper.signed_by(name)
 
-    def _read(self, read: Callable[[], _T], producer: Producer) -> _T:
+    async def _read(self, body: bytes, producer: Producer, read: Callable[[], _T]) -> _T:
+        """What `read` makes of the body; beside the loop where that may take long."""
         try:
-            return read()
+            if len(body) <= PLAIN_BYTES:
+                return read()
+            return await self._intake.in_turn(producer, read)
         except EventError as error:
             raise self._refusal(error, producer) from None
 
-    def _prepare(self, data: bytes, producer: Producer) -> Prepared:
-        return self._read(lambda: self._intake.prepare(data, Source.SOCKET, producer), producer)
+    def _prepare_alert(self, alert: AlertEvent, producer: Producer) -> Prepared:
+        item = self._intake.prepare(alert.body, Source.SOCKET, producer)
+        if alert.identity is None:
+            return item
+        mark = max(1, alert.began_at)
+        incoming = item.incoming._replace(dedup_key=alert.identity, dedup_mark=mark)
+        return item._replace(incoming=incoming)
 
     async def _keep(
-        self, prepared: list[Prepared], producer: Producer, truncated: int = 0
+        self,
+        prepared: list[Prepared],
+        producer: Producer,
+        truncated: int = 0,
+        over_rate: int = 429,
     ) -> Response:
         results: list[bytes] = []
         if prepared:
-            check_rate(self._intake, producer, len(prepared))
+            check_rate(self._intake, producer, len(prepared), over_rate)
             try:
                 receipts = await self._intake.keep([item.incoming for item in prepared])
             except Refused as error:

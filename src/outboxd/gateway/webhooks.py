@@ -101,7 +101,11 @@ def read_events(webhook: Webhook, payload: Any, event_type_max: int = 60) -> lis
     if len(items) > ITEMS_MAX:
         message = f"the payload holds {len(items)} events, {ITEMS_MAX} are allowed"
         raise EventError(message, None, "send fewer at once")
-    return [_event(webhook, item, options, event_type_max) for item in items]
+    try:
+        return [_event(webhook, item, options, event_type_max) for item in items]
+    except RecursionError:
+        hint = "name less of it in `details`"
+        raise EventError("the payload is nested too deeply", None, hint) from None
 
 
 def _event(webhook: Webhook, item: Any, options: jmespath.Options, event_type_max: int) -> bytes:

@@ -196,13 +196,14 @@ def producer_of(request: Request) -> Producer:
     return user(request.peer.user_id)
 
 
-def check_rate(door: Intake, producer: Producer, count: int) -> None:
-    """Raises Refusal (429) where the producer's rate does not allow so many events now
-    (0: where it has used up more than it had)."""
+def check_rate(door: Intake, producer: Producer, count: int, status: int = 429) -> None:
+    """Raises Refusal where the producer's rate does not allow so many events now
+    (0: where it has used up more than it had). Another `status` is for senders that
+    try again on no 429."""
     wait_s = producer.wait_s(count)
     if wait_s > 0:
         door.count_refused(producer, "rate", max(1, count), _TOO_FAST)
-        raise Refusal(429, _TOO_FAST, None, _SLOWER, {"Retry-After": str(ceil(wait_s))})
+        raise Refusal(status, _TOO_FAST, None, _SLOWER, {"Retry-After": str(ceil(wait_s))})
 
 
 def _is_form(request: Request) -> bool:

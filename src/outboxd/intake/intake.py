@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from json import dumps
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, EventError, EventTooLarge, OutboxFull, Refused
@@ -34,6 +35,8 @@ from outboxd.intake.syntax import check_syntax
 from outboxd.intake.turns import Turns
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark
 from outboxd.outbox.outbox import Outbox
+
+_T = TypeVar("_T")
 
 # What is wrong with an event, as a status of HTTP and the metric's label.
 _REFUSED_AS: tuple[tuple[type[EventError], int, str], ...] = (
@@ -252,8 +255,14 @@ class Intake:
                 return self.prepare(data, source, producer, header_key, explain=False)
             except Unexplained:
                 pass
+        return await self.in_turn(
+            producer, partial(self._prepare_long, data, source, producer, header_key)
+        )
+
+    async def in_turn(self, producer: Producer, work: Callable[[], _T]) -> _T:
+        """What takes long, beside the loop: one piece at a time for each producer."""
         async with self._turns.of(producer.name):
-            return await asyncio.to_thread(self._prepare_long, data, source, producer, header_key)
+            return await asyncio.to_thread(work)
 
     def _prepare_long(
         self, data: bytes, source: str, producer: Producer, header_key: str | None = None
