@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import sqlite3
 import struct
 from pathlib import Path
@@ -163,6 +164,41 @@ def test_what_a_rolled_back_transaction_spilled_is_no_damage(tmp_path: Path):
     read = wal.read(data)
     assert len(data) > 32 + 20 * FRAME
     assert read.verdict is not Verdict.DAMAGED, read.detail
+
+
+@pytest.mark.parametrize("cut_bytes", [10, 24, 1408, FRAME - 1])
+def test_what_a_full_disk_cut_short_is_no_damage_and_a_bad_frame_before_it_is(
+    tmp_path: Path, cut_bytes: int
+):
+    path = tmp_path / "full.db"
+    db = sqlite3.connect(path, isolation_level=None)
+    for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "wal_autocheckpoint=0"):
+        db.execute(f"PRAGMA {pragma}").fetchall()
+    db.execute("CREATE TABLE t (text TEXT)")
+    db.execute("INSERT INTO t VALUES (?)", ("promised " * 300,))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room_bytes = Path(f"{path}-wal").stat().st_size + 6 * FRAME + cut_bytes
+    db.execute("BEGIN")
+    db.execute("INSERT INTO t VALUES (?)", ("x" * 80_000,))  # pages without a gap
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))
+    try:
+        with pytest.raises(sqlite3.OperationalError):
+            db.execute("COMMIT")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    if db.in_transaction:
+        db.execute("ROLLBACK")
+    for text in ("kept", "this as well"):
+        db.execute("INSERT INTO t VALUES (?)", (text,))
+    data = Path(f"{path}-wal").read_bytes()
+    db.close()
+    read = wal.read(data)
+    assert len(data) == room_bytes, "a frame is cut short"
+    assert read.verdict is Verdict.TORN, read.detail
+    # The commit itself, overwritten, is no such frame: it does not carry its generation.
+    begin = 32 + (read.committed - 1) * FRAME
+    noise = random.Random(1).randbytes(FRAME)
+    assert wal.read(data[:begin] + noise + data[begin + FRAME :]).verdict is Verdict.DAMAGED
 
 
 def test_the_checksum_is_the_one_that_sqlite_computes(log: bytes):

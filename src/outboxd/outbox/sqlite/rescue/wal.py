@@ -67,7 +67,9 @@ class _Slot(NamedTuple):
     """What stands at the place of a frame."""
 
     frame: Frame | None
-    fault: str  # "" for a frame that is right; "hole", "torn" or what is wrong with it
+    # "" for a frame that is right; "hole", "torn", "cut" by the log's end, or what is wrong
+    fault: str
+    is_stray: bool = False  # of this generation, whole, and fits to nothing before it
 
 
 def read(data: bytes | memoryview, page_bytes: int = 4096) -> Log:
@@ -107,11 +109,13 @@ def _judge(tail: list[_Slot], committed: int) -> tuple[Verdict, str]:
         return Verdict.DAMAGED, f"{where}: {commits} commits that SQLite would drop"
     if len(set(pages)) < len(pages):
         return Verdict.DAMAGED, f"{where}: frames of several commits that SQLite would drop"
-    bad = [slot.fault for slot in tail if slot.fault not in ("", "hole", "torn")]
+    bad = [slot for slot in tail if slot.fault not in ("", "hole", "torn", "cut")]
     # A large transaction that was rolled back leaves frames which fit to
-    # nothing any more. They hold no commit, and end with a frame that is right.
-    if bad and (commits or tail[-1].fault):
-        return Verdict.DAMAGED, f"{where}: {bad[0]}"
+    # nothing any more. They hold no commit, and end with a frame that is right
+    # or, where the disk was full, with one that is cut short: its commit never came.
+    was_full = tail[-1].fault == "cut" and all(slot.is_stray for slot in bad)
+    if bad and (commits or (tail[-1].fault and not was_full)):
+        return Verdict.DAMAGED, f"{where}: {bad[0].fault}"
     return Verdict.TORN, f"{where}: a transaction that was never finished"
 
 
@@ -174,7 +178,7 @@ class _Reader:
         for index in range(self.count()):
             (page, commit, salts), stored, covered, image = self._place(index)
             if len(image) < self.page_bytes:
-                yield _Slot(None, "torn")
+                yield _Slot(None, "cut")
                 return
             right = checksum(covered, sums, self.words) == stored and page > 0
             if right and salts == self.salts:
@@ -215,7 +219,7 @@ class _Reader:
         frame = Frame(number, page, commit > 0 and is_ours, image, False)
         if self._may_be_torn(index):
             return _Slot(frame if is_ours else None, "torn"), stored
-        return _Slot(frame, f"frame {number} fails its checksum"), stored
+        return _Slot(frame, f"frame {number} fails its checksum", is_ours), stored
 
     def _mended(
         self, number: int, covered: bytes, image: memoryview, got: Sums, stored: Sums
