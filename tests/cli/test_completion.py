@@ -18,14 +18,14 @@ FLAGS = {
     for flag in option.flags
 }
 NAMES = {each.name for command in COMMANDS.values() for each in (command, *command.subcommands)}
-SHELLS = {"bash": completion.bash, "zsh": completion.zsh, "fish": completion.fish}
+SHELLS = ("bash", "zsh", "fish")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_command_and_option_is_offered(shell, capsys):
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
-    assert script == SHELLS[shell]()
+    assert script == completion.script(shell) + "\n"
     for name in NAMES:
         assert name in script
     for flag in FLAGS:
@@ -37,7 +37,7 @@ def test_every_command_and_option_is_offered(shell, capsys):
 def test_the_shell_itself_finds_no_fault(shell, need, tmp_path):
     program = need(shell)
     script = tmp_path / "script"
-    script.write_text(SHELLS[shell]())
+    script.write_text(completion.script(shell))
     check = "--no-execute" if shell == "fish" else "-n"
     done = subprocess.run(
         [program, check, str(script)], capture_output=True, check=False, timeout=30
@@ -55,15 +55,18 @@ def test_the_shell_itself_finds_no_fault(shell, need, tmp_path):
         (["-c", "f", "dead-letters", "re"], {"retry"}),
         (["dead-letters", "retry", "--al"], {"--all"}),
         (["exec", "--on", "a"], {"always"}),
-        (["completion", ""], {"bash", "zsh", "fish", "-h", "--help"}),
+        (["completion", ""], {"bash", "zsh", "fish"}),
         (["manpage", "ex"], {"exec"}),
+        (["exec", "--", "/etc/os-rel"], {"/etc/os-release"}),
+        (["backup", "-c", "/etc/os-rel"], {"/etc/os-release"}),
     ],
 )
 def test_bash_offers_what_may_stand_there(words, offered, tmp_path):
     script = tmp_path / "script"
     script.write_text(
-        completion.bash()
-        + '\nCOMP_WORDS=(outboxd "$@"); COMP_CWORD=$#; _outboxd; printf "%s\\n" "${COMPREPLY[@]}"\n'
+        completion.script("bash")
+        + '\nCOMP_WORDS=(outboxd "$@"); COMP_CWORD=$#; _shtab_outboxd outboxd "${!#}"'
+        + '\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
     )
     done = subprocess.run(
         ["bash", str(script), *words], capture_output=True, text=True, check=True, timeout=30
@@ -83,7 +86,7 @@ def test_bash_offers_what_may_stand_there(words, offered, tmp_path):
 )
 def test_fish_offers_what_may_stand_there(line, offered, need, tmp_path):
     script = tmp_path / "script"
-    script.write_text(completion.fish())
+    script.write_text(completion.script("fish"))
     done = subprocess.run(
         [need("fish"), "-c", f"source {script}; complete -C '{line}'"],
         env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
