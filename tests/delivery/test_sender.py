@@ -510,6 +510,26 @@ def test_with_a_full_disk_nothing_is_sent_outcomes_are_kept_and_it_goes_on():
     world.run(main())
 
 
+def test_a_full_disk_with_nothing_to_settle_is_told_once():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        await world.agent.sender.hold("", "root")
+        await world.give(10)
+        await world.agent.sender.release("root")
+        world.fill_disk(True)
+        await asyncio.sleep(HOUR_S)
+        assert len(told(world, SettlingFailed)) == 1
+        assert not told(world, SettlingResumed)
+        world.fill_disk(False)
+        await world.until_empty(60)
+        assert len(told(world, SettlingResumed)) == 1
+        world.finish()
+
+    world.run(main())
+
+
 def test_a_disk_that_is_full_at_the_start_is_waited_for_and_the_crash_remembered():
     world = World()
 

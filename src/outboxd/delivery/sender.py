@@ -374,6 +374,8 @@ class Sender:
         The batch was chosen when the claims had seen so many changes.
         """
         finished = self._in_flight.take_finished()
+        # A commit of nothing succeeds on a full disk, and proves nothing.
+        is_proof = bool(finished or batch or self._overstated)
         sending = self._in_flight.without(finished) + [entry.seq for entry in batch]
         try:
             await self._outbox.exchange(list(finished.values()), sending)
@@ -388,7 +390,8 @@ class Sender:
         if any(settlement.state == State.PENDING for settlement in finished.values()):
             self._claims.look_again()
         self._overstated = self._settling_failed = False
-        self._announcer.settling_works()
+        if is_proof:
+            self._announcer.settling_works()
         return True
 
     def _offer(self) -> None:
