@@ -7,6 +7,9 @@ import time
 import pytest
 from support.outside import Agent, answer
 
+from outboxd.delivery.next_hop import hop_body
+from outboxd.outbox.model import Claimed
+from outboxd.status import Gateway
 from outboxd.times import parse_rfc3339
 
 EVENT = {"eventType": "deploy", "summary": "over two hops", "scope": {"clusters": ["prod"]}}
@@ -195,3 +198,27 @@ def test_what_is_left_of_a_ttl_goes_along(make_host, gateway, komodor):
     (entry,) = gateway.entries()
     left_s = (parse_rfc3339(entry["expiresAt"]) - parse_rfc3339(entry["receivedAt"])) / 1000
     assert 870 < left_s < 900
+
+
+GATEWAY = Gateway(dedup_s=900.0)
+DOUBTED = Claimed(1, "id", b'{"a":1}', 0, None, None, 3, 0, True, 0, None, "socket")
+
+
+@pytest.mark.parametrize(
+    ("now_s", "doubted_for_s", "marked"),
+    [
+        (10.0, None, False),  # received ten seconds ago: the gateway surely knows it
+        (8 * 86_400.0, None, True),
+        (8 * 86_400.0, 5.0, False),  # it waited long, and its answer was lost just now
+        (-86_400.0, 1_000.0, True),  # the clock was set back meanwhile
+        (1_000.0, 850.0, True),  # the gateway may forget it while this is on its way
+    ],
+)
+def test_a_possible_duplicate_is_told_where_the_gateway_may_have_forgotten(
+    now_s, doubted_for_s, marked
+):
+    body = hop_body(DOUBTED, round(now_s * 1000), GATEWAY, "host", doubted_for_s)
+    assert (b"possibleDuplicate" in body) is marked
+    certain = DOUBTED._replace(possible_duplicate=False)
+    body = hop_body(certain, round(now_s * 1000), GATEWAY, "host", doubted_for_s)
+    assert b"possibleDuplicate" not in body

@@ -19,7 +19,7 @@ from outboxd.errors import DiskShort
 from outboxd.outbox.sqlite.ballast import Ballast
 from outboxd.outbox.sqlite.connection import migrate
 from outboxd.outbox.sqlite.engine import SqliteEngine
-from outboxd.outbox.writer import Change, Exchange, Operation, Read, Writer
+from outboxd.outbox.writer import Change, Claim, Exchange, Operation, Read, Writer
 
 
 def _made() -> bytes:
@@ -116,6 +116,8 @@ class InlineWriter(Writer):
                 break
             operations.append(work)
             self._waiting.popleft()
+        # What stood by comes last, as on the thread: it is to see all that comes in.
+        operations.sort(key=lambda operation: isinstance(operation, Claim))
         if operations:
             if self.dies(False):
                 return

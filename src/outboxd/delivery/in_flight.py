@@ -26,6 +26,8 @@ from outboxd.outbox.model import Attempt, Claimed, Entry, Settlement, State
 from outboxd.outbox.outbox import Outbox
 from outboxd.status import Through
 
+DOUBTS_MAX = 100_000  # remembered; of more it is not known since when they are in doubt
+
 
 class Sending(Protocol):
     """What the sender needs of the transport."""
@@ -80,6 +82,9 @@ class InFlight:
         self.next_hop = NextHop()
         self._tasks: dict[int, asyncio.Task[None]] = {}  # until they are settled
         self._finished: dict[int, Settlement] = {}  # to be settled in the next commit
+        # When entries were sent first of which an answer was lost, by CLOCK_BOOTTIME;
+        # a gateway forgets them so long after.
+        self._doubted_s: dict[int, float] = {}
         self.configure(settings, transport)
 
     def configure(self, settings: Settings, transport: Sending) -> None:
@@ -125,6 +130,7 @@ class InFlight:
     def expire(self, seq: int, id: str) -> None:
         """It will not be sent any more: its ttl ran out."""
         self._finished[seq] = expired(seq)
+        self._doubted_s.pop(seq, None)
         self._gate.gone(seq)
         self._observe(EntryExpired(id))
 
@@ -187,9 +193,23 @@ class InFlight:
         )
 
     def _body(self, request: Request, settings: Settings, next_hop: NextHop) -> bytes:
+        since_s = self._doubted_s.get(request.entry.seq)
         return next_hop.body(
-            request.entry, request.started_at, settings.stamp, settings.late_after_s, self._host
+            request.entry,
+            request.started_at,
+            settings.stamp,
+            settings.late_after_s,
+            self._host,
+            None if since_s is None else self._clock.since_boot_s() - since_s,
         )
+
+    def _doubt(self, request: Request) -> None:
+        """It may have arrived, and will be sent again."""
+        if request.entry.possible_duplicate and request.entry.seq not in self._doubted_s:
+            return  # there was a doubt before, of which nobody knows when it was
+        if len(self._doubted_s) < DOUBTS_MAX:
+            ago_s = self._clock.monotonic_s() - request.started_s
+            self._doubted_s.setdefault(request.entry.seq, self._clock.since_boot_s() - ago_s)
 
     def _end(self, request: Request, meaning: Meaning, effect: Effect, now_s: float) -> None:
         """What an answer means for the entry and for everybody who listens."""
@@ -210,6 +230,10 @@ class InFlight:
             due_at=0 if effect.rests_s is None else self._rest(entry.seq, effect.rests_s),
         )
         self._finished[entry.seq] = settled
+        if settled.state != State.PENDING:
+            self._doubted_s.pop(entry.seq, None)
+        elif meaning.may_have_arrived:
+            self._doubt(request)
         if settled.state == State.DEAD:
             self._gate.gone(entry.seq)
         self._observe(
@@ -272,6 +296,7 @@ class InFlight:
         """A defect of ours while it ended: it may have arrived, and is tried again."""
         why = f"internal error: {error!r}: the event may have arrived"
         due_at = self._rest(request.entry.seq, self._settings.backoff_initial_s)
+        self._doubt(request)
         self._finished.setdefault(request.entry.seq, self._unseen(request, why=why, due_at=due_at))
         self._ended()
 

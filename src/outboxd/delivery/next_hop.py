@@ -19,6 +19,8 @@ from outboxd.times import rfc3339
 
 HOP_WANTED = 425  # RFC 8470, Too Early: nothing was kept, and it is to be sent again
 VERSION = "1"
+# A request may take so long until the gateway looks whether it knows the event.
+ON_THE_WAY_S = 60.0
 
 
 def read_greeting(value: str) -> Gateway | None:
@@ -74,33 +76,53 @@ class NextHop:
         return self.body(claimed, at_ms, stamp, late_after_s, host)
 
     def body(
-        self, claimed: Claimed, now_ms: int, stamp: str, late_after_s: float, host: str
+        self,
+        claimed: Claimed,
+        now_ms: int,
+        stamp: str,
+        late_after_s: float,
+        host: str,
+        doubted_for_s: float | None = None,
     ) -> bytes:
-        """The body to send: with stamps to Komodor, with the hop to a gateway."""
+        """The body to send: with stamps to Komodor, with the hop to a gateway.
+
+        `doubted_for_s`: how long ago it was sent first of whose answers one was lost;
+        None where that is not known (any more).
+        """
         if self.gateway is None:
             return stamped(claimed, now_ms, stamp, late_after_s)
-        return hop_body(claimed, now_ms, self.gateway, host)
+        return hop_body(claimed, now_ms, self.gateway, host, doubted_for_s)
 
 
-def hop_body(claimed: Claimed, now_ms: int, gateway: Gateway, host: str) -> bytes:
+def hop_body(
+    claimed: Claimed,
+    now_ms: int,
+    gateway: Gateway,
+    host: str,
+    doubted_for_s: float | None = None,
+) -> bytes:
     """The stored body with what is the agents' own: `occurredAt` if the producer gave
     it, what is left of the ttl, and the hop.
 
     The entry's id goes along as its dedup key, so that a lost answer makes no
-    duplicate as long as the gateway knows that id.
+    duplicate as long as the gateway knows that id. Where nobody knows when an answer
+    was lost, it may have been right after the receipt.
     """
     since = claimed.received_at if claimed.occurred_at is None else claimed.occurred_at
     before = NO_HOP if claimed.hop is None else read_hop_text(claimed.hop)
     if claimed.hop is not None:
         since = claimed.received_at  # the time before is in the hop
-    elapsed_s = (now_ms - claimed.received_at) / 1000
+    elapsed_s = doubted_for_s
+    if elapsed_s is None:
+        elapsed_s = (now_ms - claimed.received_at) / 1000
     hop = further(
         before,
         age_ms=now_ms - since,
         attempts=claimed.attempt_count + 1,
         repeats=claimed.repeats,
         last_occurred_at=claimed.last_occurred_at,
-        possible_duplicate=claimed.possible_duplicate and elapsed_s > gateway.dedup_s,
+        possible_duplicate=claimed.possible_duplicate
+        and elapsed_s > gateway.dedup_s - ON_THE_WAY_S,
         host=host,
     )
     members = [f',"hop":{hop_text(hop)}']
