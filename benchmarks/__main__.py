@@ -3,7 +3,7 @@
 --short         a few minutes less, for CI
 --check         exit 1 where a ratio misses its bound by half
 --json FILE     the same figures for programs
---only NAME     intake, drain, size or peers (repeatable)
+--only NAME     intake, drain, size, gateway or peers (repeatable)
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import drain, intake, peers, size
+from benchmarks import drain, gateway, intake, peers, size
 from benchmarks.machine import describe
 from benchmarks.table import Row, as_json, print_table
 
 BASELINE = Path(__file__).parent / "baseline.json"
-PARTS = {"intake": intake.rows, "drain": drain.rows, "size": size.rows, "peers": peers.rows}
+PARTS = {
+    "intake": intake.rows,
+    "drain": drain.rows,
+    "size": size.rows,
+    "gateway": gateway.rows,
+    "peers": peers.rows,
+}
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
-"""Producers: many keep-alive connections on a Unix socket, one request each at a time.
+"""Producers: many keep-alive connections on a Unix socket, or over TLS (HOST:PORT, a file
+with the authority, a token), one request each at a time.
 
 Run as a process of its own, so that it is not measured with the server.
 Prints one JSON line: requests a second, latencies, answers by status.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import ssl
 import sys
 import time
 
@@ -23,13 +25,29 @@ REQUEST = (
 ) + BODY
 
 
-def run(path: str, connections: int, seconds: float) -> dict[str, object]:
+def connect(address: str, ca_file: str) -> socket.socket:
+    """A connection that does not block."""
+    if ca_file:
+        host, _, port = address.rpartition(":")
+        context = ssl.create_default_context(cafile=ca_file)
+        plain = socket.create_connection((host, int(port)))
+        one: socket.socket = context.wrap_socket(plain, server_hostname=host)
+    else:
+        one = socket.socket(socket.AF_UNIX)
+        one.connect(address)
+    one.setblocking(False)
+    return one
+
+
+def run(
+    address: str, connections: int, seconds: float, ca_file: str = "", token: str = ""
+) -> dict[str, object]:
     poll = select.epoll()
     sockets = {}
+    request = REQUEST.replace(b"\r\n", b"\r\nx-api-key: %s\r\n" % token.encode(), 1)
+    request = request if token else REQUEST
     for _ in range(connections):
-        one = socket.socket(socket.AF_UNIX)
-        one.connect(path)
-        one.setblocking(False)
+        one = connect(address, ca_file)
         sockets[one.fileno()] = one
         poll.register(one.fileno(), select.EPOLLIN)
     clock = time.perf_counter
@@ -39,18 +57,21 @@ def run(path: str, connections: int, seconds: float) -> dict[str, object]:
     start = clock()
     for number, one in sockets.items():
         began[number] = clock()
-        one.send(REQUEST)
+        one.send(request)
     end = start + seconds
     now = start
     while now < end:
         for number, _ in poll.poll():
-            data = sockets[number].recv(65536)
+            try:
+                data = sockets[number].recv(65536)
+            except ssl.SSLWantReadError:
+                continue  # a session ticket, or half a record
             now = clock()
             latencies.append(now - began[number])
             code = data[9:12].decode()
             codes[code] = codes.get(code, 0) + 1
             began[number] = now
-            sockets[number].send(REQUEST)
+            sockets[number].send(request)
     latencies.sort()
     count = len(latencies)
     return {
@@ -62,4 +83,4 @@ def run(path: str, connections: int, seconds: float) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))))
+    print(json.dumps(run(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:])))
