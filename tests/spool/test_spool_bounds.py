@@ -9,7 +9,7 @@ import os
 import pytest
 
 from outboxd.spool import content, prune, rejects
-from outboxd.spool.rejects import FAULTS_TOLD_MAX
+from outboxd.spool.rejects import FAULTS_BYTES_MAX, FAULTS_MAX, FAULTS_TOLD_MAX
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to own files as several users")
 
@@ -23,9 +23,34 @@ def test_of_a_file_of_bad_lines_a_hundred_are_explained_and_the_rest_is_refused(
             assert await parts.summaries() == ["first"]
             reason = parts.reason("flood")
             assert reason.count("an event is a JSON object") == FAULTS_TOLD_MAX
-            assert f"from line {FAULTS_TOLD_MAX + 3} on none was read" in reason
+            assert f"from line {FAULTS_MAX + 3} on none was read" in reason
             kept = (parts.spool / "rejected" / "flood").read_text()
             assert kept == text.partition("\n")[2]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("event_bytes_max", [256 * 1024, 1000], ids=["small", "large"])
+@pytest.mark.parametrize("bad", [150, 3000])
+def test_good_lines_behind_many_bad_ones_are_taken(intake, line, event_bytes_max, bad):
+    async def main():
+        async with intake(serve=False, event_bytes_max=event_bytes_max) as parts:
+            parts.put("log", "started up\n" * bad + line("good") + "\n")
+            await parts.emptied()
+            assert await parts.summaries() == ["good"]
+            assert f"and {bad - FAULTS_TOLD_MAX} lines more" in parts.reason("log")
+
+    asyncio.run(main())
+
+
+def test_of_a_file_of_long_bad_lines_fewer_are_looked_at(intake, line):
+    async def main():
+        async with intake(serve=False) as parts:
+            bad = "x" * (FAULTS_BYTES_MAX // FAULTS_TOLD_MAX) + "\n"
+            parts.put("long", bad * 200 + line("last") + "\n")
+            await parts.emptied()
+            assert await parts.summaries() == []
+            assert "on none was read" in parts.reason("long")
 
     asyncio.run(main())
 
@@ -61,13 +86,13 @@ def test_of_a_large_file_of_bad_lines_the_rest_is_refused_too(intake, line):
 
 
 def test_the_control_explains_each_of_them(intake, monkeypatch):
-    monkeypatch.setattr(content, "is_beyond_help", lambda bad, good: False)
+    monkeypatch.setattr(content, "is_beyond_help", lambda bad, good, bad_bytes: False)
 
     async def main():
         async with intake(serve=False) as parts:
-            parts.put("flood", "1\n" * 1000)
+            parts.put("flood", "1\n" * 20_000)
             await parts.emptied()
-            assert "and 900 lines more" in parts.reason("flood")
+            assert "and 19900 lines more" in parts.reason("flood")
 
     asyncio.run(main())
 

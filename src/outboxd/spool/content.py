@@ -16,7 +16,7 @@ from outboxd.intake.intake import Intake
 from outboxd.intake.producer import Producer
 from outboxd.outbox.model import Incoming, Source
 from outboxd.slices import Slices
-from outboxd.spool.rejects import Fault, is_beyond_help
+from outboxd.spool.rejects import FAULTS_TOLD_MAX, Fault, is_beyond_help
 
 
 class Content(NamedTuple):
@@ -43,16 +43,18 @@ async def read_content(door: Intake, data: bytes, producer: Producer, slices: Sl
     items: list[Incoming] = []
     numbers: list[int] = []
     faults: list[tuple[Fault, bytes]] = []
-    number, unread = 0, b""
+    number, bad_bytes, unread = 0, 0, b""
     for number, line, end in _lines(data):
         if not line or line.isspace():
             continue
         try:
-            items.append(door.prepare_line(line, Source.SPOOL, producer).incoming)
+            told = len(faults) < FAULTS_TOLD_MAX
+            items.append(door.prepare_line(line, Source.SPOOL, producer, told).incoming)
             numbers.append(number)
         except EventError as error:
             faults.append((Fault.of(number, error), line))
-            if is_beyond_help(len(faults), len(items)):
+            bad_bytes += len(line)
+            if is_beyond_help(len(faults), len(items), bad_bytes):
                 unread = data[end:]
                 break
         await slices.pause()

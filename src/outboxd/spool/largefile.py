@@ -17,7 +17,7 @@ from outboxd.intake.producer import Producer, user
 from outboxd.outbox.model import Incoming, Source
 from outboxd.slices import Slices
 from outboxd.spool.files import LargeFile, Look, SpoolFolder
-from outboxd.spool.rejects import BadLines, Fault, is_beyond_help
+from outboxd.spool.rejects import FAULTS_TOLD_MAX, BadLines, Fault, is_beyond_help
 
 CHECK_SLICE = 64  # lines between which the loop serves others
 
@@ -147,17 +147,18 @@ class _Portions:
             if line is not None and (not line or line.isspace()):
                 continue
             try:
-                incoming = self._door.prepare_line(line, Source.SPOOL, self._producer).incoming
+                told = self._bad.count < FAULTS_TOLD_MAX
+                prepared = self._door.prepare_line(line, Source.SPOOL, self._producer, told)
             except EventError as error:
                 self._bad.add(Fault.of(self._number, error), line)
-                if is_beyond_help(self._bad.count, self._good):
+                if is_beyond_help(self._bad.count, self._good, self._bad.kept_bytes):
                     self._bad.unread_from = self._number + 1
                     self._keep(lines[count:])
                     break
             else:
                 self._good += 1
                 if self._number > done:
-                    items.append(incoming)
+                    items.append(prepared.incoming)
                     numbers.append(self._number)
         return Portion(self._key, items, numbers, self._number)
 

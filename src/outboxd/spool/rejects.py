@@ -28,6 +28,10 @@ from outboxd.text import harmless
 from outboxd.times import rfc3339
 
 FAULTS_TOLD_MAX = 100  # of one file; finding out what is wrong with a line takes time
+# More bad lines than good ones, by number or, with a hundred more, by their bytes: a
+# second of work at the most, and the rest of the file is refused unread.
+FAULTS_MAX = 10_000
+FAULTS_BYTES_MAX = 1 << 20
 FILE_KEPT_BYTES_MAX = 16 << 20  # of what was not taken of one file
 SUFFIX = ".error"
 _OWNER = "owner: uid "
@@ -54,11 +58,12 @@ class Fault(NamedTuple):
         return f"{where}{self.reason}{hint}"
 
 
-def is_beyond_help(bad: int, good: int) -> bool:
+def is_beyond_help(bad: int, good: int, bad_bytes: int) -> bool:
     """Whether the rest of a file is refused unread: a file of bad lines must not cost
-    an explanation for each of them, and of one that is good for the most part every
-    good line is taken."""
-    return bad - good >= FAULTS_TOLD_MAX
+    a look at each of them, and of one that is good for the most part, or that only
+    begins with something else, every good line is taken."""
+    more = bad - good
+    return more >= FAULTS_MAX or (more >= FAULTS_TOLD_MAX and bad_bytes >= FAULTS_BYTES_MAX)
 
 
 class BadLines:
@@ -94,6 +99,11 @@ class BadLines:
         part = part[:room]
         self._kept_bytes += len(part)
         self.buffer += part
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much of the file was not taken, as far as it is kept."""
+        return self._kept_bytes
 
     @property
     def must_spill(self) -> bool:
