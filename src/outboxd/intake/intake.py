@@ -259,6 +259,10 @@ class Intake:
             producer, partial(self._prepare_long, data, source, producer, header_key)
         )
 
+    async def prepare_apart(self, data: bytes, source: str, producer: Producer) -> Prepared:
+        """As `prepare`, of what is long: beside the loop, in the producer's turn."""
+        return await self.in_turn(producer, partial(self._prepare_long, data, source, producer))
+
     async def in_turn(self, producer: Producer, work: Callable[[], _T]) -> _T:
         """What takes long, beside the loop: one piece at a time for each producer."""
         async with self._turns.of(producer.name):

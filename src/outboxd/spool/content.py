@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from outboxd.errors import EventError
-from outboxd.intake.intake import Intake
+from outboxd.intake.intake import PLAIN_BYTES, Intake
 from outboxd.intake.producer import Producer
 from outboxd.outbox.model import Incoming, Source
 from outboxd.slices import Slices
@@ -35,7 +35,11 @@ async def read_content(door: Intake, data: bytes, producer: Producer, slices: Sl
         fault = Fault(1, None, "the file is empty", "write the event in tmp/, then rename it")
         return Content([], [], [(fault, b"")], 1)
     try:
-        return Content([door.prepare(data, Source.SPOOL, producer).incoming], [1], [], 1)
+        if len(data) <= PLAIN_BYTES:
+            prepared = door.prepare(data, Source.SPOOL, producer)
+        else:
+            prepared = await door.prepare_apart(data, Source.SPOOL, producer)
+        return Content([prepared.incoming], [1], [], 1)
     except EventError as error:
         as_one = error
     if is_one_value(data):
@@ -49,7 +53,7 @@ async def read_content(door: Intake, data: bytes, producer: Producer, slices: Sl
             continue
         try:
             told = len(faults) < FAULTS_TOLD_MAX
-            items.append(door.prepare_line(line, Source.SPOOL, producer, told).incoming)
+            items.append(await prepare_line(door, line, producer, told))
             numbers.append(number)
         except EventError as error:
             faults.append((Fault.of(number, error), line))
@@ -62,6 +66,16 @@ async def read_content(door: Intake, data: bytes, producer: Producer, slices: Sl
         # Neither its first line nor any other is one: an event cut short.
         faults, unread = [(Fault.of(1, as_one), data)], b""
     return Content(items, numbers, faults, number, unread)
+
+
+async def prepare_line(
+    door: Intake, line: bytes | None, producer: Producer, told: bool
+) -> Incoming:
+    """A line's event; where it is long, judged beside the loop. Raises EventError, with
+    the reason where it is to be `told`."""
+    if line is None or len(line) <= PLAIN_BYTES:
+        return door.prepare_line(line, Source.SPOOL, producer, told).incoming
+    return (await door.prepare_apart(line, Source.SPOOL, producer)).incoming
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes, int]]:

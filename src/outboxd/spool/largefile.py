@@ -14,8 +14,9 @@ from outboxd.errors import EventError
 from outboxd.intake.intake import Intake, Portion
 from outboxd.intake.lines import PORTION_LINES, LineCutter
 from outboxd.intake.producer import Producer, user
-from outboxd.outbox.model import Incoming, Source
+from outboxd.outbox.model import Incoming
 from outboxd.slices import Slices
+from outboxd.spool.content import prepare_line
 from outboxd.spool.files import LargeFile, Look, SpoolFolder
 from outboxd.spool.rejects import FAULTS_TOLD_MAX, BadLines, Fault, is_beyond_help
 
@@ -72,7 +73,7 @@ async def _ends_well(file: LargeFile, door: Intake, thread: Thread, producer: Pr
     """A file that grows shows it at its end."""
     line = await thread(file.last_line, door.event_bytes_max)
     try:
-        door.prepare_line(line, Source.SPOOL, producer)
+        await prepare_line(door, line, producer, told=False)
     except EventError:
         return False
     return True
@@ -148,7 +149,7 @@ class _Portions:
                 continue
             try:
                 told = self._bad.count < FAULTS_TOLD_MAX
-                prepared = self._door.prepare_line(line, Source.SPOOL, self._producer, told)
+                incoming = await prepare_line(self._door, line, self._producer, told)
             except EventError as error:
                 self._bad.add(Fault.of(self._number, error), line)
                 if is_beyond_help(self._bad.count, self._good, self._bad.kept_bytes):
@@ -158,7 +159,7 @@ class _Portions:
             else:
                 self._good += 1
                 if self._number > done:
-                    items.append(prepared.incoming)
+                    items.append(incoming)
                     numbers.append(self._number)
         return Portion(self._key, items, numbers, self._number)
 
