@@ -93,6 +93,21 @@ def test_wait_says_that_the_gateway_has_it_and_through_waits_for_the_gateway(
     assert len(gateway.entries()) == 1
 
 
+def test_an_agent_that_was_started_afresh_asks_first_whether_it_is_a_gateway(
+    make_host, gateway, komodor
+):
+    host = make_host()
+    id = host.accept("one")
+    host.await_entry(id, state="delivered")
+    host.stop()
+    host.start()
+    assert host.status()["destination"]["gateway"] is None
+    through = run(host, "wait", id, "--through", "--timeout", "60s")
+    assert (through.returncode, through.stderr) == (0, "")
+    assert host.status()["destination"]["gateway"] is True
+    assert len(gateway.entries()) == 1
+
+
 def test_through_tells_a_dead_letter_of_the_gateway(make_host, gateway, komodor):
     komodor.respond = lambda arrival: answer(
         400 if arrival.event["summary"] == "bad" else 201, '{"message": "no"}'

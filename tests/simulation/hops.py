@@ -81,6 +81,9 @@ class Link:
     async def ask(self, id: str) -> Answer:
         raise AssertionError("nobody asks here")
 
+    async def validate(self) -> Answer:
+        raise AssertionError("nobody asks here")
+
     async def send(self, id: str, body: bytes, offers_hop: bool = False) -> Answer:
         event, node = json.loads(body), self.sender
         sent = Sent(event["summary"], self.fleet.loop.time(), event, node.clock.wall_ms())

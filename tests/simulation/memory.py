@@ -148,6 +148,4 @@ class InlineWriter(Writer):
 
 def _is_empty(operation: Operation[Any]) -> bool:
     """Whether SQLite has nothing to write for it: that succeeds on a full disk."""
-    return (
-        isinstance(operation, Exchange) and not operation.settlements and not operation.sending
-    )
+    return isinstance(operation, Exchange) and not operation.settlements and not operation.sending

@@ -39,6 +39,9 @@ class Sending(Protocol):
     async def ask(self, id: str) -> Answer:
         """Asks a gateway what became of an event; takes and makes none."""
 
+    async def validate(self) -> Answer:
+        """Asks whether the key is good; a gateway says that it is one."""
+
     def refresh(self) -> None:
         """The next request uses a fresh connection; those under way go on."""
 

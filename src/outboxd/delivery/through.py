@@ -10,7 +10,7 @@ from typing import Protocol
 
 from outboxd.delivery.next_hop import NextHop
 from outboxd.delivery.outcome import Answer
-from outboxd.event.hop import STATE
+from outboxd.event.hop import GREETING, STATE
 from outboxd.outbox.model import State
 from outboxd.status import Through
 
@@ -20,10 +20,16 @@ class Asking(Protocol):
 
     async def ask(self, id: str) -> Answer: ...
 
+    async def validate(self) -> Answer: ...
+
 
 async def ask_through(transport: Asking, next_hop: NextHop, id: str) -> Through:
     """The state of the delivered entry `id` as the gateway has it. Where the other end
     is Komodor itself there is nothing behind it."""
+    if next_hop.is_gateway is None:
+        answer = await transport.validate()
+        if GREETING.lower() in answer.headers:  # else it may be anybody on the way
+            next_hop.learn(answer.status, answer.headers)
     if next_hop.is_gateway is None:
         reason = "since the agent's start nothing was answered that tells what the destination is"
         return Through(None, reason)
