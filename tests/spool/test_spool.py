@@ -15,6 +15,7 @@ import pytest
 
 from outboxd import slices
 from outboxd.clock import Clock
+from outboxd.spool import reader
 
 
 class SteppedClock(Clock):
@@ -65,6 +66,28 @@ def test_a_spool_that_was_idle_for_long_takes_the_next_file_at_once(intake, line
             assert max(pauses_s, default=0.0) < 60
 
     asyncio.run(main())
+
+
+def test_a_defect_while_a_file_is_read_ends_neither_the_reader_nor_the_file(
+    intake, line, monkeypatch, capsys
+):
+    async def main():
+        async with intake(serve=False) as parts:
+            read_content, defects = reader.read_content, [RuntimeError("a defect")]
+
+            async def read(*arguments):
+                if defects:
+                    raise defects.pop()
+                return await read_content(*arguments)
+
+            monkeypatch.setattr(reader, "read_content", read)
+            parts.put("one.json", line("one"))
+            await parts.emptied()
+            assert await parts.summaries() == ["one"]
+            assert not defects
+
+    asyncio.run(main())
+    assert "a defect" in capsys.readouterr().out
 
 
 def test_no_pause_between_slices_is_long_whatever_was_counted_as_work(monkeypatch):

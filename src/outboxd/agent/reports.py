@@ -43,6 +43,12 @@ class OutageReports:
             task.cancel()
 
     async def _report(self, outage: OutageEnded, late_after_s: float) -> None:
+        try:
+            await self._report_if_late(outage, late_after_s)
+        except OutboxdError as error:
+            self._log.warning("report.failed", error=error.message, hint=error.hint)
+
+    async def _report_if_late(self, outage: OutageEnded, late_after_s: float) -> None:
         longest_s = (outage.ended_at - outage.oldest_at) / 1000
         delayed = outage.delayed - await self._own_pending()
         if delayed <= 0 or longest_s < late_after_s:
@@ -55,10 +61,7 @@ class OutageReports:
             reason=outage.reason,
             host=socket.gethostname(),
         )
-        try:
-            await self._intake.take(data, Source.AGENT, AGENT)
-        except OutboxdError as error:
-            self._log.warning("report.failed", error=error.message, hint=error.hint)
+        await self._intake.take(data, Source.AGENT, AGENT)
 
     async def _own_pending(self) -> int:
         if self._outbox.counts.pending > FEW_PENDING:

@@ -22,6 +22,7 @@ from outboxd.serve.body import read_body
 from outboxd.serve.request import Request
 from outboxd.serve.table import Route
 from outboxd.status import DestinationStatus
+from outboxd.times import rfc3339
 
 BODY_BYTES_MAX = 16 * 1024
 
@@ -122,6 +123,8 @@ class ControlRoutes:
         finally:  # what was done counts, whatever ended it
             self._context.metrics.operator(action, bulk.changed)
             named = {name: value for name, value in where._asdict().items() if value}
+            for name in named.keys() & {"since", "until"}:
+                named[name] = rfc3339(named[name])
             _log.warning("entries.changed", action=action, count=bulk.changed, by=by, **named)
         return reply(200, _encode({"changed": bulk.changed}) + b"\n")
 

@@ -180,7 +180,8 @@ class AgentQueue:
             answer_body = answer.read()
         except TimeoutError:
             raise Unavailable(
-                f"the agent at {self.socket_path} did not answer in {TIMEOUT_S:.0f} seconds",
+                f"the agent at {self.socket_path} did not answer in"
+                f" {self._connection.timeout_s:.0f} seconds",
                 "its log says what holds it up",
             ) from None
         except (OSError, http.client.HTTPException) as error:
@@ -209,17 +210,17 @@ class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
 
     def set_timeout(self, timeout_s: float) -> None:
         """For what is asked from now on."""
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         if self.sock is not None:
             self.sock.settimeout(timeout_s)
 
     def connect(self) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(self._timeout_s)
+        connection.settimeout(self.timeout_s)
         try:
             connection.connect(self._path)
         except BaseException:

@@ -251,7 +251,7 @@ _HOLD = Command(
 
 _RELEASE = Command(
     "release",
-    "end a hold",
+    "end a hold, or any other wait of the destination",
     positionals=(Positional("ID", "an entry's id (else the destination)", count="optional"),),
     options=AGENT,
     exits=(DONE, NO_SUCH_ID, UNREACHED, FORBIDDEN, CONFIGURATION),

@@ -159,9 +159,17 @@ class SpoolReader:
                 return  # the outbox has told the agent, which stops
             except (OSError, OutboxdError) as error:
                 _log.warning("spool.failed", error=str(error), retry_s=self._pace.trouble_s)
-                self._scan_at_s = self._clock.monotonic_s() + self._pace.trouble_s
-                self.watch.scan_due = False
+                self._rest_from_trouble()
+            except Exception as error:  # a defect of ours must not end the reader in silence
+                told = f"internal error: {error!r}"
+                retry_s = self._pace.trouble_s
+                _log.error("spool.failed", error=told, retry_s=retry_s, exc_info=error)
+                self._rest_from_trouble()
             await self._sleep()
+
+    def _rest_from_trouble(self) -> None:
+        self._scan_at_s = self._clock.monotonic_s() + self._pace.trouble_s
+        self.watch.scan_due = False
 
     async def _sleep(self) -> None:
         if self._task is None:
