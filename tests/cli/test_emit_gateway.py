@@ -168,6 +168,7 @@ def test_a_gateway_that_is_gone_leaves_it_in_the_spool(place, gateway):
     [
         ("gateway:8443", TOKEN),
         ("http://gateway.example:8443", TOKEN),
+        ("http://127.gateway.example:8443", TOKEN),
         ("https://u:p@host", TOKEN),
         ("https://host:port", TOKEN),
         ("https://localhost", ""),

@@ -159,4 +159,9 @@ def _seconds(told: str) -> float:
 
 
 def _is_here(host: str) -> bool:
-    return host == "localhost" or host == "::1" or host.startswith("127.")
+    from ipaddress import ip_address
+
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # another name, which may begin with 127. and lead anywhere
+        return False
