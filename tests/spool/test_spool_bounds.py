@@ -8,8 +8,11 @@ import os
 
 import pytest
 
+from outboxd.intake.shares import Shares
+from outboxd.outbox.model import EntryChange
 from outboxd.spool import content, prune, rejects
 from outboxd.spool.rejects import FAULTS_BYTES_MAX, FAULTS_MAX, FAULTS_TOLD_MAX
+from outboxd.spool.waiting import Pace
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to own files as several users")
 
@@ -222,6 +225,34 @@ def test_a_file_of_another_owner_does_not_wait_for_a_flood(intake, line):
             assert any(b"the other's" in body for body in seen)
 
     asyncio.run(main())
+
+
+@AS_ROOT
+def test_who_has_the_whole_of_a_share_keeps_no_other_owners_files_waiting(intake, line):
+    async def main():
+        # Who is refused for lack of room in all waits for an hour.
+        pace = Pace(refused_min_s=3600.0, refused_max_s=3600.0, share_s=0.1)
+        settings = {"events_max": 40, "shares": Shares(()), "pace": pace}
+        async with intake(serve=False, **settings) as parts:
+            for number in range(30):
+                owned_put(parts, f"a{number:02}", line(f"a{number:02}"), 64_301)
+            await until(lambda: parts.outbox.counts.pending == 20)
+            for number in range(3):
+                owned_put(parts, f"b{number}", line(f"b{number}"), 64_302)
+                await until(lambda path=parts.spool / "new" / f"b{number}": not path.exists())
+            waiting = len(parts.new())
+            assert waiting == 10
+            for entry in await parts.first_entries(15):
+                await parts.outbox.change(lambda e, id=entry.id: e.change(EntryChange.DROP, id))
+            await until(lambda: len(parts.new()) < waiting)
+
+    asyncio.run(main())
+
+
+async def until(condition):
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 (what is waited for is the reader's own state)
+            await asyncio.sleep(0.01)
 
 
 def test_a_directory_that_cannot_be_moved_is_told_once_and_left_alone(intake, monkeypatch):

@@ -150,7 +150,15 @@ async def running(path, *, serve=True, spool=True, **settings):
     stall_s = settings.pop("stall_s", 10.0)
     outbox = await Outbox.start(SqliteEngine(str(path / "outbox.db"), clock))
     metrics = Metrics("test", clock)
-    admission = Admission(lambda: outbox.counts, lambda: free["bytes"], clock, events_max, 64 << 20)
+    admission = Admission(
+        lambda: outbox.counts,
+        lambda: free["bytes"],
+        clock,
+        events_max,
+        64 << 20,
+        lambda: outbox.waiting,
+        settings.pop("shares", None),
+    )
     door = Intake(
         outbox,
         admission,

@@ -83,6 +83,7 @@ class SpoolReader:
         self._large: dict[str, Identity] = {}
         self._large_tasks: dict[int, asyncio.Task[None]] = {}  # by the files' owners
         self._task: asyncio.Task[None] | None = None
+        self._resting: dict[int, float] = {}  # owners who have their share, and until when
         self._refused_until_s = 0.0
         self._refused_wait_s = 0.0
         self._scan_at_s = 0.0
@@ -188,7 +189,7 @@ class SpoolReader:
             return self._refused_until_s
         if self.watch.names or self.watch.scan_due or self._turns:
             return now_s
-        return min(self.waiting.next_s(), self._scan_at_s)
+        return min(self.waiting.next_s(), self._scan_at_s, *self._resting.values())
 
     async def _turn(self) -> None:
         """Whatever is due now: what arrived, then some files of each owner."""
@@ -196,6 +197,9 @@ class SpoolReader:
         now_s = self._clock.monotonic_s()
         if now_s < self._refused_until_s:
             return
+        for owner in [owner for owner, until_s in self._resting.items() if until_s <= now_s]:
+            del self._resting[owner]
+            self.watch.scan_due = True
         if self.watch.scan_due or now_s >= self._scan_at_s:
             await self._scan()
         names = {*self.watch.take(), *self.waiting.due()}
@@ -235,7 +239,11 @@ class SpoolReader:
     async def _take(self) -> bool:
         """Some files of each owner; False where the intake refused."""
         assert self._folder is not None
-        chunk = [turn for turn in self._turns.take(CHUNK_FILES) if turn[1] not in self._large]
+        chunk = [
+            (owner, name)
+            for owner, name in self._turns.take(CHUNK_FILES)
+            if name not in self._large and owner not in self._resting
+        ]
         if not chunk:
             return True
         refusal = self._door.admission.refusal()
@@ -322,7 +330,8 @@ class SpoolReader:
             if kept.lines_done and taking.portion.items:
                 self._progress[look.key] = kept.lines_done
             if kept.refusal is not None:
-                refusal = kept.refusal
+                if not self._only_its_owner_rests(look, kept.refusal):
+                    refusal = kept.refusal
                 continue
             self.waiting.remove(look.name)
             if not taking.content.faults:
@@ -393,6 +402,15 @@ class SpoolReader:
                 fault = Fault(0, None, f"{look.reason}; not read", hint)
                 await self._endings.reject(self._folder, look, fault)
 
+    def _only_its_owner_rests(self, look: Look, refusal: Refused) -> bool:
+        """Where the outbox has room for others, nobody else's files wait."""
+        if self._door.admission.refusal() is not None:
+            return False
+        assert look.identity is not None
+        self._door.refused(refusal, 1)
+        self._resting[look.identity.owner] = self._clock.monotonic_s() + self._pace.share_s
+        return True
+
     def _refuse(self, refusal: Refused) -> None:
         """The outbox takes nothing: files stay where they are."""
         pace = self._pace
@@ -430,8 +448,11 @@ class SpoolReader:
             self.waiting.remove(look.name)
             self.watch.names[look.name] = None
         except Refused as refusal:
-            self._refuse(refusal)
-            self.waiting.add(look, self._refused_wait_s, refusal.message)
+            if self._only_its_owner_rests(look, refusal):
+                self.waiting.add(look, self._pace.share_s, refusal.message)
+            else:
+                self._refuse(refusal)
+                self.waiting.add(look, self._refused_wait_s, refusal.message)
         except SyncFailed:
             return  # the outbox has told the agent, which stops
         except (OSError, OutboxdError) as error:

@@ -23,6 +23,7 @@ class Pace(NamedTuple):
     look_again_s: float = 0.1
     refused_min_s: float = 0.5  # while the intake refuses
     refused_max_s: float = 10.0
+    share_s: float = 2.0  # while one owner has its share of the outbox, for that one alone
     trouble_s: float = 5.0  # after an error of the system
 
 
