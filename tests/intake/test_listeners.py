@@ -128,7 +128,8 @@ def test_the_page_on_a_unix_socket_reads_and_changes_nothing(start, tmp_path):
     assert ask("GET", "/v1/events") == 200
     assert ask("GET", "/") == 200
     assert ask("POST", "/mgmt/v1/events") == 404
-    assert ask("POST", "/v1/hold") == 404
+    assert ask("POST", "/v1/hold") == 403  # without the link that `outboxd page` gives
+    assert agent.status()["destination"]["state"] != "held"
     assert ask("GET", "/v1/events", "evil.example") == 421
     assert agent.stop() == 0
     assert not page.exists()

@@ -121,7 +121,10 @@ def test_each_filter_and_its_count_agree_with_the_database(stocked, open_page) -
         box.check()
         expect(page.locator("#matched")).to_have_text(str(expected))
         assert f"{name}={value}" in page.url
-        expect(rows(page)).to_have_count(min(expected, rows(page).count()))
+        if expected <= 10:  # so many are in sight whatever stands above them
+            expect(rows(page)).to_have_count(expected)
+        else:
+            expect(rows(page).nth(9)).to_be_attached()
         box.uncheck()
         expect(page.locator("#matched")).to_have_text("120")
     assert "?" not in page.url
