@@ -270,7 +270,7 @@ def test_a_blocked_child_signal_does_not_hang_exec(program, place):
     )  # fmt: skip
     assert done.returncode == 3
     done = subprocess.run(
-        [program, "exec", "--timeout", "200ms", "--", "sleep", "50"],
+        [program, "exec", "--timeout", "200ms", "--kill-after", "300ms", "--", "sleep", "50"],
         env=place.environment, preexec_fn=block, timeout=30, check=False,
     )  # fmt: skip
     assert done.returncode in (128 + signal.SIGTERM, 128 + signal.SIGKILL)

@@ -133,15 +133,3 @@ def test_the_page_on_a_unix_socket_reads_and_changes_nothing(start, tmp_path):
     assert ask("GET", "/v1/events", "evil.example") == 421
     assert agent.stop() == 0
     assert not page.exists()
-
-
-def test_a_page_whose_address_is_taken_stops_nothing_and_comes_when_it_is_free(start, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        agent = start(extra={"http": {"listen": f"127.0.0.1:{port}"}})
-        assert takes(agent)
-        assert "socket.lost" in agent.log_text()
-    until(lambda: "listener.opened" in agent.log_text(), 40)
-    with socket.create_connection(("127.0.0.1", port)) as caller:
-        caller.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        assert caller.recv(100).startswith(b"HTTP/1.1 200")

@@ -34,7 +34,8 @@ _TEXTS = tuple(
         ),
         # A header, to the end of its line or of the quotes around it.
         (
-            r"\b((?:proxy-)?authorization|(?:set-)?cookie|[\w-]*(?:api-?key|token))(\s*:\s*)"
+            # Not within a word: each of its letters would begin a search of the rest of it.
+            r"(?<![\w-])((?:proxy-)?authorization|(?:set-)?cookie|[\w-]*(?:api-?key|token))(\s*:\s*)"
             r"[^\r\n\"']+",
             re.IGNORECASE,
             rf"\1\2{MASK}",
