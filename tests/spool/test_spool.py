@@ -10,6 +10,7 @@ import stat
 import subprocess
 import time
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -69,8 +70,11 @@ def test_a_spool_that_was_idle_for_long_takes_the_next_file_at_once(intake, line
 
 
 def test_a_defect_while_a_file_is_read_ends_neither_the_reader_nor_the_file(
-    intake, line, monkeypatch, capsys
+    intake, line, monkeypatch
 ):
+    log = MagicMock()
+    monkeypatch.setattr(reader, "_log", log)
+
     async def main():
         async with intake(serve=False) as parts:
             read_content, defects = reader.read_content, [RuntimeError("a defect")]
@@ -87,8 +91,9 @@ def test_a_defect_while_a_file_is_read_ends_neither_the_reader_nor_the_file(
             assert not defects
 
     asyncio.run(main())
-    told = capsys.readouterr()
-    assert "a defect" in told.out + told.err  # where logs go is another test's matter
+    (told,) = log.error.call_args_list
+    assert "a defect" in told.kwargs["error"]
+    assert isinstance(told.kwargs["exc_info"], RuntimeError)
 
 
 def test_no_pause_between_slices_is_long_whatever_was_counted_as_work(monkeypatch):

@@ -24,6 +24,7 @@ export class List {
     this.note = byId('note');
     this.elements = new Map(); // by the event's id
     this.spare = [];
+    this.question = 0; // the newest page that was asked for
     this.clear();
     addEventListener('scroll', () => this.schedule(), { passive: true });
     new ResizeObserver(() => this.schedule()).observe(this.body);
@@ -57,7 +58,7 @@ export class List {
   /** Shows a view from its top. What was shown stays until the answer is here. */
   async show(view, { from = null } = {}) {
     this.view = view;
-    this.loading = true;
+    const question = this.ask();
     this.hideFresh();
     this.grid.setAttribute('aria-busy', 'true');
     // The rows of another view are not this one's: after a moment they say so.
@@ -81,7 +82,7 @@ export class List {
       return;
     } finally {
       clearTimeout(slow);
-      this.loading = false;
+      this.answered(question);
     }
     this.grid.setAttribute('aria-busy', 'false');
     if (from) this.showFresh(PAGE);
@@ -140,9 +141,20 @@ export class List {
     return get('/v1/events', query, purpose, parse);
   }
 
+  /** A page is asked for; a newer question ends this one. */
+  ask() {
+    this.loading = true;
+    return ++this.question;
+  }
+
+  /** One that was ended meanwhile says nothing of the newer one, which is still loading. */
+  answered(question) {
+    if (question === this.question) this.loading = false;
+  }
+
   async more() {
     if (this.loading || !this.next || this.entries.length >= ROWS_MAX) return;
-    this.loading = true;
+    const question = this.ask();
     try {
       const page = await this.fetch(this.next, 'list');
       const known = new Set(this.entries.slice(-2 * PAGE).map((entry) => entry.id));
@@ -154,7 +166,7 @@ export class List {
       if (!isStale(error)) this.fail(error);
       return;
     } finally {
-      this.loading = false;
+      this.answered(question);
     }
     this.schedule();
   }
