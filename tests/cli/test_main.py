@@ -259,7 +259,8 @@ def test_emit_and_exec_import_nothing_heavy(place, request, words, running):
 @pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_emit_and_exec_start_fast(place, full, tmp_path):
-    """At most 2.5 times the interpreter alone; quick runs only catch a gross slip."""
+    """At most 2.5 times the interpreter alone, and 3.2 for exec, which forks and has a
+    witness to the job's signals; quick runs only catch a gross slip."""
     environment = {**place.environment, "PYTHONPYCACHEPREFIX": str(tmp_path / "cache")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     script = Path(sys.executable).with_name("outboxd")
@@ -278,9 +279,9 @@ def test_emit_and_exec_start_fast(place, full, tmp_path):
                 if count:  # the first run writes the bytecode
                     took[name].append(time.perf_counter() - start)
     base = statistics.median(took["pass"])
-    for name in ("emit", "exec"):
+    for name, most in (("emit", 2.5), ("exec", 3.2)):
         ratio = statistics.median(took[name]) / base
-        assert ratio <= (2.5 if full else 5), f"{name} took {ratio:.2f} times python -c pass"
+        assert ratio <= (most if full else 5), f"{name} took {ratio:.2f} times python -c pass"
 
 
 WORDS = st.one_of(
