@@ -405,3 +405,36 @@ def test_a_key_file_that_went_away_is_told(write, tmp_path):
     assert "No such file" in read_api_key(config, {}).problem.message
     os.mkfifo(tmp_path / "key")
     assert "is empty" in read_api_key(config, {}).problem.message
+
+
+# ----- the proxy's password
+
+
+def test_the_proxy_may_stand_in_a_file_of_its_own(write, tmp_path):
+    secret = "http://user:hunter2@proxy.example:3128"
+    (tmp_path / "proxy").write_text(secret + "\n")
+    path = write('[komodor]\nproxy_file = "proxy"\n')
+    assert load(path).komodor.proxy == secret
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "told"),
+    [
+        (None, "", "cannot be read"),
+        ("", "", "there is no URL in it"),
+        ("http://proxy:3128", 'proxy = "http://other:3128"\n', "proxy is given as well"),
+        ("ftp://user:hunter2@proxy:21", "", "it is the URL of no proxy"),
+        (b"\xff\xfe", "", "it is not UTF-8"),
+    ],
+)
+def test_a_proxy_file_that_is_no_use_stops_the_start_and_shows_no_password(
+    write, tmp_path, content, more, told
+):
+    if content is not None:
+        data = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / "proxy").write_bytes(data)
+    path = write(f'[komodor]\nproxy_file = "proxy"\n{more}')
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    assert told in raised.value.message
+    assert "hunter2" not in str(raised.value)

@@ -140,7 +140,7 @@ def side_parts(config: Config, running: bool) -> Iterator[Finding]:
 
 def secrets(config: Config) -> Iterator[Finding]:
     """What stands in the configuration and should not be read by all."""
-    source = config.source
+    source = config.komodor.proxy_file or config.source
     if source is None or "@" not in config.komodor.proxy:
         return
     mode = stat.S_IMODE(os.stat(source).st_mode)

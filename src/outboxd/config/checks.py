@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from outboxd.config.load import Config
 
 SOCKET_PATH_MAX = 107
+_PROXY_BYTES_MAX = 4096
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
@@ -101,12 +102,31 @@ def _check_endpoint(config: Config) -> None:
 
 
 def _check_proxy(config: Config) -> None:
+    if config.komodor.proxy_file:
+        config.komodor.proxy = _proxy_from_file(config)
     if not config.komodor.proxy:
         return
     parts = _split(config.komodor.proxy)
     if parts is None or parts.scheme not in PROXY_SCHEMES:
         shown = config.komodor.proxy.rpartition("@")[2]
         raise _wrong(config, "komodor", "proxy", "it is the URL of no proxy", shown)
+
+
+def _proxy_from_file(config: Config) -> str:
+    """The URL in the file: it may hold a password, and the configuration is for all to read."""
+    path = config.komodor.proxy_file
+    if config.komodor.proxy:
+        raise _wrong(config, "komodor", "proxy_file", "proxy is given as well")
+    try:
+        with open(path, "rb") as file:
+            url = file.read(_PROXY_BYTES_MAX + 1).decode().strip()
+    except OSError as error:
+        raise _wrong(config, "komodor", "proxy_file", f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise _wrong(config, "komodor", "proxy_file", "it is not UTF-8") from None
+    if not url or len(url) > _PROXY_BYTES_MAX:
+        raise _wrong(config, "komodor", "proxy_file", "there is no URL in it")
+    return url
 
 
 def _check_files(config: Config) -> None:

@@ -181,6 +181,7 @@ KEYS: tuple[Key, ...] = (
     _optional_path("komodor", "api_key_file", "a file with the API key alone in it"),
     _whole("komodor", "event_type_max", 60, 1, 10_000),
     _text("komodor", "proxy", "", 'the http://, https:// or socks5:// URL of a proxy, or ""'),
+    _optional_path("komodor", "proxy_file", "a file with the proxy's URL alone in it"),
     _optional_path("komodor", "ca_file", "a PEM file with the authorities to trust"),
     _optional_path("komodor", "client_cert", "a PEM file with the client's certificate"),
     _optional_path("komodor", "client_key", "a PEM file with the client certificate's key"),
@@ -256,6 +257,7 @@ PATHS = frozenset(
     f"[{section}] {name}"
     for section, name in (
         ("komodor", "api_key_file"),
+        ("komodor", "proxy_file"),
         ("komodor", "ca_file"),
         ("komodor", "client_cert"),
         ("komodor", "client_key"),

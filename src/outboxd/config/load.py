@@ -35,7 +35,8 @@ class Komodor:
     endpoint: str
     api_key_file: str
     event_type_max: int
-    proxy: str
+    proxy: str  # the content of proxy_file, where that is given
+    proxy_file: str
     ca_file: str
     client_cert: str
     client_key: str

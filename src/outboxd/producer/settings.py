@@ -194,8 +194,8 @@ def _unknown(tables: dict[str, Any]) -> list[str]:
 # their values may be the agent says. An empty text: its tables are named by the user.
 KNOWN = {
     "komodor": (
-        "endpoint api_key_file event_type_max proxy ca_file client_cert client_key "
-        "connect_timeout request_timeout retry_after_max allow_plain_http"
+        "endpoint api_key_file event_type_max proxy proxy_file ca_file client_cert "
+        "client_key connect_timeout request_timeout retry_after_max allow_plain_http"
     ),
     "intake": (
         "socket socket_mode socket_group read_others spool event_bytes_max listen tls_cert tls_key "
