@@ -239,8 +239,11 @@ class Checks:
             attempt = settlement.attempt
             said = self._last_answer(id)
             sent = said is None or said.sent or said.fault is Fault.INTERNAL
-            # Nor is what went out with an old key, or before a release, held against it.
-            sent = sent and self._began_s(id) >= self.reset_s
+            # Nor is a hold of what went out with an old key, or before a release, held
+            # against it; what has nothing to do with a key is.
+            outdated = self._began_s(id) < self.reset_s
+            holds = attempt is not None and attempt.outcome == Outcome.HOLD
+            sent = sent and not (holds and outdated)
             if attempt is not None and attempt.outcome in _REFUSALS and sent:
                 self._last_failed[id] = self._last_landing_s(id)
 
