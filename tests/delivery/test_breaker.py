@@ -325,6 +325,34 @@ def test_a_hold_in_doubt_gives_way_to_what_the_second_opinion_says(move, then):
     assert breaker.state is then
 
 
+@pytest.mark.parametrize("doubt", [True, False])
+@pytest.mark.parametrize("told_first", [True, False])
+def test_told_to_wait_beside_a_hold_nobody_is_asked_before_that_is_over(told_first, doubt):
+    breaker, _, _ = in_state(C)
+    one, another = breaker.begin(LATER), breaker.begin(LATER)
+    wait_s = HOLD_PROBE_S + 5.0
+    if told_first:
+        breaker.throttled(one, wait_s, "429", LATER, 0.5)
+    breaker.must_hold(another, "404", LATER, doubt=doubt, soon_s=1.0)
+    if not told_first:
+        breaker.throttled(one, wait_s, "429", LATER, 0.5)
+    breaker.arrived(LATER + 2.0)
+    assert breaker.state is H
+    assert breaker.next_probe_s(other=True) == LATER + wait_s
+    assert breaker.view().next_probe_s == LATER + wait_s
+    assert breaker.allowance(LATER + wait_s - 0.1) is Allowance.NONE
+    assert breaker.allowance(LATER + wait_s) is Allowance.PROBE
+
+
+def test_a_new_key_ends_the_wait_that_was_told_before_it():
+    breaker, _, _ = in_state(C)
+    one, another = breaker.begin(LATER), breaker.begin(LATER)
+    breaker.must_hold(one, "401", LATER)
+    breaker.throttled(another, 60.0, "429", LATER, 0.5)
+    assert breaker.key_changed(LATER + 1.0)
+    assert breaker.allowance(LATER + 1.0) is Allowance.PROBE
+
+
 def test_a_good_answer_from_before_the_hold_is_a_reason_to_ask_at_once():
     breaker, _, _ = in_state(C)
     first, second = breaker.begin(LATER), breaker.begin(LATER)

@@ -116,6 +116,7 @@ class Breaker:
         self._since_s = now_s
         self._wait_until_s = now_s  # no probe before this
         self._other_from_s: float | None = None  # but one of another entry; None: neither
+        self._told_until_s = -math.inf  # the destination said: nothing at all before this
         self._is_confirmed = True  # whether more than one entry speaks for the hold
         self._failures = 0  # waits in a row, for the backoff
         self._failures_in_row = 0  # while closed
@@ -143,6 +144,8 @@ class Breaker:
             hedge_s = self._hedge_s(hangs_after_s)
             if hedge_s is None or now_s < hedge_s:
                 return Allowance.NONE
+        if now_s < self._told_until_s:
+            return Allowance.NONE
         if now_s >= self._wait_until_s:
             return Allowance.PROBE
         if self._other_from_s is not None and now_s >= self._other_from_s:
@@ -159,6 +162,7 @@ class Breaker:
         next_s = self._wait_until_s
         if other and self._other_from_s is not None:
             next_s = min(self._other_from_s, next_s)
+        next_s = max(next_s, self._told_until_s)
         if self._probes_s:
             hedge_s = self._hedge_s(hangs_after_s)
             return None if hedge_s is None else max(hedge_s, next_s)
@@ -169,7 +173,7 @@ class Breaker:
         waits = self._state in (State.OPEN, State.THROTTLED, State.HELD)
         # A probe that went when the wait was over leaves none; a second opinion does.
         waits &= all(began_s < self._wait_until_s for began_s in self._probes_s.values())
-        next_s = self._wait_until_s if waits else None
+        next_s = max(self._wait_until_s, self._told_until_s) if waits else None
         return View(_SHOWN[self._state], self._reason, self._since_s, next_s)
 
     def _hedge_s(self, hangs_after_s: float) -> float | None:
@@ -260,11 +264,11 @@ class Breaker:
         late = self._close(ticket)
         if self._state is State.PAUSED:
             return
+        if wait_s is not None:
+            self._told_until_s = max(self._told_until_s, now_s + wait_s)
         if self._state is State.HELD and (late or self._is_confirmed):
             if not late:
-                self._wait_until_s = now_s + max(self._hold_probe_s, wait_s or 0.0)
-            elif self._other_from_s is not None:
-                self._other_from_s = max(self._other_from_s, now_s + (wait_s or 0.0))
+                self._wait_until_s = now_s + self._hold_probe_s
             return
         if wait_s is None and late and self._state is State.THROTTLED:
             return  # the same pushback as the one that brought us here
@@ -304,7 +308,7 @@ class Breaker:
 
     def arrived(self, now_s: float) -> None:
         """There is another entry to ask: if only one was refused it is the second
-        opinion, at once."""
+        opinion, at once; but never before a wait is over that the destination told."""
         if self._other_from_s is not None:
             self._other_from_s = min(self._other_from_s, now_s)
 
@@ -338,6 +342,7 @@ class Breaker:
         self._entered_serial = self._serial
         self._probes_s.clear()  # a probe under way proves nothing
         self._wait_until_s = now_s
+        self._told_until_s = -math.inf
         return True
 
     def moved(self, now_s: float) -> None:
@@ -372,6 +377,8 @@ class Breaker:
     def _enter(self, state: State, reason: str | None, now_s: float) -> None:
         if state in (State.OPEN, State.HELD):
             self._successes_s.clear()
+        if state in (State.CLOSED, State.UNTRIED):
+            self._told_until_s = -math.inf
         self._state = state
         self._reason = reason
         self._since_s = now_s
