@@ -61,6 +61,7 @@ class Sent:
     at_s: float
     body: dict[str, Any]
     wall_ms: int  # of its sender
+    entry_id: str  # its sender's
     is_doubtful: bool = False  # its sender cannot know whether it arrived
     arrived_at_s: float | None = None
 
@@ -86,7 +87,8 @@ class Link:
 
     async def send(self, id: str, body: bytes, offers_hop: bool = False) -> Answer:
         event, node = json.loads(body), self.sender
-        sent = Sent(event["summary"], self.fleet.loop.time(), event, node.clock.wall_ms())
+        name, now_s = event["summary"], self.fleet.loop.time()
+        sent = Sent(name, now_s, event, node.clock.wall_ms(), id)
         self.sent.append(sent)
         try:
             return await self._exchange(id, body, offers_hop, sent)
@@ -313,9 +315,17 @@ class Fleet:
                 self._check_hops(node)
 
     def _check_duplicates(self, name: str, arrivals: list[Sent]) -> None:
-        """Each one but the first is marked; and there is a reason for each mark."""
-        for sent in arrivals[1:]:
-            must(sent.body["details"].get("possibleDuplicate"), f"{name} twice, and not marked")
+        """Each one but one is marked; and there is a reason for each mark.
+
+        Of one entry only the first to arrive may lack it. Where a gateway has forgotten an
+        event that still waits there, it keeps it a second time, as an entry that is
+        marked: of these two either may be sent first.
+        """
+        unmarked = [s for s in arrivals if not s.body["details"].get("possibleDuplicate")]
+        must(len(unmarked) <= 1, f"{name} twice, and not marked")
+        for sent in unmarked:
+            first = next(one for one in arrivals if one.entry_id == sent.entry_id)
+            must(sent is first, f"{name} twice, and not marked")
         doubts = [sent for sent in self.last.sent if sent.name == name and sent.is_doubtful]
         forgotten = self._forgotten(name)
         must(
@@ -337,13 +347,14 @@ class Fleet:
         )
 
     def _check_hops(self, node: Node) -> None:
-        """Towards a gateway only what it may have forgotten is a possible duplicate."""
+        """Towards a gateway what it may have forgotten, and only that, is a possible duplicate."""
         by_name: dict[str, list[Sent]] = defaultdict(list)
         for sent in node.link.sent:
             by_name[sent.name].append(sent)
         for name, some in by_name.items():
             for number, sent in enumerate(some):
                 if "possibleDuplicate" not in sent.body.get("hop", {}):
+                    self._check_remembered(sent, some[:number])
                     continue
                 doubts = [one.at_s for one in some[:number] if one.is_doubtful]
                 if doubts and any(doubts[0] < at_s <= sent.at_s for at_s in node.crashes_s):
@@ -351,6 +362,18 @@ class Fleet:
                     doubts.append(self.received_s.get(name, 0.0))
                 old = any(sent.at_s - at_s > DEDUP_S - ON_THE_WAY_S for at_s in doubts)
                 must(old or self._came_marked(node, name), f"{name} is marked towards a gateway")
+
+    def _check_remembered(self, sent: Sent, before: list[Sent]) -> None:
+        """What is sent to a gateway without a mark it knows again, or never had."""
+        arrived_s = [
+            one.arrived_at_s
+            for one in before
+            if one.entry_id == sent.entry_id and one.arrived_at_s is not None
+        ]
+        must(
+            "hop" not in sent.body or not arrived_s or sent.at_s - max(arrived_s) <= DEDUP_S,
+            f"{sent.name} is forgotten by a gateway, and not marked",
+        )
 
     def _came_marked(self, node: Node, name: str) -> bool:
         return any(
