@@ -162,6 +162,7 @@ class Node:
         if self.door is not None:
             return
         self.engine.reopen()
+        self._doubt_what_is_not_settled()
         writers: list[InlineWriter] = []
 
         def make_writer(*arguments: Any) -> InlineWriter:
@@ -188,6 +189,14 @@ class Node:
             event_bytes_max=262_144,
         )
         self._stopping = [writers[0], sender, self.fleet.loop.create_task(sender.run())]
+
+    def _doubt_what_is_not_settled(self) -> None:
+        """It died between an answer and its commit: what was answered goes out again."""
+        rows = self.engine.connection.execute("SELECT id FROM entries WHERE state != 'delivered'")
+        unsettled = {id for (id,) in rows}
+        for sent in self.link.sent:
+            if sent.arrived_at_s is not None and sent.entry_id in unsettled:
+                sent.is_doubtful = True
 
     def crash(self) -> None:
         """As with `kill -9`: what is not committed is gone."""
