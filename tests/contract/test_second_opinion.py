@@ -133,8 +133,9 @@ def test_a_release_ends_every_wait_and_says_what_it_was(make_agent, komodor, tol
     komodor.respond = lambda _: told
     id = agent.accept()
     agent.await_state(state)
+    status = agent.until(lambda: agent.entry(id)["lastStatus"], lambda: agent.entry(id))
     komodor.respond = lambda _: CREATED
     _, released = agent.request("POST", "/v1/release", b"{}")
     assert released["was"]["state"] == state
-    assert released["was"]["reason"].startswith(str(agent.entry(id)["lastStatus"]))
+    assert released["was"]["reason"].startswith(str(status))
     agent.await_entry(id, state="delivered")
