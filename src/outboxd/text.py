@@ -39,3 +39,14 @@ def _json_escape(character: str) -> str:
         return f"\\u{code:04x}"
     code -= 0x10000
     return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
+
+
+def storable(text: str) -> str:
+    """The text without what an event may not hold: a lone surrogate, which cannot be
+    encoded, becomes "?", and U+0000 is left out."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def cut(text: str, length: int) -> str:
+    """At most `length` characters of it; the last one says that there were more."""
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from outboxd.errors import EventError
 from outboxd.event.komodor import build
+from outboxd.text import cut, storable
 from outboxd.times import parse_rfc3339
 
 ALERTS_MAX = 10_000  # of one request
@@ -99,8 +100,8 @@ def _event(
     happened_at = _moment(alert.get("endsAt")) if resolved else began_at
     build_with = partial(
         build,
-        _cut(name, event_type_max),
-        _cut(summary, SUMMARY_MAX),
+        cut(name, event_type_max),
+        cut(summary, SUMMARY_MAX),
         severity="information" if resolved else severity,
         clusters=_names(_first(labels, "cluster") or cluster),
         namespaces=_names(_first(labels, *_NAMESPACE_LABELS)),
@@ -113,7 +114,7 @@ def _event(
         room //= 2
         body = build_with(details=_details(alert, payload, labels, annotations, status, room))
     fingerprint = _first(alert, "fingerprint")
-    identity = f"alert:{fingerprint[:200]}:{_cut(status, 40)}" if fingerprint else None
+    identity = f"alert:{fingerprint[:200]}:{cut(status, 40)}" if fingerprint else None
     return AlertEvent(body, identity, began_at or 0)
 
 
@@ -143,7 +144,7 @@ def _details(
         text = _text(value)
         if not text:
             continue
-        name, text = _cut(_text(name), NAME_MAX), _cut(text, _VALUE_MAX)
+        name, text = cut(_text(name), NAME_MAX), cut(text, _VALUE_MAX)
         room -= len(name) + len(text)
         if room < 0:
             details["cut"] = "there were more labels and annotations than an event can hold"
@@ -163,16 +164,11 @@ def _text(value: object) -> str:
     if value is None or isinstance(value, (dict, list)):
         return ""
     text = value if isinstance(value, str) else str(value)
-    # Lone surrogates cannot be encoded, and U+0000 is refused.
-    return text.encode("utf-8", "replace").decode().replace("\0", "")
+    return storable(text)
 
 
 def _names(name: str | None) -> tuple[str, ...]:
-    return (_cut(name, NAME_MAX),) if name else ()
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    return (cut(name, NAME_MAX),) if name else ()
 
 
 def _object(value: object) -> Mapping[str, Any]:

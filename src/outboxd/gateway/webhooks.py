@@ -20,6 +20,7 @@ from jmespath.exceptions import JMESPathError
 
 from outboxd.errors import ConfigError, EventError
 from outboxd.event.komodor import build
+from outboxd.text import cut, storable
 from outboxd.times import parse_rfc3339, rfc3339
 
 ITEMS_MAX = 10_000  # events of one payload
@@ -124,14 +125,14 @@ def _event(webhook: Webhook, item: Any, options: jmespath.Options, event_type_ma
         details = {"payload": details}
     details = {name: value for name, value in (details or {}).items() if value is not None}
     return build(
-        _cut(texts["event_type"], event_type_max),
-        _cut(texts["summary"], SUMMARY_MAX),
+        cut(texts["event_type"], event_type_max),
+        cut(texts["summary"], SUMMARY_MAX),
         severity=_severity(found.get("severity")),
         clusters=_names(found.get("clusters")),
         namespaces=_names(found.get("namespaces")),
         services=_names(found.get("services")),
         details=_clean(details),
-        dedup_key=_cut(_text(found.get("dedup_key")), NAME_MAX) or None,
+        dedup_key=cut(_text(found.get("dedup_key")), NAME_MAX) or None,
         occurred_at=_moment(found.get("occurred_at")),
     )
 
@@ -207,7 +208,7 @@ def _severity(value: object) -> str:
 def _names(value: object) -> list[str]:
     """One name or a list of them; empty ones are not given."""
     values = value if isinstance(value, list) else [value]
-    names = (_cut(_text(name).strip(), NAME_MAX) for name in values)
+    names = (cut(_text(name).strip(), NAME_MAX) for name in values)
     return list(dict.fromkeys(name for name in names if name))[:1000]
 
 
@@ -228,23 +229,15 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return _harmless(text)
+    return storable(text)
 
 
 def _clean(value: Any) -> Any:
     """The value without what an event may not hold: lone surrogates and U+0000."""
     if isinstance(value, str):
-        return _harmless(value)
+        return storable(value)
     if isinstance(value, list):
         return [_clean(member) for member in value]
     if isinstance(value, dict):
-        return {_harmless(str(name)): _clean(member) for name, member in value.items()}
+        return {storable(str(name)): _clean(member) for name, member in value.items()}
     return value
-
-
-def _harmless(text: str) -> str:
-    return text.encode("utf-8", "replace").decode().replace("\0", "")
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
