@@ -121,9 +121,9 @@ class _Step:
         """Look in the index of ids, which begin with their time, for the newest seq
         below this place that was received from the wanted moment on."""
         last, count, seq = self._connection.execute(
-            "SELECT max(id), count(*), max(CASE WHEN seq < ?1 THEN seq END) FROM"
-            " (SELECT id, seq FROM entries INDEXED BY entries_id WHERE id > ?2"
-            " ORDER BY id LIMIT ?3)",
+            "SELECT max(id), count(*), max(CASE WHEN seq < ? THEN seq END) FROM"
+            " (SELECT id, seq FROM entries INDEXED BY entries_id WHERE id > ?"
+            " ORDER BY id LIMIT ?)",
             (place.before_seq, ids_after, 4 * SCAN_ROWS),
         ).fetchone()
         best = max(seq or 0, place.best_seq)

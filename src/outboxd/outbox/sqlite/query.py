@@ -345,15 +345,15 @@ def oldest_pending_at(connection: sqlite3.Connection) -> int | None:
 _UNSETTLED = {
     Unsettled.DUE: (
         f"SELECT due_at AS place, seq FROM entries INDEXED BY entries_due WHERE {_DUE}"
-        " AND (due_at, seq) > (?1, ?2) ORDER BY due_at, seq LIMIT ?3"
+        " AND (due_at, seq) > (?, ?) ORDER BY due_at, seq LIMIT ?"
     ),
     Unsettled.HELD: (
-        "SELECT ?1 AS place, seq FROM entries INDEXED BY entries_held"
-        " WHERE held = 1 AND seq > ?2 ORDER BY seq LIMIT ?3"
+        "SELECT ? AS place, seq FROM entries INDEXED BY entries_held"
+        " WHERE held = 1 AND seq > ? ORDER BY seq LIMIT ?"
     ),
     Unsettled.DEAD: (
-        "SELECT ?1 AS place, seq FROM entries INDEXED BY entries_dead"
-        " WHERE state = 'dead' AND seq > ?2 ORDER BY seq LIMIT ?3"
+        "SELECT ? AS place, seq FROM entries INDEXED BY entries_dead"
+        " WHERE state = 'dead' AND seq > ? ORDER BY seq LIMIT ?"
     ),
 }
 
