@@ -108,6 +108,20 @@ def test_every_change_of_an_entry_reaches_the_counts(tmp_path) -> None:
     asyncio.run(main())
 
 
+def test_what_an_operator_did_is_known_at_once(tmp_path) -> None:
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):
+            receipts = await outbox.accept([item(n) for n in range(9)])
+            await outbox.exchange([settlement(seq, "rejected") for seq in (1, 2, 3)], ())
+            assert (await states(index, clock))["dead"] == 3
+            await changed(outbox, EntryChange.RETRY, receipts[0].id)
+            assert await index.catch_up(30)  # at the same moment of the clock
+            facets = await index.tally.facets(EntryFilter())
+            assert dict(facets.values["state"])["dead"] == 2
+
+    asyncio.run(main())
+
+
 def test_only_the_blocks_that_changed_are_read_again(tmp_path, monkeypatch) -> None:
     read: list[int] = []
     put = outbox_index.Tally.put

@@ -47,6 +47,7 @@ class OutboxIndex:
         self._signatures: dict[int, _Signature] = {}  # by block, where not settled
         self._catching_up: asyncio.Task[None] | None = None
         self._counts_seen: Counts | None = None
+        self._dead_seen = 0  # dead letters when the last look began
         self._next_look_s = float("-inf")
         self._next_check_s = float("-inf")
         self._next_sweep_s = float("-inf")
@@ -61,13 +62,14 @@ class OutboxIndex:
         if task is None or task.done():
             if task is not None:
                 task.result()  # a fault must not stay hidden
-            if self._clock.monotonic_s() < self._next_look_s:
+            if self._clock.monotonic_s() < self._next_look_s and not self._operator_acted():
                 return True
             task = self._catching_up = asyncio.ensure_future(self._catch_up())
         await asyncio.wait({task}, timeout=budget_s)
-        if task.done():
-            task.result()
-        return task.done()
+        if not task.done():
+            return False
+        task.result()
+        return not self._operator_acted()  # while this look was under way
 
     async def find_texts(self, texts: Texts, budget_s: float) -> TextScan:
         """Where the texts stand, as far as it was found within the time; see `Searches`."""
@@ -91,7 +93,13 @@ class OutboxIndex:
 
     # --- following ---
 
+    def _operator_acted(self) -> bool:
+        """Dead letters went: a person retried or dropped them, and what he is told next,
+        such as how many another press of the button would send, must know it."""
+        return self._outbox.counts.dead < self._dead_seen
+
     async def _catch_up(self) -> None:
+        acted, self._dead_seen = self._operator_acted(), self._outbox.counts.dead
         seqs = await self._outbox.read(lambda engine: engine.seq_range())
         present = range(seqs.start // BLOCK_ROWS, -(-seqs.stop // BLOCK_ROWS))
         for number in [number for number in self._rows if number not in present]:
@@ -104,7 +112,7 @@ class OutboxIndex:
         new = {number for number in present if number not in self._rows or number == newest}
         await self._read_blocks(new)
         start_s = self._clock.monotonic_s()
-        if start_s >= self._next_check_s:
+        if start_s >= self._next_check_s or acted:
             await self._read_blocks(await self._changed() & self._rows.keys())
             if self._some_are_gone():
                 await self._sweep()
