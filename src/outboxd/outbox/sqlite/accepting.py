@@ -6,13 +6,13 @@ nothing before that. It decides nothing about delivery.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from outboxd.outbox.identities import OLD_KEY, REPEAT, key_identities, repeat_identity
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark, State
 from outboxd.outbox.sqlite.checksums import body_crc, fresh_state_crc, head_crc, state_crc, text_crc
 from outboxd.outbox.sqlite.rows import DedupRow, Tally, insert_rows, read_states, write_states
@@ -69,25 +69,6 @@ _INSERT_ENTRIES = (
     " due_at, attempt_count, spent, possible_duplicate, attempts)"
 )
 _ENTRY_PATTERN = f"({'?,' * len(_FreshRow._fields)}'pending',0,0,0,0,0,'[]')"
-
-
-# How identities are written. A producer's key is its alone: another's is no
-# duplicate of it. From before entries had a producer there are keys without one,
-# which count for everybody until their window ends.
-_KEY, _OLD_KEY, _REPEAT = "p:", "k:", "r:"
-
-
-def key_identities(producer: str, dedup_key: str) -> list[str]:
-    """The producer's own one, then that of a version which did not tell producers apart."""
-    old = _OLD_KEY + dedup_key
-    return [f"{_KEY}{producer}\n{dedup_key}", old] if producer else [old]
-
-
-def repeat_identity(producer: str, body: bytes) -> str:
-    """The identity of an event for `repeat_window`: equal bodies of one producer."""
-    return (
-        _REPEAT + hashlib.sha256(f"{producer}\n".encode() + body if producer else body).hexdigest()
-    )
 
 
 class Windows:
@@ -178,7 +159,7 @@ def _unknown_rows(
     for item, keys in zip(items, wanted, strict=True):
         found = next((key for key in keys if _is_same(item, known.get(key))), None)
         if found is not None:
-            first, is_repeat = known[found], found.startswith(_REPEAT)
+            first, is_repeat = known[found], found.startswith(REPEAT)
             if is_repeat:
                 count, _ = repeats.get(first.seq, (0, 0))
                 repeats[first.seq] = (count + 1, item.occurred_at or item.received_at)
@@ -193,10 +174,10 @@ def _unknown_rows(
         rows.entries.append(_fresh_row(seq, id, item))
         rows.bodies.append(_BodyRow(seq, item.body.decode(), body_crc(seq, item.body)))
         for key in keys:
-            if key.startswith(_OLD_KEY) and item.producer:
+            if key.startswith(OLD_KEY) and item.producer:
                 continue
-            window_ms = windows.repeat_ms if key.startswith(_REPEAT) else windows.key_ms
-            mark = 0 if key.startswith(_REPEAT) else item.dedup_mark
+            window_ms = windows.repeat_ms if key.startswith(REPEAT) else windows.key_ms
+            mark = 0 if key.startswith(REPEAT) else item.dedup_mark
             known[key] = _Known(seq, id, mark)
             rows.dedup.append(DedupRow.made(key, seq, id, now + window_ms, mark))
         rows.receipts.append(Receipt(id, "accepted", "pending"))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from outboxd.outbox.identities import key_identities, repeat_identity
 from outboxd.outbox.model import (
     Attempt,
     ChangeStep,
@@ -26,7 +27,7 @@ from outboxd.outbox.model import (
     State,
 )
 from outboxd.outbox.sqlite import listing, query
-from outboxd.outbox.sqlite.accepting import NO_ATTEMPTS, key_identities, repeat_identity
+from outboxd.outbox.sqlite.accepting import NO_ATTEMPTS
 from outboxd.outbox.sqlite.checksums import fresh_state_crc, head_crc, state_crc, text_crc
 from outboxd.outbox.sqlite.rows import StateRow, Tally, insert_rows, read_states, write_states
 

@@ -28,8 +28,8 @@ import msgspec
 
 from outboxd.disk import sync_directory
 from outboxd.errors import DiskShort, OutboxUnusable
+from outboxd.outbox.identities import key_identities
 from outboxd.outbox.sqlite import changes
-from outboxd.outbox.sqlite.accepting import key_identities
 from outboxd.outbox.sqlite.ballast import Ballast
 from outboxd.outbox.sqlite.checksums import body_crc, text_crc
 from outboxd.outbox.sqlite.connection import unusable

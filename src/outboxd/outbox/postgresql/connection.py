@@ -1,0 +1,128 @@
+"""A connection to the outbox's PostgreSQL, and what its errors mean.
+
+Nothing is ever cancelled in COMMIT: a cancelled one may be there, and not replicated.
+No session state is relied on, so that a pooler in transaction mode may stand between.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, errors
+
+from outboxd.errors import DiskShort, OutboxdError, OutboxUnusable, Refused
+from outboxd.outbox.postgresql import schema
+
+VERSION_MIN = 130000
+CONNECT_TIMEOUT_S = 5
+
+
+class OutboxUnreachable(Refused):
+    """The database cannot be reached, or does not take writes: nothing was kept."""
+
+
+class CommitUnknown(OutboxUnreachable):
+    """The connection ended during COMMIT: what became of it is not known. Whoever
+    waits for a receipt gets no answer, and asks again with the same key."""
+
+
+class LeaseLost(OutboxdError):
+    """Another gateway delivers: nothing of this turn was written."""
+
+
+def connect(url: str, password: str | None = None) -> psycopg.Connection[Any]:
+    """Connect to a server that takes writes.
+
+    Raises:
+        psycopg.Error: see `translate`.
+    """
+    if password is not None:
+        url = conninfo.make_conninfo(url, password=password)
+    return psycopg.connect(
+        url,
+        autocommit=True,
+        target_session_attrs="read-write",
+        connect_timeout=CONNECT_TIMEOUT_S,
+        application_name="outboxd",
+        prepare_threshold=None,  # a pooler gives the next statement to another session
+    )
+
+
+def migrate(connection: psycopg.Connection[Any]) -> None:
+    """Bring the tables to this version's form; one gateway at a time.
+
+    Raises:
+        OutboxUnusable: a newer version has been here.
+    """
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (schema.LOCK,))
+        connection.execute("CREATE TABLE IF NOT EXISTS outboxd_migrations (name text PRIMARY KEY)")
+        applied = {name for (name,) in connection.execute("SELECT name FROM outboxd_migrations")}
+        known = {name for name, _ in schema.MIGRATIONS}
+        if unknown := applied - known:
+            raise OutboxUnusable(
+                f"the outbox was written by a newer version of outboxd ({', '.join(unknown)})",
+                "install that version here, too, or set [outbox] url to another database",
+            )
+        for name, statements in schema.MIGRATIONS:
+            if name not in applied:
+                connection.execute(statements)
+                connection.execute("INSERT INTO outboxd_migrations VALUES (%s)", (name,))
+
+
+def check_promises(connection: psycopg.Connection[Any], durability: str) -> None:
+    """Whether the server can keep what a receipt promises.
+
+    Raises:
+        OutboxUnusable: exit code 78, with the setting and why.
+    """
+    if connection.info.server_version < VERSION_MIN:
+        raise OutboxUnusable(
+            f"the server is PostgreSQL {connection.info.server_version // 10000}",
+            "outboxd needs 13 or newer",
+        )
+    names = ["fsync", "synchronous_commit", "synchronous_standby_names", "full_page_writes"]
+    shown = dict(
+        connection.execute("SELECT n, current_setting(n) FROM unnest(%s::text[]) n", (names,))
+    )
+    for name in ("fsync", "full_page_writes"):
+        if shown[name] != "on":
+            raise OutboxUnusable(
+                f"the server has {name} = off: a power cut there loses receipts",
+                f"set {name} = on in postgresql.conf",
+            )
+    if shown["synchronous_commit"] not in ("on", "remote_apply"):
+        raise OutboxUnusable(
+            f"the server has synchronous_commit = {shown['synchronous_commit']}: a receipt would"
+            " be given before its commit is on disk",
+            "set synchronous_commit = on for this database or its user",
+        )
+    if durability == "replicated" and not shown["synchronous_standby_names"]:
+        raise OutboxUnusable(
+            '[outbox] durability is "replicated" and the server has no synchronous standby'
+            " (synchronous_standby_names is empty)",
+            'name one there, or set durability = "local" if one server\'s disk is enough',
+        )
+
+
+def translate(error: psycopg.Error, in_commit: bool = False) -> OutboxdError:
+    """The error in the words of `outbox.engine`."""
+    if isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.ConfigurationLimitExceeded):
+        return DiskShort(
+            f"no room on the database's disk: nothing was kept ({error})",
+            "free some space there; it goes on by itself",
+        )
+    broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    if broken and in_commit:
+        return CommitUnknown(
+            f"the connection ended during a commit: {error}",
+            "nothing to do: whoever waits asks again with the same key",
+        )
+    if broken or isinstance(error, errors.ReadOnlySqlTransaction):
+        return OutboxUnreachable(
+            f"the outbox's database cannot be reached: {error}",
+            "events are refused, and taken again as soon as it answers",
+            5,
+        )
+    return OutboxdError(f"internal error on the database: {error}", "please report it")

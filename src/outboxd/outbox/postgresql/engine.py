@@ -1,0 +1,611 @@
+"""The outbox in a PostgreSQL database that other gateways use as well.
+
+Synchronous and single-threaded: see `outbox.engine.Engine` for what each verb does.
+Every gateway accepts; only the holder of the lease settles and records what is in
+flight, and the row of the lease is the fence: a turn of a former holder changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import msgspec
+import psycopg
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from outboxd.clock import Clock
+from outboxd.errors import OutboxdError, no_entry
+from outboxd.outbox.identities import key_identities, repeat_identity
+from outboxd.outbox.mentions import Text
+from outboxd.outbox.model import (
+    ChangeStep,
+    Claimed,
+    Counts,
+    Damage,
+    DestinationHold,
+    Entry,
+    EntryChange,
+    EntryFilter,
+    Expired,
+    Fetched,
+    Incoming,
+    IndexRow,
+    ListPlace,
+    ListStep,
+    Place,
+    PruneStep,
+    Receipt,
+    Settlement,
+    Sizes,
+    SpoolMark,
+    State,
+    Unsettled,
+)
+from outboxd.outbox.postgresql import accepting, listing
+from outboxd.outbox.postgresql.connection import (
+    LeaseLost,
+    check_promises,
+    connect,
+    migrate,
+    translate,
+)
+from outboxd.outbox.postgresql.lease import Lease
+
+RECONNECT_S = 2.0  # of waiting within one piece of work; the next tries again
+ATTEMPTS_KEPT = 50
+_DUE = "state = 'pending' AND NOT held"
+
+
+class PostgresEngine:
+    """One gateway's way to the outbox. Not for several threads at once."""
+
+    def __init__(
+        self,
+        url: str,
+        clock: Clock | None = None,
+        key_window_s: float = 7 * 86400,
+        repeat_window_s: float = 0,
+        *,
+        gateway: str = "gateway",
+        destination: str = "komodor",
+        durability: str = "local",
+        lease_s: float = 15.0,
+        password: str | None = None,
+    ) -> None:
+        """Connect, check what the server promises, migrate.
+
+        Raises:
+            OutboxUnusable, OutboxUnreachable
+        """
+        self.path = _named(url)
+        self.clock = clock or Clock()
+        self.lease: Lease | None = None
+        self.lease_s = lease_s
+        self._url, self._password = url, password
+        self._gateway, self._destination = gateway, destination
+        self.set_windows(key_window_s, repeat_window_s)
+        self._in_commit = False
+        self._changes: dict[str, Counts] = {}
+        try:
+            self.connection = connect(url, password)
+        except psycopg.Error as error:
+            raise translate(error) from error
+        try:
+            with self.reading():
+                check_promises(self.connection, durability)
+                migrate(self.connection)
+                self._load_counts()
+        except BaseException:
+            self.connection.close()
+            raise
+
+    # --- running ---
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self._connected()
+        self._changes = {}
+        lease = self.lease
+        try:
+            self.connection.execute("BEGIN")
+            yield
+            self._write_tallies()
+            self._in_commit = True
+            self.connection.execute("COMMIT")
+        except psycopg.Error as error:
+            failure = translate(error, self._in_commit)
+            self._roll_back(lease)
+            raise failure from error
+        except BaseException:
+            self._roll_back(lease)
+            raise
+        finally:
+            self._in_commit = False
+        self._count_along()
+
+    def _roll_back(self, lease: Lease | None) -> None:
+        if not self._in_commit and self.lease is not None:
+            self.lease = lease
+        if self._in_commit:
+            # Whatever became of it: this connection says nothing more about it.
+            self.connection.close()
+            return
+        with suppress(psycopg.Error):
+            self.connection.execute("ROLLBACK")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        self._connected()
+        try:
+            yield
+        except psycopg.Error as error:
+            raise translate(error) from error
+
+    def _connected(self) -> None:
+        """Connect anew where the connection is gone. Raises OutboxUnreachable."""
+        if not self.connection.closed and not self.connection.broken:
+            return
+        retrying = Retrying(
+            retry=retry_if_exception_type(psycopg.OperationalError),
+            stop=stop_after_delay(RECONNECT_S),
+            wait=wait_random_exponential(multiplier=0.05, max=0.5),
+            reraise=True,
+        )
+        try:
+            self.connection = retrying(connect, self._url, self._password)
+            self._load_counts()
+        except psycopg.Error as error:
+            raise translate(error) from error
+
+    def close(self) -> None:
+        """Give the lease up, so that another need not wait for its end, and disconnect."""
+        with suppress(OutboxdError, psycopg.Error):
+            self.give_up_lease()
+        self.connection.close()
+
+    def set_windows(self, key_window_s: float, repeat_window_s: float) -> None:
+        self._key_window_ms = round(key_window_s * 1000)
+        self._repeat_window_ms = round(repeat_window_s * 1000)
+
+    def tidy(self) -> None:
+        """Vacuum is the server's."""
+
+    def make_room(self) -> bool:
+        return False
+
+    def note_fatal(self, error: OutboxdError) -> None:
+        """The database keeps what a next start should know."""
+
+    def sizes(self) -> Sizes:
+        return Sizes(0, 0, 1 << 62)
+
+    def _one(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        """The only value of a query that always has a row."""
+        row = self.connection.execute(sql, values).fetchone()
+        assert row is not None
+        (value,) = row
+        return value
+
+    # --- the lease ---
+
+    def take_lease(self) -> bool:
+        """Become the deliverer if nobody is, or its lease has ended; whether it is us."""
+        asked_at_s = self.clock.since_boot_s()
+        holder = str(uuid.uuid4())
+        with self.reading():
+            row = self.connection.execute(
+                "INSERT INTO deliverers AS d (destination, holder, turn, lease_ends_at, sending)"
+                " VALUES (%(d)s, %(h)s, 1, clock_timestamp() + %(l)s * interval '1 second', '{}')"
+                " ON CONFLICT (destination) DO UPDATE SET holder = %(h)s, turn = d.turn + 1,"
+                " lease_ends_at = clock_timestamp() + %(l)s * interval '1 second'"
+                " WHERE d.holder IS NULL OR d.lease_ends_at < clock_timestamp() RETURNING turn",
+                {"d": self._destination, "h": holder, "l": self.lease_s},
+            ).fetchone()
+        if row is None:
+            return False
+        (turn,) = row
+        self.lease = Lease(holder, turn, asked_at_s, self.lease_s)
+        return True
+
+    def give_up_lease(self) -> None:
+        """Let another deliver at once."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            self.connection.execute(
+                "UPDATE deliverers SET holder = NULL WHERE destination = %s AND holder = %s",
+                (self._destination, lease.holder),
+            )
+
+    def set_sending(self, seqs: Collection[int]) -> None:
+        lease = self.lease
+        asked_at_s = self.clock.since_boot_s()
+        row = None
+        if lease is not None:
+            row = self.connection.execute(
+                "UPDATE deliverers SET turn = turn + 1, sending = %s,"
+                " lease_ends_at = clock_timestamp() + %s * interval '1 second'"
+                " WHERE destination = %s AND holder = %s RETURNING turn",
+                (list(seqs), self.lease_s, self._destination, lease.holder),
+            ).fetchone()
+        if lease is None or row is None:
+            self.lease = None
+            raise LeaseLost(
+                "another gateway delivers now", "nothing to do: this one goes on taking events"
+            )
+        (turn,) = row
+        self.lease = lease.renewed(turn, asked_at_s)
+
+    def recover_sending(self) -> int:
+        """What the holder before had in flight may have arrived."""
+        found = self.connection.execute(
+            "WITH d AS (UPDATE deliverers SET sending = '{}' WHERE destination = %(d)s"
+            " RETURNING (SELECT sending FROM deliverers WHERE destination = %(d)s) AS sending)"
+            " UPDATE states SET possible_duplicate = true WHERE state = 'pending'"
+            " AND seq = ANY((SELECT sending FROM d)::bigint[])",
+            {"d": self._destination},
+        )
+        return found.rowcount
+
+    # --- changing ---
+
+    def accept(self, items: Sequence[Incoming]) -> list[Receipt]:
+        receipts, kept = accepting.accept(
+            self.connection,
+            items,
+            self._key_window_ms,
+            self._repeat_window_ms,
+            self.clock.wall_ms(),
+        )
+        for item in kept:
+            self._count(item.producer, State.PENDING, False, +1)
+        return receipts
+
+    def mark_spool(self, mark: SpoolMark) -> None:
+        raise AssertionError("a gateway on PostgreSQL has no spool")
+
+    def forget_spool(self, file_keys: Sequence[str]) -> None:
+        raise AssertionError("a gateway on PostgreSQL has no spool")
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        rows = [
+            {
+                "seq": each.seq,
+                "state": each.state,
+                "attempt": each.attempt,
+                "due_at": each.due_at,
+                "spent": each.spent,
+                "doubtful": each.possible_duplicate,
+                "dead_reason": each.dead_reason,
+                "revives": each.revives,
+            }
+            for each in settlements
+        ]
+        changed = self.connection.execute(
+            "WITH v AS (SELECT * FROM json_to_recordset(%(rows)s) AS v (seq bigint, state text,"
+            " attempt jsonb, due_at bigint, spent int, doubtful boolean, dead_reason text,"
+            " revives boolean)), before AS (SELECT s.seq, s.state, s.held, s.attempts FROM states s"
+            " JOIN v USING (seq) WHERE s.state = 'pending'"
+            " OR (v.revives AND s.dead_reason = 'rejected') ORDER BY s.seq FOR UPDATE OF s)"
+            " UPDATE states s SET state = v.state,"
+            " held = b.held AND v.state = 'pending',"
+            " due_at = CASE WHEN v.state = 'pending' THEN v.due_at ELSE 0 END,"
+            " ended_at = CASE WHEN v.state = 'pending' THEN NULL ELSE %(now)s::bigint END,"
+            " attempt_count = s.attempt_count + (v.attempt IS NOT NULL)::int,"
+            " spent = s.spent + v.spent,"
+            " possible_duplicate = s.possible_duplicate OR v.doubtful,"
+            " dead_reason = v.dead_reason,"
+            " attempts = CASE WHEN v.attempt IS NULL THEN s.attempts ELSE (CASE WHEN"
+            " jsonb_array_length(s.attempts) >= %(kept)s THEN s.attempts - 0 ELSE s.attempts END)"
+            " || jsonb_build_array(v.attempt) END"
+            " FROM v, before b WHERE s.seq = v.seq AND b.seq = v.seq"
+            " RETURNING s.producer, b.state, b.held, s.state, s.held",
+            {"rows": json.dumps(rows), "now": self.clock.wall_ms(), "kept": ATTEMPTS_KEPT},
+        ).fetchall()
+        self._moved(changed)
+
+    def change(self, change: EntryChange, id: str) -> Entry:
+        entry = self.get(id)
+        if change is EntryChange.DROP:
+            self._drop(entry)
+            return entry
+        if change is EntryChange.RETRY:
+            self._retry([entry.seq])
+        elif entry.state == State.PENDING:
+            self._moved(
+                self.connection.execute(
+                    "UPDATE states s SET held = %s FROM states b WHERE s.seq = %s"
+                    " AND b.seq = s.seq AND s.state = 'pending'"
+                    " RETURNING s.producer, b.state, b.held, s.state, s.held",
+                    (change is EntryChange.HOLD, entry.seq),
+                ).fetchall()
+            )
+        return self.get(id)
+
+    def change_dead(
+        self, change: EntryChange, where: EntryFilter, place: ListPlace, limit: int
+    ) -> ChangeStep:
+        dead = where._replace(states=(State.DEAD.value,))
+        step = self.list_step(dead, place, limit, 1 << 40, False)
+        if change is EntryChange.RETRY:
+            self._retry([entry.seq for entry in step.entries])
+        else:
+            for entry in step.entries:
+                self._drop(entry)
+        return ChangeStep(step.place, len(step.entries))
+
+    def _retry(self, seqs: Sequence[int]) -> None:
+        changed = self.connection.execute(
+            "UPDATE states s SET state = 'pending', dead_reason = NULL, ended_at = NULL,"
+            " due_at = 0, spent = 0,"
+            " expires_at = CASE WHEN b.state = 'dead' THEN NULL ELSE s.expires_at END"
+            " FROM states b WHERE s.seq = ANY(%s) AND b.seq = s.seq AND s.state <> 'delivered'"
+            " RETURNING s.producer, b.state, b.held, s.state, s.held",
+            (list(seqs),),
+        ).fetchall()
+        self._moved(changed)
+
+    def _drop(self, entry: Entry) -> None:
+        own = [repeat_identity(entry.producer, entry.body)]
+        if entry.dedup_key is not None:
+            own += key_identities(entry.producer, entry.dedup_key)
+        self.connection.execute(
+            "DELETE FROM dedup WHERE key = ANY(%s) AND id = %s", (own, entry.id)
+        )
+        self.connection.execute("DELETE FROM states WHERE seq = %s", (entry.seq,))
+        self.connection.execute("DELETE FROM entries WHERE seq = %s", (entry.seq,))
+        self._count(entry.producer, entry.state, entry.held, -1)
+
+    def set_destination_hold(self, hold: DestinationHold | None) -> None:
+        value = None if hold is None else msgspec.json.encode(hold).decode()
+        self.connection.execute(
+            "INSERT INTO deliverers (destination, turn, sending, hold) VALUES (%s, 0, '{}', %s)"
+            " ON CONFLICT (destination) DO UPDATE SET hold = excluded.hold",
+            (self._destination, value),
+        )
+
+    def set_aside_damaged(self, seq: int, detail: str) -> None:
+        raise AssertionError("what the server's checksums find is the server's to tell")
+
+    def prune(self, after_seq: int, window: int, ended_before: int) -> PruneStep:
+        """By the time of their end, and not by seq: `after_seq` only says to go on."""
+        deleted = self.connection.execute(
+            "WITH gone AS (DELETE FROM states WHERE seq IN (SELECT seq FROM states"
+            " WHERE state = 'delivered' AND ended_at < %s ORDER BY ended_at LIMIT %s"
+            " FOR UPDATE SKIP LOCKED) RETURNING seq, producer),"
+            " bodies AS (DELETE FROM entries WHERE seq IN (SELECT seq FROM gone))"
+            " SELECT producer, count(*) FROM gone GROUP BY producer",
+            (ended_before, window),
+        ).fetchall()
+        count = 0
+        for producer, some in deleted:
+            self._count(producer, State.DELIVERED, False, -some)
+            count += some
+        return PruneStep(after_seq + 1 if count == window else None, count)
+
+    def prune_dedup(self, limit: int) -> int:
+        return self.connection.execute(
+            "DELETE FROM dedup WHERE key IN (SELECT key FROM dedup WHERE expires_at <= %s"
+            " ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED)",
+            (self.clock.wall_ms(), limit),
+        ).rowcount
+
+    # --- counting ---
+
+    def _moved(self, rows: Sequence[tuple[str, str, bool, str, bool]]) -> None:
+        for producer, before, was_held, after, is_held in rows:
+            self._count(producer, before, was_held, -1)
+            self._count(producer, after, is_held, +1)
+
+    def _count(self, producer: str, state: str, held: bool, by: int) -> None:
+        counts = self._changes.get(producer, Counts(0, 0, 0, 0))
+        self._changes[producer] = Counts(
+            counts.pending + by * (state == State.PENDING),
+            counts.delivered + by * (state == State.DELIVERED),
+            counts.dead + by * (state == State.DEAD),
+            counts.held + by * held,
+        )
+
+    def _write_tallies(self) -> None:
+        rows = [
+            {"producer": producer, **counts._asdict()}
+            for producer, counts in sorted(self._changes.items())
+            if any(counts)
+        ]
+        if rows:
+            self.connection.execute(
+                "INSERT INTO tallies AS t SELECT %s, * FROM json_to_recordset(%s) AS v"
+                " (producer text, pending bigint, delivered bigint, dead bigint, held bigint)"
+                " ORDER BY producer ON CONFLICT (gateway, producer) DO UPDATE SET"
+                " pending = t.pending + excluded.pending,"
+                " delivered = t.delivered + excluded.delivered, dead = t.dead + excluded.dead,"
+                " held = t.held + excluded.held",
+                (self._gateway, json.dumps(rows)),
+            )
+
+    def _load_counts(self) -> None:
+        by_producer = self.connection.execute(
+            "SELECT producer, sum(pending)::bigint, sum(delivered)::bigint, sum(dead)::bigint,"
+            " sum(held)::bigint FROM tallies GROUP BY producer"
+        ).fetchall()
+        self._by_producer = {producer: Counts(*counts) for producer, *counts in by_producer}
+
+    def _count_along(self) -> None:
+        by_producer = dict(self._by_producer)
+        for producer, changes in self._changes.items():
+            before = by_producer.get(producer, Counts(0, 0, 0, 0))
+            by_producer[producer] = Counts(*(a + b for a, b in zip(before, changes, strict=True)))
+        self._by_producer, self._changes = by_producer, {}
+
+    def counts(self) -> Counts:
+        return (
+            Counts(*(sum(each) for each in zip(*self._by_producer.values(), strict=True)))
+            if (self._by_producer)
+            else Counts(0, 0, 0, 0)
+        )
+
+    def waiting(self) -> Mapping[str, int]:
+        return {
+            name: counts.pending for name, counts in self._by_producer.items() if counts.pending
+        }
+
+    # --- reading ---
+
+    def damage(self) -> Damage:
+        return Damage(0, 0)
+
+    def destination_hold(self) -> DestinationHold | None:
+        row = self.connection.execute(
+            "SELECT hold FROM deliverers WHERE destination = %s AND hold IS NOT NULL",
+            (self._destination,),
+        ).fetchone()
+        return None if row is None else msgspec.json.decode(row[0], type=DestinationHold)
+
+    def spool_progress(self) -> dict[str, int]:
+        return {}
+
+    def fetch(
+        self,
+        count: int,
+        taken: Collection[int],
+        order: str,
+        fresh_share: float,
+        due_horizon_s: float,
+    ) -> Fetched:
+        now = self.clock.wall_ms()
+        values = {
+            "taken": list(taken),
+            "now": now,
+            "horizon": now + round(due_horizon_s * 1000),
+            "count": count,
+        }
+        seqs = self._fifo(values) if order == "fifo" else self._mixed(values, count, fresh_share)
+        rows = self.connection.execute(
+            "SELECT e.seq, e.id::text, e.body, e.received_at, e.occurred_at, s.expires_at,"
+            " s.attempt_count, s.spent, s.possible_duplicate, s.repeats, s.last_occurred_at,"
+            " e.source, e.producer, e.hop"
+            " FROM unnest(%s::bigint[]) WITH ORDINALITY AS w (seq, place)"
+            " JOIN entries e USING (seq) JOIN states s USING (seq) ORDER BY w.place",
+            (seqs,),
+        ).fetchall()
+        entries = [Claimed(seq, id, body.encode(), *rest) for seq, id, body, *rest in rows]
+        next_due_at = self._one(
+            f"SELECT min(due_at) FROM states WHERE {_DUE} AND due_at > %s", (now,)
+        )
+        return Fetched(entries, [], next_due_at)
+
+    def _mixed(self, values: dict[str, Any], count: int, fresh_share: float) -> list[int]:
+        chosen: list[int] = []
+        for clause, share in (
+            ("due_at = 0 AND {} ORDER BY seq DESC", round(count * fresh_share)),
+            ("due_at > %(horizon)s AND {} ORDER BY due_at, seq", count),
+            ("due_at > 0 AND due_at <= %(now)s AND {} ORDER BY due_at, seq", count),
+            ("due_at = 0 AND {} ORDER BY seq", count),
+        ):
+            wanted = min(share, count - len(chosen))
+            if wanted > 0:
+                taken = [*values["taken"], *chosen]
+                sql = clause.format("seq <> ALL(%(taken)s::bigint[])")
+                chosen += [
+                    seq
+                    for (seq,) in self.connection.execute(
+                        f"SELECT seq FROM states WHERE {_DUE} AND {sql} LIMIT %(wanted)s",
+                        {**values, "taken": taken, "wanted": wanted},
+                    )
+                ]
+        return chosen
+
+    def _fifo(self, values: dict[str, Any]) -> list[int]:
+        rows = self.connection.execute(
+            f"SELECT seq FROM states WHERE {_DUE} AND seq <> ALL(%(taken)s::bigint[])"
+            " AND (due_at <= %(now)s OR due_at > %(horizon)s) ORDER BY seq LIMIT %(count)s",
+            values,
+        )
+        return [seq for (seq,) in rows]
+
+    def expired(self, limit: int, clock_steps: Sequence[tuple[int, int]] = ()) -> Expired:
+        now = self.clock.wall_ms()
+        found = self.connection.execute(
+            "SELECT s.seq, e.id::text FROM states s JOIN entries e USING (seq)"
+            " WHERE s.state = 'pending' AND s.expires_at <= %s LIMIT %s",
+            (now, limit),
+        ).fetchall()
+        next_at = self._one(
+            "SELECT min(expires_at) FROM states WHERE state = 'pending' AND expires_at > %s", (now,)
+        )
+        return Expired(found, next_at)
+
+    def get(self, id: str) -> Entry:
+        try:
+            wanted = uuid.UUID(id)
+        except ValueError:
+            raise no_entry(id) from None
+        row = self.connection.execute(f"{listing.ENTRY} WHERE e.id = %s", (wanted,)).fetchone()
+        if row is None:
+            raise no_entry(id)
+        return _entry(row)
+
+    def list_step(
+        self, where: EntryFilter, place: ListPlace, limit: int, bytes_max: int, is_begun: bool
+    ) -> ListStep:
+        return listing.step(self.connection, where, place, limit, bytes_max, is_begun, _entry)
+
+    def entries_of(self, where: EntryFilter, seqs: Sequence[int]) -> list[Entry]:
+        return listing.entries_of(self.connection, where, seqs, _entry)
+
+    def last_dead_at(self) -> int | None:
+        at: int | None = self._one(
+            "SELECT max(ended_at) FROM (SELECT ended_at FROM states WHERE state = 'dead'"
+            " ORDER BY seq DESC LIMIT 1000) few"
+        )
+        return at
+
+    def seq_range(self) -> range:
+        return listing.seq_range(self.connection)
+
+    def index_rows(self, seqs: range) -> list[IndexRow]:
+        return listing.index_rows(self.connection, seqs)
+
+    def unsettled(self, kind: Unsettled, after: Place, limit: int) -> list[Place]:
+        return listing.unsettled(self.connection, kind, after, limit)
+
+    def rows_by_block(self, block_rows: int, seqs: range) -> dict[int, int]:
+        return listing.rows_by_block(self.connection, block_rows, seqs)
+
+    def texts(self, seqs: range) -> Iterator[tuple[int, Text]]:
+        return listing.texts(self.connection, seqs)
+
+    def oldest_pending_at(self) -> int | None:
+        at: int | None = self._one(
+            "SELECT min(e.received_at) FROM entries e WHERE e.seq IN ("
+            f"(SELECT seq FROM states WHERE {_DUE} AND due_at = 0 ORDER BY seq LIMIT 1)"
+            f" UNION ALL (SELECT seq FROM states WHERE {_DUE} AND due_at > 0 LIMIT 1000)"
+            " UNION ALL (SELECT seq FROM states WHERE held ORDER BY seq LIMIT 1))"
+        )
+        return at
+
+    def own_reports_pending(self) -> int:
+        return int(
+            self._one(
+                "SELECT count(*) FROM states s JOIN entries e USING (seq)"
+                f" WHERE s.{_DUE.replace(' AND NOT ', ' AND NOT s.')} AND e.source = 'agent'"
+            )
+        )
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    *head, dead_reason, attempts, body, producer, hop = row
+    last = (msgspec.json.decode(attempts) or [[None] * 5])[-1]
+    _, _, outcome, status, error = last
+    _, id, *_ = head
+    more = (outcome, status, error, dead_reason, attempts, body.encode(), producer, hop, id[:14])
+    return Entry._make((*head, *more))
+
+
+def _named(url: str) -> str:
+    """The database in messages, without a password."""
+    shown = psycopg.conninfo.conninfo_to_dict(url)
+    return f"{shown.get('host', 'localhost')}/{shown.get('dbname', '')}"

@@ -1,0 +1,210 @@
+"""A listing's steps in SQL, and what an index kept in memory reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psycopg
+
+from outboxd.outbox.mentions import Text, in_last_error, mentions
+from outboxd.outbox.model import (
+    SCOPE_LISTED_MAX,
+    UNLISTED,
+    Entry,
+    EntryFilter,
+    IndexRow,
+    ListPlace,
+    ListStep,
+    Place,
+    Unsettled,
+)
+
+SCAN_ROWS = 500  # looked at in one step
+SEQ_MAX = 1 << 62
+
+# The columns of `Entry`, but for those of the last attempt.
+ENTRY = (
+    "SELECT e.seq, e.id::text, s.state, s.held, e.event_type, e.severity, e.scope, e.source,"
+    " e.received_at, e.occurred_at, s.expires_at, s.due_at, s.ended_at, e.dedup_key, s.repeats,"
+    " s.last_occurred_at, s.attempt_count, s.spent, s.possible_duplicate, s.dead_reason,"
+    " s.attempts::text, e.body, e.producer, e.hop FROM entries e JOIN states s USING (seq)"
+)
+_COLUMNS = {
+    "state": "s.state",
+    "type": "e.event_type",
+    "severity": "e.severity",
+    "reason": "s.dead_reason",
+    "status": "(s.attempts -> -1 ->> 3)::int",
+    "source": "e.source",
+    "producer": "e.producer",
+}
+_SCOPES = {"cluster": "clusters", "namespace": "namespaces", "service": "servicesNames"}
+_UNSETTLED = {
+    Unsettled.DUE: (
+        "SELECT due_at, seq FROM states WHERE state = 'pending' AND NOT held"
+        " AND (due_at, seq) > (%s, %s) ORDER BY due_at, seq LIMIT %s"
+    ),
+    Unsettled.HELD: (
+        "SELECT %s::bigint, seq FROM states WHERE held AND seq > %s ORDER BY seq LIMIT %s"
+    ),
+    Unsettled.DEAD: (
+        "SELECT %s::bigint, seq FROM states WHERE state = 'dead' AND seq > %s ORDER BY seq LIMIT %s"
+    ),
+}
+
+
+def conditions(where: EntryFilter) -> tuple[str, list[Any]]:
+    """The filter, but for its texts, as SQL (" AND … AND …"), with values."""
+    clauses: list[str] = []
+    values: list[Any] = []
+    for name, wanted in (
+        ("state", where.states),
+        ("type", where.event_types),
+        ("severity", where.severities),
+        ("cluster", where.clusters),
+        ("namespace", where.namespaces),
+        ("service", where.services),
+        ("reason", where.dead_reasons),
+        ("status", where.last_statuses),
+        ("source", where.sources),
+        ("producer", where.producers),
+    ):
+        unwanted = [value for own, value in where.excluded if own == name]
+        if wanted:
+            clauses.append(_any_of(name))
+            values.append(list(wanted))
+        if unwanted:
+            clauses.append(f"NOT coalesce({_any_of(name)}, false)")
+            values.append([int(v) for v in unwanted] if name == "status" else unwanted)
+    for clause, value in (
+        ("s.held = %s", where.held),
+        ("e.dedup_key = %s", where.dedup_key),
+        ("e.id::text LIKE %s || '%%'", where.id),
+        ("e.received_at >= %s", where.since),
+        ("e.received_at < %s", where.until),
+    ):
+        if value is not None:
+            clauses.append(clause)
+            values.append(value)
+    return "".join(f" AND {clause}" for clause in clauses), values
+
+
+def _any_of(name: str) -> str:
+    column = _COLUMNS.get(name)
+    if column is not None:
+        return f"{column} = ANY(%s)"
+    return f"(nullif(e.scope, '')::jsonb -> '{_SCOPES[name]}') ?| %s"
+
+
+def step(
+    connection: psycopg.Connection[Any],
+    where: EntryFilter,
+    place: ListPlace,
+    limit: int,
+    bytes_max: int,
+    is_begun: bool,
+    entry_of: Any,
+) -> ListStep:
+    """Look at the next rows, newest first."""
+    dead = where.states == ("dead",) or bool(where.dead_reasons)
+    driver = "state = 'dead'" if dead else "held" if where.held else "true"
+    ((floor,),) = connection.execute(
+        f"SELECT min(seq) FROM (SELECT seq FROM states WHERE {driver} AND seq < %s"
+        " ORDER BY seq DESC LIMIT %s) few",
+        (place.before_seq, SCAN_ROWS),
+    )
+    if floor is None:
+        return ListStep([], None, False)
+    clauses, values = conditions(where)
+    rows = connection.execute(
+        f"{ENTRY} WHERE s.seq < %s AND s.seq >= %s{clauses} ORDER BY s.seq DESC",
+        (place.before_seq, floor, *values),
+    )
+    found: list[Entry] = []
+    size = 0
+    for row in rows:
+        entry = entry_of(row)
+        if not _matches(where, entry):
+            continue
+        if size + len(entry.body) > bytes_max and (is_begun or found):
+            return ListStep(found, ListPlace(entry.seq + 1), True)
+        found.append(entry)
+        size += len(entry.body)
+        if len(found) == limit:
+            return ListStep(found, ListPlace(entry.seq), True)
+    return ListStep(found, ListPlace(floor), False)
+
+
+def _matches(where: EntryFilter, entry: Entry) -> bool:
+    if where.error and not in_last_error(entry.attempts, where.error.casefold()):
+        return False
+    text = Text(entry.id, entry.dedup_key, entry.attempts, entry.body.decode())
+    return not where.q or mentions(text, where.q.casefold())
+
+
+def entries_of(
+    connection: psycopg.Connection[Any], where: EntryFilter, seqs: Sequence[int], entry_of: Any
+) -> list[Entry]:
+    """Those of some entries that match but for its texts, newest first."""
+    clauses, values = conditions(where)
+    rows = connection.execute(
+        f"{ENTRY} WHERE s.seq = ANY(%s){clauses} ORDER BY s.seq DESC", (list(seqs), *values)
+    )
+    return [entry_of(row) for row in rows]
+
+
+def seq_range(connection: psycopg.Connection[Any]) -> range:
+    """The seqs of all entries."""
+    ((low, high),) = connection.execute("SELECT min(seq), max(seq) FROM states")
+    return range(0) if high is None else range(low, high + 1)
+
+
+def index_rows(connection: psycopg.Connection[Any], seqs: range) -> list[IndexRow]:
+    """The entries with these seqs."""
+    rows = connection.execute(
+        "SELECT e.seq, e.received_at, e.event_type, e.severity, s.state, s.held::int,"
+        " CASE WHEN length(e.scope) > %s THEN %s ELSE e.scope END, s.dead_reason,"
+        " (s.attempts -> -1 ->> 3)::int, e.source"
+        " FROM entries e JOIN states s USING (seq) WHERE e.seq >= %s AND e.seq < %s",
+        (SCOPE_LISTED_MAX, UNLISTED, seqs.start, seqs.stop),
+    )
+    return [IndexRow(*row) for row in rows]
+
+
+def unsettled(
+    connection: psycopg.Connection[Any], kind: Unsettled, after: Place, limit: int
+) -> list[Place]:
+    """At most `limit` entries of an index, from behind a place on."""
+    return [Place(*row) for row in connection.execute(_UNSETTLED[kind], (*after, limit))]
+
+
+def rows_by_block(
+    connection: psycopg.Connection[Any], block_rows: int, seqs: range
+) -> dict[int, int]:
+    """How many entries there are, by `seq // block_rows`."""
+    return dict(
+        connection.execute(
+            "SELECT seq / %s, count(*) FROM states WHERE seq >= %s AND seq < %s GROUP BY 1",
+            (block_rows, seqs.start, seqs.stop),
+        ).fetchall()
+    )
+
+
+def texts(connection: psycopg.Connection[Any], seqs: range) -> Iterator[tuple[int, Text]]:
+    """Seq and texts of each entry with these seqs, in the range's order."""
+    while seqs:
+        first, last = sorted((seqs[0], seqs[-1]))
+        order = "ASC" if seqs.step > 0 else "DESC"
+        rows = connection.execute(
+            "SELECT seq, e.id::text, e.dedup_key, s.attempts::text, e.body FROM entries e"
+            " JOIN states s USING (seq) WHERE seq BETWEEN %s AND %s"
+            f" ORDER BY seq {order} LIMIT 100",
+            (first, last),
+        ).fetchall()
+        seq = None
+        for seq, *text in rows:
+            yield seq, Text(*text)
+        if seq is None:
+            return
+        seqs = range(seq + seqs.step, seqs.stop, seqs.step)

@@ -1,0 +1,89 @@
+"""The tables of an outbox on PostgreSQL, and how they get from one version to the next.
+
+What never changes of an entry (`entries`, with its body) stands apart from what a
+settlement changes (`states`): a settlement makes a new version of a row of some
+100 bytes and leaves the body alone, and vacuum has the small table to look through.
+
+Migrations are applied by one gateway at a time, under a lock of the transaction:
+behind a pooler there is no session to hold one.
+"""
+
+from __future__ import annotations
+
+LOCK = 0x6F757462  # "outb": of the advisory locks of this database
+
+MIGRATIONS: tuple[tuple[str, str], ...] = (
+    (
+        "0001_entries",
+        """
+CREATE SEQUENCE outboxd_seq;
+CREATE TABLE entries (
+    seq bigint PRIMARY KEY,             -- order of receipt, with gaps
+    id uuid NOT NULL,                   -- UUIDv7, the receipt's id
+    received_at bigint NOT NULL,        -- ms since 1970, as all times
+    occurred_at bigint,
+    expires_at bigint,
+    event_type text NOT NULL,
+    severity text NOT NULL CHECK (severity IN ('information', 'warning', 'error')),
+    scope text NOT NULL,                -- JSON as sent, '' for none
+    source text NOT NULL CHECK (source IN ('socket', 'batch', 'spool', 'agent')),
+    dedup_key text,
+    producer text NOT NULL,
+    hop text,                           -- its way through other agents, as JSON
+    body text NOT NULL                  -- the wire body; text and not jsonb: numbers keep theirs
+);
+CREATE UNIQUE INDEX entries_id ON entries (id);
+CREATE TABLE states (
+    seq bigint PRIMARY KEY,
+    state text NOT NULL CHECK (state IN ('pending', 'delivered', 'dead')),
+    held boolean NOT NULL,
+    due_at bigint NOT NULL,             -- the earliest next claim; 0: at once
+    ended_at bigint,
+    repeats int NOT NULL CHECK (repeats >= 0),
+    last_occurred_at bigint,
+    attempt_count int NOT NULL CHECK (attempt_count >= 0),
+    spent int NOT NULL CHECK (spent BETWEEN 0 AND attempt_count),
+    possible_duplicate boolean NOT NULL,
+    dead_reason text CHECK (dead_reason IN ('rejected', 'exhausted', 'expired')),
+    attempts jsonb NOT NULL,            -- [[at, duration_ms, outcome, status, error]...]
+    producer text NOT NULL,
+    expires_at bigint,
+    CHECK ((state = 'dead') = (dead_reason IS NOT NULL)),
+    CHECK ((state = 'pending') = (ended_at IS NULL)),
+    CHECK (NOT held OR state = 'pending')
+) WITH (fillfactor = 70);
+CREATE INDEX states_due ON states (due_at, seq) WHERE state = 'pending' AND NOT held;
+CREATE INDEX states_held ON states (seq) WHERE held;
+CREATE INDEX states_dead ON states (seq) WHERE state = 'dead';
+CREATE INDEX states_ended ON states (ended_at) WHERE state = 'delivered';
+CREATE INDEX states_expiring ON states (expires_at)
+    WHERE state = 'pending' AND expires_at IS NOT NULL;
+CREATE TABLE dedup (
+    key text COLLATE "C" PRIMARY KEY,
+    seq bigint NOT NULL,
+    id uuid NOT NULL,
+    mark bigint NOT NULL,               -- only an event without a later one is a duplicate
+    expires_at bigint NOT NULL
+);
+CREATE INDEX dedup_expiring ON dedup (expires_at);
+-- One row a gateway and producer, so that gateways never wait for each other's counts.
+CREATE TABLE tallies (
+    gateway text NOT NULL,
+    producer text NOT NULL,
+    pending bigint NOT NULL,
+    delivered bigint NOT NULL,
+    dead bigint NOT NULL,
+    held bigint NOT NULL,
+    PRIMARY KEY (gateway, producer)
+) WITH (fillfactor = 50);
+CREATE TABLE deliverers (
+    destination text PRIMARY KEY,
+    holder text,                        -- a fresh UUID each term
+    turn bigint NOT NULL,
+    lease_ends_at timestamptz,          -- by the database's clock
+    sending bigint[] NOT NULL,          -- seqs in flight
+    hold text                           -- JSON of the operator's hold
+);
+""",
+    ),
+)

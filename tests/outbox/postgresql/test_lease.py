@@ -1,0 +1,27 @@
+"""The lease, as its holder knows it."""
+
+from __future__ import annotations
+
+import pytest
+
+from outboxd.outbox.postgresql.lease import Lease
+
+LEASE = Lease("a", 3, 100.0, 15.0)
+
+
+@pytest.mark.parametrize(
+    ("now_s", "may"), [(100.0, True), (111.9, True), (112.0, False), (115.0, False), (1e6, False)]
+)
+def test_nothing_is_launched_near_the_end_of_the_lease(now_s, may):
+    assert LEASE.may_launch(now_s) is may
+
+
+def test_a_renewal_counts_from_before_it_was_asked_for():
+    renewed = LEASE.renewed(4, 105.0)
+    assert renewed == Lease("a", 4, 105.0, 15.0)
+    assert LEASE.renew_at_s() == 105.0
+
+
+def test_a_turn_is_never_given_twice():
+    with pytest.raises(AssertionError):
+        LEASE.renewed(3, 105.0)
