@@ -113,15 +113,15 @@ def test_intake_and_delivery_never_meet():
 
 
 def test_an_engine_of_the_outbox_is_known_to_itself_and_to_who_opens_it():
-    engines = ("outboxd.outbox.sqlite",)
+    drivers = {"sqlite": "sqlite3", "postgresql": "psycopg"}
     for path in FILES:
-        if path.is_relative_to(SOURCE / "outbox" / "sqlite"):
-            continue
-        text = path.read_text()
-        assert "sqlite3" not in text.replace("sqlite3 .backup", ""), path
-        assert "SELECT " not in text, path
-        if room_of(path) not in ("agent", "cli"):
-            assert not any(engine in text for engine in engines), path
+        text = path.read_text().replace("sqlite3 .backup", "")
+        own = next((e for e in drivers if path.is_relative_to(SOURCE / "outbox" / e)), None)
+        assert own or "SELECT " not in text, path
+        for engine in drivers.keys() - {own}:
+            assert drivers[engine] not in text.replace("sqlite3.", "sqlite3 "), path
+            if own or room_of(path) not in ("agent", "cli"):
+                assert f"outboxd.outbox.{engine}" not in text, path
 
 
 def test_one_module_imports_httpx_and_an_agent_without_a_proxy_does_not_load_it():

@@ -46,8 +46,9 @@ class Server:
         return f"host={self.sockets} dbname={database} user=postgres"
 
     def fresh(self) -> str:
-        """The URL of an empty database."""
+        """The URL of an outbox without tables: a schema of its own, which is made in a
+        fraction of a database's time."""
         name = "t" + uuid.uuid4().hex
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return self.url(name)
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url()} options='-c search_path={name}'"

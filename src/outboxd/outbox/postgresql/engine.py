@@ -528,10 +528,15 @@ class PostgresEngine:
 
     def expired(self, limit: int, clock_steps: Sequence[tuple[int, int]] = ()) -> Expired:
         now = self.clock.wall_ms()
+        cases = "".join(
+            f" WHEN e.received_at <= {until:d} THEN {ms:d}" for until, ms in clock_steps
+        )
+        longer = f"CASE{cases} ELSE 0 END" if cases else "0"
         found = self.connection.execute(
             "SELECT s.seq, e.id::text FROM states s JOIN entries e USING (seq)"
-            " WHERE s.state = 'pending' AND s.expires_at <= %s LIMIT %s",
-            (now, limit),
+            " WHERE s.state = 'pending' AND s.expires_at <= %(now)s"
+            f" AND s.expires_at + {longer} <= %(now)s LIMIT %(limit)s",
+            {"now": now, "limit": limit},
         ).fetchall()
         next_at = self._one(
             "SELECT min(expires_at) FROM states WHERE state = 'pending' AND expires_at > %s", (now,)
@@ -547,6 +552,15 @@ class PostgresEngine:
         if row is None:
             raise no_entry(id)
         return _entry(row)
+
+    def state_of_key(self, producer: str, dedup_key: str) -> str | None:
+        key, *_ = key_identities(producer, dedup_key)
+        row = self.connection.execute(
+            "SELECT coalesce(s.state, 'delivered') FROM dedup d LEFT JOIN states s USING (seq)"
+            " WHERE d.key = %s AND d.expires_at > %s",
+            (key, self.clock.wall_ms()),
+        ).fetchone()
+        return None if row is None else str(row[0])
 
     def list_step(
         self, where: EntryFilter, place: ListPlace, limit: int, bytes_max: int, is_begun: bool
