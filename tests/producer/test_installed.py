@@ -167,10 +167,11 @@ def test_a_full_program_whose_python_finds_no_module_says_what_to_do(
     assert "install outboxd again" in done.stderr
 
 
-def test_it_is_replaced_in_one_step(installed, place, environment, tmp_path):
+def test_it_is_replaced_in_one_step(installed, place, environment, tmp_path, full):
     """Jobs started all the while, each counted by itself."""
     count = tmp_path / "count"
-    script = f"for i in $(seq 60); do {installed} exec -- sh -c 'echo x >> {count}'; done"
+    started = 60 if full else 15
+    script = f"for i in $(seq {started}); do {installed} exec -- sh -c 'echo x >> {count}'; done"
     with subprocess.Popen(["sh", "-ec", script], env=environment, stderr=subprocess.PIPE) as jobs:
         builds = 0
         while jobs.poll() is None:
@@ -178,5 +179,5 @@ def test_it_is_replaced_in_one_step(installed, place, environment, tmp_path):
             builds += 1
         assert jobs.stderr.read() == b""
         assert jobs.returncode == 0
-    assert builds > 3
-    assert count.read_text() == "x\n" * 60
+    assert builds >= (4 if full else 1)
+    assert count.read_text() == "x\n" * started

@@ -15,7 +15,7 @@ from outboxd.event.hop import Hop
 from outboxd.outbox.sqlite import accepting
 from outboxd.outbox.sqlite.engine import SqliteEngine
 
-SEEDS, SEEDS_FULL = 60, 1_000
+SEEDS, SEEDS_FULL = 30, 1_000
 
 
 def played(seed: int) -> Fleet:
