@@ -191,6 +191,37 @@ _BACKUP = Command(
     examples=(("outboxd backup /var/backups/outbox.db", ""),),
 )
 
+_MOVE = Command(
+    "move",
+    "move an outbox to another file",
+    description=(
+        "Brings all of an outbox into another one, which must be empty: every entry with its id, "
+        "dedup key, attempts, state and dates, the dedup windows, the hold. No agent may have "
+        "either open. All is compared before the move counts as done. From its beginning on no "
+        "agent opens FROM any more, so that nothing is delivered from both; FROM is kept as it "
+        "was. A move that was cut off goes on when it is run again, and until then no agent opens "
+        "either."
+    ),
+    positionals=(
+        Positional("FROM", "the outbox's file", complete="file", name="source"),
+        Positional(
+            "TO", "the new one's, made as needed", count="optional", complete="file", name="target"
+        ),
+    ),
+    options=(
+        Option("--give-up", "", "FROM alone: do not finish the move, so that FROM is used again"),
+    ),
+    exits=(
+        DONE,
+        USAGE,
+        UNREACHED,
+        (75, "an agent has one of them open"),
+        FORBIDDEN,
+        (78, "TO is not empty, or one of them has a part in another move"),
+    ),
+    examples=(("outboxd move /var/lib/outboxd/outbox.db /mnt/disk2/outbox.db", "to another disk"),),
+)
+
 _DEAD_LETTERS = Command(
     "dead-letters",
     "look at what was given up, and send it back, drop or export it",
@@ -484,7 +515,7 @@ GROUPS = (
     (
         "Look and mend",
         (
-            *(_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _BACKUP, _HOLD, _RELEASE),
+            *(_STATUS, _EVENTS, _WAIT, _DEAD_LETTERS, _BACKUP, _MOVE, _HOLD, _RELEASE),
             *(_PAGE_LINK, _RELOAD, _CHECK),
         ),
     ),

@@ -29,10 +29,12 @@ from outboxd.outbox.model import (
     EntryFilter,
     Expired,
     Fetched,
+    Identity,
     Incoming,
     IndexRow,
     ListPlace,
     ListStep,
+    MoveNote,
     Place,
     PruneStep,
     Receipt,
@@ -205,3 +207,22 @@ class Engine(Protocol):
     def texts(self, seqs: range) -> Iterator[tuple[int, Text]]:
         """Seq and texts of each entry with these seqs, in the range's order; read as it
         is iterated, so that who asks may stop at any time."""
+
+    # --- for a move to another engine ---
+
+    def move_note(self) -> MoveNote | None:
+        """What is known of the last move, None where there was none."""
+
+    def set_move_note(self, note: MoveNote | None) -> None:
+        """Write it down. From LEAVING on nobody else changes anything here."""
+
+    def entries_after(self, seq: int, limit: int, bytes_max: int) -> list[Entry]:
+        """Whole entries behind a seq, oldest first: at most `limit`, and after the first
+        no more than `bytes_max` of bodies. Raises OutboxDamaged."""
+
+    def identities_after(self, key: str, limit: int) -> list[Identity]:
+        """What the dedup windows remember, in the order of the keys, behind one."""
+
+    def put_in(self, entries: Sequence[Entry], identities: Sequence[Identity]) -> None:
+        """Keep entries that are not there, and identities whether they are or not, as
+        they were elsewhere; what comes in later gets higher seqs."""

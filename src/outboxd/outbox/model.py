@@ -312,3 +312,31 @@ class Damage(NamedTuple):
 
     salvaged: int
     lost: int
+
+
+class Identity(NamedTuple):
+    """What a dedup window remembers: an event with this key is known, and is that one."""
+
+    key: str
+    seq: int  # of the first event's entry, which may be gone
+    id: str
+    expires_at: int
+    mark: int  # a later one of the same key is another event; 0: none is
+
+
+class MoveRole(StrEnum):
+    """What an outbox is in a move, or was in the last one."""
+
+    LEAVING = "leaving"  # its entries are being copied to the other one
+    LEFT = "left"  # the other one has them all: nobody may deliver from here
+    ARRIVING = "arriving"  # it has a part of them
+    ARRIVED = "arrived"
+
+
+class MoveNote(NamedTuple):
+    """What an outbox knows of the last move that it had a part in."""
+
+    move_id: str  # the same in both
+    role: str  # a MoveRole
+    other: str  # names the other outbox
+    at: int

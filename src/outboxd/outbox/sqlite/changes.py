@@ -311,6 +311,7 @@ def set_aside_damaged(
 # running            there is a log beside the file: an agent has it, or had when it died
 # copied_at          when this copy was made, in ms
 # doubtful_until     what is pending up to this seq may have been delivered
+# move               JSON of a MoveNote: the last move to or from another outbox
 # salvaged, lost     how much damage has cost so far
 
 

@@ -28,10 +28,12 @@ from outboxd.outbox.model import (
     EntryFilter,
     Expired,
     Fetched,
+    Identity,
     Incoming,
     IndexRow,
     ListPlace,
     ListStep,
+    MoveNote,
     Place,
     PruneStep,
     Receipt,
@@ -41,7 +43,7 @@ from outboxd.outbox.model import (
     State,
     Unsettled,
 )
-from outboxd.outbox.sqlite import accepting, changes, listing, query
+from outboxd.outbox.sqlite import accepting, carrying, changes, listing, query
 from outboxd.outbox.sqlite.ballast import Ballast, free_bytes
 from outboxd.outbox.sqlite.connection import connect, migrate, suspect, translate, unusable
 from outboxd.outbox.sqlite.rows import Tally, read_states, write_states
@@ -423,6 +425,34 @@ class SqliteEngine:
 
     def texts(self, seqs: range) -> Iterator[tuple[int, Text]]:
         return query.texts(self.connection, seqs)
+
+    # --- for a move ---
+
+    def move_note(self) -> MoveNote | None:
+        value = changes.get_meta(self.connection, "move")
+        return None if value is None else msgspec.json.decode(value, type=MoveNote)
+
+    def set_move_note(self, note: MoveNote | None) -> None:
+        # Nobody else can change anything as long as this file is open.
+        value = None if note is None else msgspec.json.encode(note).decode()
+        changes.set_meta(self.connection, "move", value)
+
+    def entries_after(self, seq: int, limit: int, bytes_max: int) -> list[Entry]:
+        found = carrying.entries_after(self.connection, self.path, seq, limit, bytes_max)
+        return list(map(self._doubted, found))
+
+    def identities_after(self, key: str, limit: int) -> list[Identity]:
+        return carrying.identities_after(self.connection, self.path, key, limit)
+
+    def put_in(self, entries: Sequence[Entry], identities: Sequence[Identity]) -> None:
+        carrying.put_in(self.connection, entries, identities)
+        for entry in entries:
+            self.count_in(entry.state, int(entry.held), entry.producer)
+        self._windows.has_old_keys = True  # perhaps; the next pruning looks
+        seqs = [one.seq for some in (entries, identities) for one in some]
+        if seqs and max(seqs) >= self._next_seq:
+            self.reserve_seqs(max(seqs) + 1)
+            self._keep_last_seq()
 
     # --- for the salvage ---
 

@@ -19,6 +19,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from outboxd.clock import Clock
 from outboxd.disk import sync_directory
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, OutboxLocked, Unavailable
+from outboxd.outbox.moving import refuse_moved
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite import copying
 from outboxd.outbox.sqlite.connection import translate, unusable
@@ -85,7 +86,13 @@ def open_outbox(
     try:
         clock = clock or Clock()
         engine = partial(SqliteEngine, path, clock, key_window_s, repeat_window_s)
-        return _open(path, lock, engine, clock)
+        opened = _open(path, lock, engine, clock)
+        try:
+            refuse_moved(opened.engine)
+        except BaseException:
+            opened.engine.close()
+            raise
+        return opened
     except OSError as error:
         lock.release()
         raise unusable(error, path) from error
@@ -194,7 +201,35 @@ def open_offline(path: str) -> Iterator[SqliteEngine]:
         OutboxDamaged: the agent must salvage it first.
     """
     with as_owner(path), _offline(os.path.realpath(path)) as engine:
+        refuse_moved(engine)
         yield engine
+
+
+@contextmanager
+def open_to_leave(path: str) -> Iterator[SqliteEngine]:
+    """Open for a move to another outbox; as `open_offline`, but for one that has a
+    part in a move. What may have been delivered since it was copied is doubtful."""
+    with as_owner(path), _offline(os.path.realpath(path)) as engine:
+        if engine.put_back:
+            with engine.transaction():
+                engine.doubt_pending()
+        yield engine
+
+
+@contextmanager
+def open_to_fill(path: str) -> Iterator[SqliteEngine]:
+    """Open for a move into this one, making it as needed; raises as `open_offline`."""
+    make_directory(os.path.dirname(os.path.realpath(path)))
+    with as_owner(path):
+        path = os.path.realpath(path)
+        if not os.path.exists(path):
+            lock = _lock(path)
+            try:
+                SqliteEngine(path).close()
+            finally:
+                lock.release()
+        with _offline(path) as engine:
+            yield engine
 
 
 @contextmanager

@@ -51,7 +51,7 @@ _END: Any = object()
 # Left free for seqs of a large outbox that no one has read to its end yet.
 _SEQS_RESERVED = 1 << 32
 _SUFFIXES = ("-wal", "-journal", "-shm", "")
-_META_KEPT = ("destination_hold", "doubtful_until")
+_META_KEPT = ("destination_hold", "doubtful_until", "move")
 
 
 class Recovery(NamedTuple):

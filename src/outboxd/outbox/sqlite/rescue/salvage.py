@@ -39,7 +39,7 @@ _SEQ_MAX = 1 << 48
 _NOTHING: list[int] = []
 # Settings that say nothing of what is in flight.
 _NOT_OF_SENDING = frozenset(
-    ("salvaged", "lost", "destination_hold", "salvaged_from", "running", "copied_at")
+    ("salvaged", "lost", "destination_hold", "salvaged_from", "running", "copied_at", "move")
 )
 
 

@@ -1,0 +1,58 @@
+"""`outboxd move FROM TO`: all of an outbox into another one, while no agent runs."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from outboxd.errors import EX_OK, UsageError
+from outboxd.outbox.moving import Moved, give_up, move
+from outboxd.outbox.sqlite.opening import open_to_fill, open_to_leave
+from outboxd.producer.command_line import Arguments
+
+if TYPE_CHECKING:
+    from outboxd.outbox.engine import Engine
+
+
+def run(arguments: Arguments) -> int:
+    """0 once everything is in TO, compared, and FROM is marked."""
+    source_name, target_name = arguments.source, arguments.target
+    if arguments.give_up:
+        if target_name is not None:
+            raise UsageError("--give-up takes FROM alone", "`outboxd move --give-up FROM`")
+        with _to_leave(source_name) as source:
+            give_up(source)
+            print(f"{source.path} may be used again; what was copied elsewhere is not")
+        return EX_OK
+    if target_name is None:
+        raise UsageError("TO is missing", "`outboxd move FROM TO`")
+    if os.path.realpath(source_name) == os.path.realpath(target_name):
+        raise UsageError("FROM and TO are the same file", "name another for TO")
+    with _to_leave(source_name) as source, _to_fill(target_name) as target:
+        _tell(source, target, move(source, target))
+    return EX_OK
+
+
+def _to_leave(name: str) -> AbstractContextManager[Engine]:
+    return open_to_leave(name)
+
+
+def _to_fill(name: str) -> AbstractContextManager[Engine]:
+    return open_to_fill(name)
+
+
+def _tell(source: Engine, target: Engine, moved: Moved) -> None:
+    counts = moved.counts
+    if moved.was_done:
+        print(f"{source.path} was moved to {target.path} before: nothing to do")
+        return
+    total = counts.pending + counts.delivered + counts.dead
+    print(
+        f"moved {total:,} entries ({counts.pending:,} pending, {counts.held:,} of them held;"
+        f" {counts.delivered:,} delivered; {counts.dead:,} dead) and {moved.identities:,} dedup"
+        f" keys to {target.path}, and compared each"
+    )
+    if moved.doubtful:
+        print(f"{moved.doubtful:,} were in flight: they are sent as possible duplicates")
+    print(f"{source.path} is kept as it is, and no agent opens it any more")
