@@ -29,6 +29,7 @@ BOTTOM = {
     "locations",
     "slices",
     "status",
+    "producer_names",
     "event",
     "config",
 }

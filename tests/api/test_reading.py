@@ -262,6 +262,9 @@ def test_a_member_sees_its_own_events_and_an_operator_all(agent, monkeypatch):
             monkeypatch.setattr(peer, "is_operator", lambda _: False)
             listed = (await running.get("/v1/events"))["events"]
             assert [(event["id"], event["producer"]) for event in listed] == [(own, mine)]
+            assert (await running.get("/v1/events?producer=uid:1"))["events"] == []
+            others = (await running.get(f"/v1/events?notProducer={mine}"))["events"]
+            assert others == []
             assert (await running.get(f"/v1/events/{own}"))["summary"] == "own"
             status, hidden = await running.request("GET", f"/v1/events/{other}")
             unknown_id = "0" * 36

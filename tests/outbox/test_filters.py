@@ -31,6 +31,8 @@ def test_each_name_may_be_given_several_times() -> None:
         ("reason", "rejected"),
         ("status", "422"),
         ("source", "spool"),
+        ("producer", "uid:1000"),
+        ("producer", "token:web-hosts"),
         ("key", "nightly"),
         ("id", "019AC0DE-1234"),
         ("error", "too long"),
@@ -40,6 +42,7 @@ def test_each_name_may_be_given_several_times() -> None:
         ("notType", "x"),
         ("notSeverity", "INFORMATION"),
         ("notStatus", "500"),
+        ("notProducer", "agent"),
     ]
     assert read_filter(query) == EntryFilter(
         states=("dead", "pending"),
@@ -52,13 +55,19 @@ def test_each_name_may_be_given_several_times() -> None:
         dead_reasons=("rejected",),
         last_statuses=(422,),
         sources=("spool",),
+        producers=("uid:1000", "token:web-hosts"),
         dedup_key="nightly",
         id="019ac0de-1234",
         error="too long",
         q="text",
         since=1000,
         until=2000,
-        excluded=(("type", "x"), ("severity", "information"), ("status", "500")),
+        excluded=(
+            ("type", "x"),
+            ("severity", "information"),
+            ("status", "500"),
+            ("producer", "agent"),
+        ),
     )
 
 
@@ -73,6 +82,10 @@ def test_each_name_may_be_given_several_times() -> None:
         ("status", "4xx"),
         ("notStatus", "42"),
         ("source", "mail"),
+        ("producer", "alice"),
+        ("producer", "uid:-1"),
+        ("producer", "token:"),
+        ("notProducer", "uid:"),
         ("id", "019ac0d"),
         ("id", "not an id"),
         ("since", "yesterday"),

@@ -50,8 +50,8 @@ def found(engine: Engine, **query: str) -> list[int]:
 def stocked(engine: Engine) -> list[str]:
     ids = accept(
         engine,
-        item(1, dedup_key="nightly-backup"),
-        item(2, source="spool"),
+        item(1, dedup_key="nightly-backup", producer="uid:0"),
+        item(2, source="spool", producer="token:web"),
         item(3, body={"details": {"colour": "teal", "deep": [{"n": 12345}]}}),
         item(4),
         item(5),
@@ -74,6 +74,8 @@ def stocked(engine: Engine) -> list[str]:
         ({"notStatus": "422"}, [5, 3, 2, 1]),
         ({"source": "spool"}, [2]),
         ({"notSource": "socket"}, [2]),
+        ({"producer": "token:web"}, [2]),
+        ({"notProducer": "uid:0"}, [5, 4, 3, 2]),
         ({"notReason": "rejected"}, [5, 3, 2, 1]),
         ({"key": "nightly-backup"}, [1]),
         ({"error": "SUCH field"}, [4]),

@@ -65,6 +65,7 @@ def incoming(
     details: dict[str, Any] | None = None,
     received_at: int | None = None,
     occurred_at: int | None = None,
+    producer: str = "uid:0",
 ) -> Incoming:
     """An event as the door hands it to the outbox."""
     event: dict[str, Any] = {"eventType": event_type, "summary": summary, "severity": severity}
@@ -80,6 +81,7 @@ def incoming(
         source="socket",
         received_at=Clock().wall_ms() if received_at is None else received_at,
         occurred_at=occurred_at,
+        producer=producer,
     )
 
 

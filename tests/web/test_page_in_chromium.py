@@ -815,6 +815,33 @@ def test_a_click_on_a_value_filters_by_it_or_leaves_it_out(stocked, open_page) -
     expect(rows(page)).to_have_count(2)
 
 
+def test_who_handed_in_is_named_and_a_click_filters_by_it_or_leaves_it_out(
+    agent_site, event, open_page
+) -> None:
+    """By the user's name or the token's, whatever that is."""
+    hostile = "token:<img src=x onerror=alert(1)>\u202e"
+    agent_site.accept(
+        event("Deployment", "by root"),
+        event("Deployment", "from the web", producer="token:web-hosts"),
+        event("Deployment", "from afar", producer=hostile),
+    )
+    page = open_page(agent_site.url)
+    group = page.get_by_role("group", name=re.compile("^Handed in by"))
+    expect(group.locator(".value")).to_have_text(
+        ["<img src=x onerror=alert(1)>\\u202e", "web-hosts", "root"]
+    )
+    rows(page).filter(has_text="from the web").click()
+    page.get_by_role("dialog").get_by_role("button", name="web-hosts", exact=True).click()
+    expect(rows(page)).to_have_count(1)
+    expect(page.locator("#chosen")).to_have_text(re.compile("handed in by = web-hosts"))
+    expect(page.locator("#act code")).to_contain_text("--producer token:web-hosts")
+    page.get_by_role("button", name="Take away").click()
+    rows(page).filter(has_text="by root").click()
+    page.get_by_role("dialog").get_by_role("button", name="Without root").click()
+    expect(rows(page)).to_have_count(2)
+    assert "notProducer=uid%3A0" in page.url
+
+
 def test_a_range_is_typed_in_local_time_or_in_utc(stocked, chromium) -> None:
     context = chromium.new_context(timezone_id="Europe/Berlin", locale="en-GB")
     page = context.new_page()

@@ -31,6 +31,8 @@ FILTERS = [
     EntryFilter(event_types=("deploy",), since=5_000),
     EntryFilter(dead_reasons=("rejected",), last_statuses=(422,)),
     EntryFilter(sources=("spool",), excluded=(("type", "cron"), ("cluster", "A"))),
+    EntryFilter(producers=("token:web",), excluded=(("producer", "uid:0"),)),
+    EntryFilter(excluded=(("producer", "token:web"),)),
     EntryFilter(event_types=("cron",), excluded=(("type", "cron"), ("status", "422"))),
 ]
 
@@ -60,13 +62,14 @@ def some_rows(count: int, seed: int, in_order: bool = True) -> list[Row]:
                 "rejected" if state == "dead" else None,
                 chance.choice((None, 201, 422)),
                 chance.choice(("socket", "spool")),
+                chance.choice(("uid:0", "token:web", "")),
             )
         )
     return rows
 
 
 def plain_row(seq: int, event_type: str, scope: str = "") -> Row:
-    return Row(seq, seq, event_type, "error", "delivered", 0, scope, None, 201, "socket")
+    return Row(seq, seq, event_type, "error", "delivered", 0, scope, None, 201, "socket", "uid:0")
 
 
 def put_all(tally: Tally, rows: list[Row]) -> None:
@@ -91,6 +94,7 @@ def values_of(row: Row) -> dict[str, tuple[str, ...]]:
         "reason": (row.dead_reason,) if row.dead_reason else (),
         "status": (str(row.last_status),) if row.last_status else (),
         "source": (row.source,),
+        "producer": (row.producer,) if row.producer else (),
     }
 
 
@@ -106,6 +110,7 @@ def fits(row: Row, where: EntryFilter, but: str | None = None) -> bool:
         "reason": where.dead_reasons,
         "status": tuple(map(str, where.last_statuses)),
         "source": where.sources,
+        "producer": where.producers,
     }
     unwanted = {name: {v for n, v in where.excluded if n == name} for name in wanted}
     own = values_of(row)

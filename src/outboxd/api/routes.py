@@ -79,7 +79,7 @@ class ReadingRoutes:
         """A page of entries, newest first."""
         wanted = read_listing(request.query)
         whose = self._whose(request)
-        where = wanted.where._replace(producers=whose)
+        where = wanted.where._replace(owners=whose)
         if self._waiting >= LISTINGS_WAITING_MAX:
             hint = "try again in a moment"
             raise Refusal(503, "too many listings at once", None, hint, {"Retry-After": "1"})
@@ -99,7 +99,7 @@ class ReadingRoutes:
     async def export(self, request: Request, _: str) -> Streamed:
         """All entries that match, newest first, an entry a line."""
         whose = self._whose(request)
-        where = read_filter(request.query)._replace(producers=whose)
+        where = read_filter(request.query)._replace(owners=whose)
 
         async def pages() -> AsyncIterator[bytes]:
             cursor: str | None = None

@@ -14,6 +14,7 @@ from outboxd.cli.rows import AttemptRow, EntryRow, Params, one_line, read_entry
 from outboxd.errors import EX_OK, UsageError
 from outboxd.outbox.filters import LISTS
 from outboxd.producer.command_line import Arguments
+from outboxd.producer_names import name_of, producers_called
 from outboxd.text import harmless
 from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import format_duration, parse_duration
@@ -39,18 +40,24 @@ def filters(arguments: Arguments, state: str | None = None) -> Params:
     params = [("state", state)] if state else []
     for name in ("state", *LISTS[1:], "key", "error", "q"):
         given = getattr(arguments, name, None) or []
-        params += [(name, value) for value in ([given] if isinstance(given, str) else given)]
+        for value in [given] if isinstance(given, str) else given:
+            params += [(name, each) for each in _values(name, value)]
     for text in getattr(arguments, "not"):
         name, _, value = text.partition("=")
         if name not in LISTS or not value:
             known = ", ".join(LISTS)
             raise UsageError(f"--not cannot be {text!r}", f"it is NAME=VALUE, NAME one of {known}")
-        params.append((f"not{name.capitalize()}", value))
+        params += [(f"not{name.capitalize()}", each) for each in _values(name, value)]
     for name in ("since", "until"):
         text = getattr(arguments, name, None)
         if text:
             params.append((name, rfc3339(_moment(f"--{name}", text))))
     return params
+
+
+def _values(name: str, value: str) -> list[str]:
+    """What the listing is asked for: it knows producers by what it keeps of them."""
+    return producers_called(value) if name == "producer" else [value]
 
 
 def list_entries(
@@ -187,6 +194,7 @@ def _fields(entry: EntryRow, now_ms: int, queue: Queue) -> list[tuple[str, str]]
             render.time_and_distance(entry.delivered_at, now_ms) if entry.delivered_at else None,
         ),
         ("Source", entry.source),
+        ("Producer", _producer(entry.producer)),
         ("Hop", _hop(entry)),
         ("Dedup key", entry.dedup_key),
         ("Repeats", str(entry.repeats) if entry.repeats else None),
@@ -204,6 +212,14 @@ def _state(entry: EntryRow, now_ms: int) -> str:
     if entry.state != "delivered" or not entry.destination_is_gateway:
         return state
     return f"{state} to the gateway, which sends it on; `outboxd wait --through {entry.short_id}`"
+
+
+def _producer(producer: str | None) -> str | None:
+    """Who handed it in: the name, and what the outbox keeps."""
+    if not producer:
+        return None
+    name = name_of(producer)
+    return name if name == producer else f"{name} ({producer})"
 
 
 def _hop(entry: EntryRow) -> str | None:

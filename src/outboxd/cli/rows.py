@@ -60,6 +60,7 @@ class EntryRow(msgspec.Struct, rename="camel"):
     due_at: str | None = None
     delivered_at: str | None = None
     source: str | None = None
+    producer: str | None = None
     hop: HopRow | None = None
     destination_is_gateway: bool | None = None
     dedup_key: str | None = None

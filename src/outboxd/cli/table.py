@@ -52,6 +52,12 @@ FILTERS = (
         repeated=True,
     ),
     Option(
+        "--producer",
+        "NAME",
+        "only what this user or token handed in: a name, uid:1000, token:web (repeatable)",
+        repeated=True,
+    ),
+    Option(
         "--not",
         "NAME=V",
         "leave out what has this value: --not type=backup; any of the above (repeatable)",

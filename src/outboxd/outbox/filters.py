@@ -18,6 +18,7 @@ import msgspec
 
 from outboxd.errors import BadQuery
 from outboxd.outbox.model import DeadReason, EntryFilter, Source, State
+from outboxd.producer_names import AGENT, TOKEN, USER
 from outboxd.times import parse_rfc3339
 
 LIMIT_DEFAULT = 100
@@ -40,7 +41,7 @@ SEVERITIES: Mapping[str, str] = {
 # Filters whose values can be excluded too, as `notType` and so on.
 LISTS = (
     *("state", "type", "severity", "cluster", "namespace", "service"),
-    *("reason", "status", "source"),
+    *("reason", "status", "source", "producer"),
 )
 EXCLUSIONS = {f"not{name.capitalize()}": name for name in LISTS}
 FILTERS = (*LISTS, "held", "id", "key", "error", "q", "since", "until", *EXCLUSIONS)
@@ -128,6 +129,7 @@ def _filter(values: _Values) -> EntryFilter:
         dead_reasons=values.checked("reason", _CHECKS["reason"]),
         last_statuses=tuple(int(text) for text in values.checked("status", _status)),
         sources=values.checked("source", _CHECKS["source"]),
+        producers=values.checked("producer", _CHECKS["producer"]),
         dedup_key=values.one("key"),
         id=values.id_prefix(),
         error=values.one("error") or "",
@@ -241,10 +243,19 @@ def _status(value: str) -> str:
     raise ValueError("an HTTP status has three digits, such as 422")
 
 
+def _producer(value: str) -> str:
+    uid = value.removeprefix(USER)
+    is_user = uid != value and uid.isascii() and uid.isdigit()
+    if is_user or value == AGENT or value.removeprefix(TOKEN) not in ("", value):
+        return value
+    raise ValueError("it is uid:1000, token:web-hosts, or agent")
+
+
 _CHECKS: dict[str, Callable[[str], str]] = {
     "state": _word(STATES),
     "severity": _word(SEVERITIES),
     "reason": _word(REASONS),
     "status": _status,
     "source": _word(SOURCES),
+    "producer": _producer,
 }

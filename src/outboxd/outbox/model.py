@@ -203,7 +203,8 @@ class EntryFilter(NamedTuple):
     dead_reasons: tuple[str, ...] = ()  # why it is a dead letter
     last_statuses: tuple[int, ...] = ()  # HTTP status of the last attempt
     sources: tuple[str, ...] = ()
-    producers: tuple[str, ...] = ()
+    producers: tuple[str, ...] = ()  # who handed it in
+    owners: tuple[str, ...] = ()  # whose entries the asker may see, () for everybody's
     dedup_key: str | None = None
     id: str | None = None  # an id, or its beginning
     error: str = ""  # free text, matched without case in the last attempt's error
@@ -260,6 +261,7 @@ class IndexRow(NamedTuple):
     dead_reason: str | None
     last_status: int | None  # HTTP's, of the newest attempt
     source: str
+    producer: str  # "" where nobody knows
 
 
 # A scope that names so much that no list of counts can hold it.

@@ -44,7 +44,7 @@ def can_match(where: EntryFilter) -> bool:
         (not where.states or State.DELIVERED in where.states)
         and not where.held
         and (not where.last_statuses or 201 in where.last_statuses)
-        and not (where.dead_reasons or where.sources or where.error)
+        and not (where.dead_reasons or where.sources or where.producers or where.error)
         and ("state", State.DELIVERED) not in where.excluded
         and ("status", "201") not in where.excluded
     )

@@ -161,4 +161,5 @@ def _row(record: Record) -> IndexRow:
         None,
         201,
         "",
+        "",
     )

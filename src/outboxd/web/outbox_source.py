@@ -18,6 +18,7 @@ from outboxd.outbox.mentions import Texts
 from outboxd.outbox.model import Entry, EntryFilter
 from outboxd.web.activity import Activity
 from outboxd.web.axis import axis
+from outboxd.web.names import Names
 from outboxd.web.outbox_index import OutboxIndex
 from outboxd.web.searches import ReadableOutbox
 from outboxd.web.source import Json, Kind
@@ -55,6 +56,7 @@ class OutboxSource:
         self._activity = activity
         self._clock = clock or Clock()
         self._index = OutboxIndex(outbox, self._clock)
+        self._names = Names(self._clock.monotonic_s)
         self._closed = asyncio.Event()
         self._letting_go: asyncio.TimerHandle | None = None
 
@@ -121,6 +123,7 @@ class OutboxSource:
             "complete": complete and searched is None,
             "expected": expected,
             "searched": searched,
+            "names": await self._names.of([each for each, _ in facets.values["producer"]]),
         }
 
     async def histogram(
@@ -181,6 +184,7 @@ class OutboxSource:
         if self._letting_go is not None:
             self._letting_go.cancel()
         await self._index.close()
+        await self._names.close()
 
     def _now(self) -> tuple[object, ...]:
         status = self._status()

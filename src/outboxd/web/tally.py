@@ -34,7 +34,7 @@ _GROUP_BYTES, _NAME_BYTES, _TEXT_BYTES = 700, 8, 150
 SEVERITIES = ("information", "warning", "error")
 DIMENSIONS = (
     *("type", "severity", "state", "held", "cluster", "namespace", "service"),
-    *("reason", "status", "source"),
+    *("reason", "status", "source", "producer"),
 )
 
 # For each block, a bit for each place (seq modulo BLOCK_ROWS) of an entry that matches a text.
@@ -352,7 +352,7 @@ def _rows_at(block: _Block, mask: int) -> Iterable[tuple[int, int]]:
 
 def _values(key: _Key) -> _Values:
     """A group's values in the order of DIMENSIONS; none where it names none."""
-    event_type, severity, state, held, scope, reason, status, source = key
+    event_type, severity, state, held, scope, reason, status, source, producer = key
     named = json.loads(scope) if scope else {}
     return (
         (event_type[:VALUE_CHARACTERS_MAX],) if event_type else (),
@@ -366,6 +366,7 @@ def _values(key: _Key) -> _Values:
         (reason,) if reason else (),
         (str(status),) if status is not None else (),
         (source,),
+        (producer,) if producer else (),
     )
 
 
@@ -383,6 +384,7 @@ def _wanted(where: EntryFilter) -> tuple[_Choice, ...]:
         where.dead_reasons,
         map(str, where.last_statuses),
         where.sources,
+        where.producers,
     )
     return tuple(
         _Choice(frozenset(own), frozenset(v for n, v in where.excluded if n == name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import pwd
 import re
 import subprocess
 import sys
@@ -514,15 +515,24 @@ def test_dead_letters_are_listed_with_status_and_error(world):
 
 def test_filters_name_reason_status_source_and_what_to_leave_out(world):
     id = world.dead("filtered", eventType="only here")
+    user = pwd.getpwuid(os.getuid())
     for words, found in (
         (("--reason", "rejected", "--status", "400", "--type", "only here"), [id]),
         (("--type", "only here", "--not", "reason=rejected"), []),
         (("--type", "only here", "--source", "socket", "--severity", "INFO"), [id]),
         (("--type", "only here", "--not", "status=400"), []),
         (("--q", id[:18]), [id]),
+        (("--type", "only here", "--producer", user.pw_name), [id]),
+        (
+            ("--type", "only here", "--producer", f"uid:{user.pw_uid}", "--not", "producer=web"),
+            [id],
+        ),
+        (("--type", "only here", "--not", f"producer={user.pw_name}"), []),
+        (("--type", "only here", "--producer", "web-hosts"), []),
     ):
         done = world.run("events", "--json", *words)
         assert [entry["id"] for entry in done.lines] == found, words
+    assert f"{user.pw_name} (uid:{user.pw_uid})" in world.run("events", "show", id).out
     wrong = world.run("events", "--not", "colour=red")
     assert wrong.code == 64
     assert "NAME=VALUE" in wrong.err

@@ -77,6 +77,9 @@ def conditions(where: EntryFilter) -> tuple[str, list[Any]]:
         if unwanted:
             clauses.append(f"NOT coalesce({_any_of(name)}, false)")
             values.append([int(v) for v in unwanted] if name == "status" else unwanted)
+    if where.owners:
+        clauses.append(_any_of("producer"))
+        values.append(list(where.owners))
     for clause, value in (
         ("s.held = %s", where.held),
         ("e.dedup_key = %s", where.dedup_key),
@@ -165,7 +168,7 @@ def index_rows(connection: psycopg.Connection[Any], seqs: range) -> list[IndexRo
     rows = connection.execute(
         "SELECT e.seq, e.received_at, e.event_type, e.severity, s.state, s.held::int,"
         " CASE WHEN length(e.scope) > %s THEN %s ELSE e.scope END, s.dead_reason,"
-        " (s.attempts -> -1 ->> 3)::int, e.source"
+        " (s.attempts -> -1 ->> 3)::int, e.source, e.producer"
         " FROM entries e JOIN states s USING (seq) WHERE e.seq >= %s AND e.seq < %s",
         (SCOPE_LISTED_MAX, UNLISTED, seqs.start, seqs.stop),
     )

@@ -252,6 +252,9 @@ def conditions(where: EntryFilter) -> tuple[str, list[object]]:
             # What has no value (NULL) is not excluded.
             clauses.append(f"NOT coalesce({_any_of(name, len(unwanted))}, 0)")
             values.extend(int(v) if name == "status" else v for v in unwanted)
+    if where.owners:
+        clauses.append(_any_of("producer", len(where.owners)))
+        values.extend(where.owners)
     for clause, value in (
         ("e.held = ?", None if where.held is None else int(where.held)),
         ("e.dedup_key = ?", where.dedup_key),

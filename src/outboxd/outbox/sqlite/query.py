@@ -371,7 +371,7 @@ def index_rows(connection: sqlite3.Connection, seqs: range) -> list[IndexRow]:
     (text,) = connection.execute(
         "SELECT json_group_array(json_array(seq, received_at, event_type, severity, state, held,"
         f" CASE WHEN length(scope) <= {SCOPE_LISTED_MAX} THEN scope ELSE '{UNLISTED}' END,"
-        " dead_reason, json_extract(attempts, '$[#-1][3]'), source)) FROM entries"
+        " dead_reason, json_extract(attempts, '$[#-1][3]'), source, producer)) FROM entries"
         " WHERE seq >= ? AND seq < ?",
         (seqs.start, seqs.stop),
     ).fetchone()

@@ -11,6 +11,7 @@ import { Histogram } from './histogram.js';
 import { Inventory } from './inventory.js';
 import { List } from './list.js';
 import { Live } from './live.js';
+import { producerName } from './producers.js';
 import { Range } from './range.js';
 import { toThisAgent } from './standing.js';
 import { Strip } from './strip.js';
@@ -74,14 +75,14 @@ function paintControls() {
   byId('export').setAttribute('href', `/v1/export?${apiQuery(view)}`);
 }
 
-const NAMES = { q: 'text', key: 'dedup key' };
+const NAMES = { q: 'text', key: 'dedup key', producer: 'handed in by' };
 
 /** Each filter that is set, with a button that takes it away. */
 function paintChosen() {
   const found = chosen(view);
   byId('chosen').hidden = found.length === 0;
   byId('chosen').replaceChildren(...found.map(([name, value, excluded]) => h('li', { class: excluded ? 'out' : '' },
-    h('span', {}, `${NAMES[name] ?? name} ${excluded ? '≠' : '='} `, h('b', {}, value)),
+    h('span', {}, `${NAMES[name] ?? name} ${excluded ? '≠' : '='} `, h('b', {}, name === 'producer' ? producerName(value) : value)),
     h('button', { type: 'button', 'aria-label': `Take away ${name} ${value}`, onclick: () => go(take(name, value)) }, '×'))));
 }
 

@@ -6,6 +6,7 @@ import { announce, byId, h, svg } from './dom.js';
 import { actions, commands, occurredAt, outcomeWord, SEVERITY_WORDS, time, waiting } from './entry.js';
 import { ago, count, dated, duration, full } from './format.js';
 import { Map as InventoryMap } from './inventory.js';
+import { producerName, producerTitle } from './producers.js';
 import { memberText, parse, plain } from './raw.js';
 import { KIND } from './view.js';
 
@@ -143,16 +144,17 @@ export class Drawer {
     const found = [['type', entry.eventType, 'Type'], ['severity', entry.severity, 'Severity']];
     if (KIND === 'agent') {
       found.push(['state', entry.state, 'State'], ['source', entry.source, 'Came in by']);
+      if (entry.producer) found.push(['producer', entry.producer, 'Handed in by', producerName(entry.producer), producerTitle(entry.producer)]);
       if (entry.deadReason) found.push(['reason', entry.deadReason, 'Reason']);
       if (entry.lastStatus) found.push(['status', String(entry.lastStatus), 'Last status']);
     }
-    return h('dl', { class: 'facts' }, ...found.map(([name, value, word]) => h('div', {}, h('dt', {}, word), h('dd', {}, this.value(name, value)))));
+    return h('dl', { class: 'facts' }, ...found.map(([name, value, word, ...shown]) => h('div', {}, h('dt', {}, word), h('dd', {}, this.value(name, value, ...shown)))));
   }
 
-  value(name, value) {
+  value(name, value, shown = value, what = null) {
     return h('span', { class: 'value' },
-      h('button', { type: 'button', class: 'filter', title: `Only with this ${name}`, 'data-keep': `only-${name}-${value}`, onclick: () => this.onFilter(name, value, 1) }, value),
-      h('button', { type: 'button', class: 'not', title: `Without this ${name}`, 'aria-label': `Without ${value}`, 'data-keep': `not-${name}-${value}`, onclick: () => this.onFilter(name, value, -1) }, '≠'));
+      h('button', { type: 'button', class: 'filter', title: what ? `${what}: only what came from there` : `Only with this ${name}`, 'data-keep': `only-${name}-${value}`, onclick: () => this.onFilter(name, value, 1) }, shown),
+      h('button', { type: 'button', class: 'not', title: `Without this ${name}`, 'aria-label': `Without ${shown}`, 'data-keep': `not-${name}-${value}`, onclick: () => this.onFilter(name, value, -1) }, '≠'));
   }
 
   /** The band WHERE: each name over what it is. */

@@ -2,6 +2,7 @@
 
 import { byId, h, setText } from './dom.js';
 import { compact, count, number } from './format.js';
+import { noteNames, producerName, producerTitle } from './producers.js';
 import { chosen, EMPTY, filterCount, KIND, withValue, without } from './view.js';
 
 const SHOWN = 8; // values of a filter before 'more'
@@ -12,6 +13,7 @@ const GROUPS = [
   { name: 'reason', title: 'Why it died', agent: true, words: { rejected: 'Rejected', exhausted: 'Attempts spent', expired: 'Expired' } },
   { name: 'status', title: 'Last status', agent: true },
   { name: 'source', title: 'Came in by', agent: true, words: { socket: 'Socket', batch: 'Batch', spool: 'Spool', agent: 'The agent itself' } },
+  { name: 'producer', title: 'Handed in by', agent: true, word: producerName, hint: producerTitle },
   { name: 'held', title: 'Held', agent: true, fixed: [['true', 'Held by the operator']], plain: true },
   { name: 'cluster', title: 'Clusters' },
   { name: 'namespace', title: 'Namespaces' },
@@ -52,6 +54,7 @@ export class Filters {
   }
 
   setCounts(answer) {
+    noteNames(answer.names ?? {});
     for (const group of GROUPS) this.paint(group, answer.facets[group.name]);
     const share = answer.expected ? Math.min(99, Math.floor((answer.total / answer.expected) * 100)) : null;
     let text = '';
@@ -67,7 +70,7 @@ export class Filters {
     let wanted;
     if (group.fixed) wanted = group.fixed;
     else {
-      const all = facet.values.map(({ value }) => [value, group.words?.[value] ?? value]);
+      const all = facet.values.map(({ value }) => [value, group.word?.(value) ?? group.words?.[value] ?? value]);
       const open = this.expanded.has(group.name);
       wanted = open ? all : all.filter(([value], index) => index < SHOWN || chosen.includes(value));
       setText(parts.number, ` (${number(facet.distinct)})`);
@@ -99,6 +102,10 @@ export class Filters {
       if (!own) {
         own = makeValue(group.name, value, label);
         parts.values.set(value, own);
+      }
+      if (group.word) {
+        setText(own.text, label); // its name may have been found since
+        own.text.title = group.hint(value);
       }
       if (parts.list.children[index] !== own.element) parts.list.insertBefore(own.element, parts.list.children[index] ?? null);
       const found = counts.get(value) ?? 0;
@@ -149,7 +156,7 @@ function makeValue(name, value, label) {
     type: 'button', class: 'not', 'data-not': name, 'data-value': value, 'aria-pressed': 'false',
     'aria-label': `Leave out ${label}`, title: 'Leave this out',
   }, '≠');
-  return { box, not, count: found, element: h('li', {}, h('label', {}, box, swatch, text, found), not) };
+  return { box, not, text, count: found, element: h('li', {}, h('label', {}, box, swatch, text, found), not) };
 }
 
 /** Ticked, left out, or neither. */

@@ -1,7 +1,7 @@
 // What is looked at: filters, time range and the open event, as the address has
 // them. The address is the one place where they are kept.
 
-export const LISTS = ['type', 'severity', 'state', 'held', 'cluster', 'namespace', 'service', 'reason', 'status', 'source'];
+export const LISTS = ['type', 'severity', 'state', 'held', 'cluster', 'namespace', 'service', 'reason', 'status', 'source', 'producer'];
 /** The filter that leaves a value out: `notType` for `type`. */
 export const without = (name) => `not${name[0].toUpperCase()}${name.slice(1)}`;
 const EXCLUDABLE = LISTS.filter((name) => name !== 'held');
