@@ -34,7 +34,7 @@ from outboxd.errors import (
 )
 from outboxd.findings import BAD, GOOD, NOTE, Finding, bad, exit_code, good, note
 from outboxd.producer.command_line import Arguments
-from outboxd.text import harmless
+from outboxd.text import harmless, harmless_json
 
 COLOURS = {"ok": "green", "note": "yellow", "fail": "red"}
 CHILD_S = 90.0
@@ -47,7 +47,7 @@ def run(arguments: Arguments) -> int:
     for finding in _seen_here(arguments) if arguments.here else _findings(arguments):
         found.append(finding)
         if arguments.json:
-            print(msgspec.json.encode(finding.shape()).decode())
+            print(harmless_json(msgspec.json.encode(finding.shape()).decode()))
         else:
             _tell(finding, coloured)
         sys.stdout.flush()

@@ -14,6 +14,7 @@ from outboxd.config.load import load
 from outboxd.errors import EX_DATAERR, EX_OK, ConfigError, UsageError
 from outboxd.gateway.tokens import Limits, Token, append_token, new_token, read_tokens, revoke
 from outboxd.producer.command_line import Arguments
+from outboxd.text import harmless_json
 
 RATE_MAX = 1e6  # events a second
 
@@ -59,7 +60,7 @@ def _list(path: str, arguments: Arguments) -> int:
     tokens = read_tokens(path)
     if arguments.json:
         for token in tokens:
-            print(json.dumps(_as_json(token), ensure_ascii=False))
+            print(harmless_json(json.dumps(_as_json(token), ensure_ascii=False)))
         return EX_OK
     rows = [
         (

@@ -12,6 +12,7 @@ from outboxd.gateway.alertmanager import read_group
 from outboxd.gateway.shipped import compile_webhooks
 from outboxd.gateway.webhooks import read_events
 from outboxd.producer.command_line import Arguments, did_you_mean
+from outboxd.text import harmless_json
 
 ALERTMANAGER = "alertmanager"
 FILE_BYTES_MAX = 64 << 20
@@ -39,7 +40,7 @@ def run(arguments: Arguments) -> int:
     for body in bodies:
         event = parse(body, event_type_max, config.intake.event_bytes_max)
         sent = json.loads(wire_body(event, config.defaults))
-        print(json.dumps(sent, indent=2, ensure_ascii=False))
+        print(harmless_json(json.dumps(sent, indent=2, ensure_ascii=False)))
     sys.stdout.flush()
     count = len(bodies)
     print(f"{count} event{'' if count == 1 else 's'}; nothing was sent", file=sys.stderr)

@@ -22,7 +22,7 @@ from outboxd.logger import structlog
 from outboxd.observe.redact import Redactor
 from outboxd.observe.sink import Sink
 from outboxd.observe.throttle import Throttle
-from outboxd.text import harmless
+from outboxd.text import harmless, harmless_json
 from outboxd.times import rfc3339
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class _Output:
             **values,
         }
         if self._json:
-            text = json.dumps(line, ensure_ascii=False)
+            text = harmless_json(json.dumps(line, ensure_ascii=False))
         else:
             text = str(self._console(None, level, _printable(line)))
         if self._journal:

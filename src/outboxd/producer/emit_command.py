@@ -17,6 +17,7 @@ from outboxd.producer.command_line import Arguments
 from outboxd.producer.hand_in import Stored, hand_in
 from outboxd.producer.messages import say
 from outboxd.producer.words import make_readable, moment
+from outboxd.text import harmless
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(arguments: Arguments) -> int:
     stored = hand_in(data, place, arguments.socket, gateway.find(arguments))
     tell(stored)
     if stored.id is not None:
-        print(stored.id)
+        print(harmless(stored.id))
     return EX_OK
 
 
