@@ -1,7 +1,7 @@
-"""What the parts of the agent tell each other of the destination.
+"""What the parts of the agent tell each other of the destination, and of a gateway's producers.
 
-Types alone: delivery fills them, the API and the commands show them, and so
-neither has to import the other.
+Types alone: delivery and the gateway fill them, the API and the commands show
+them, and so neither has to import the other.
 """
 
 from __future__ import annotations
@@ -48,6 +48,72 @@ class Through(NamedTuple):
 
     state: str | None  # as the gateway has it, or "unknown" to it; None: it could not be asked
     reason: str | None = None  # why not
+
+
+class RefusedEvents(NamedTuple):
+    """What was refused to one producer for one reason."""
+
+    reason: str  # as in the metrics; "rate": it was throttled
+    events: int
+    at: int  # the last time, in ms since 1970
+    told: str  # what it was answered then
+
+
+class WrongClock(NamedTuple):
+    """A host whose clock was wrong by its last event."""
+
+    host: str  # "" where the event did not say
+    ahead_ms: int  # of the gateway's clock; below 0: behind it
+    at: int
+
+
+class ProducerSeen(NamedTuple):
+    """Who handed in over TCP, by name, and what became of it."""
+
+    name: str
+    accepted: int  # events
+    accepted_at: int | None  # the last time
+    refused: tuple[RefusedEvents, ...]
+    clocks: tuple[WrongClock, ...]
+
+
+class StrangerSeen(NamedTuple):
+    """An address from which requests came whose sender nobody knows."""
+
+    peer: str
+    reason: str  # of the last one
+    requests: int
+    at: int
+
+
+class Trouble(NamedTuple):
+    """What of a gateway cannot be used."""
+
+    message: str
+    hint: str
+    keeps_out: bool = False  # everybody; else what was there before is in force
+
+
+class Callers(NamedTuple):
+    """Who came to a gateway since its start; the last to come first."""
+
+    producers: tuple[ProducerSeen, ...]
+    producers_left_out: int  # of whom more is known than is shown here
+    strangers: tuple[StrangerSeen, ...]
+    unauthenticated: int  # requests, from all addresses
+
+
+class GatewayStatus(NamedTuple):
+    """How this agent stands as a gateway for others."""
+
+    address: str | None  # None: closed
+    connections: int
+    connections_max: int
+    connections_per_peer: int
+    tokens: int  # names that have one
+    certificate_ends_at: int | None
+    troubles: tuple[Trouble, ...]
+    callers: Callers
 
 
 class Destination(Protocol):

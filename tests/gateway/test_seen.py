@@ -6,8 +6,17 @@ import json
 import re
 
 import pytest
+from support.outside import Agent, outboxd
 
 from outboxd.intake.host_clocks import ahead_ms
+from outboxd.observe.callers import (
+    CLOCK_FORGOTTEN_MS,
+    HOSTS_MAX,
+    NAMES_MAX,
+    NAMES_SHOWN,
+    STRANGERS_MAX,
+    CallerBook,
+)
 from outboxd.observe.logs import captured
 from outboxd.observe.producers import KINDS_MAX, ProducerObserver
 from outboxd.outbox.model import Incoming
@@ -134,6 +143,9 @@ class Clock:
     def monotonic_s(self):
         return self.now_s
 
+    def wall_ms(self):
+        return NOW + round(self.now_s * 1000)
+
 
 class Uncounted:
     def token_accepted(self, name, count):
@@ -149,7 +161,7 @@ class Uncounted:
 def test_a_name_and_reason_has_a_line_a_minute_that_has_the_count_since_the_last():
     clock = Clock()
     with captured() as told:
-        observer = ProducerObserver(Uncounted(), clock)
+        observer = ProducerObserver(Uncounted(), clock, CallerBook())
         for _ in range(100):
             observer.refused("token:web", "rate", 2, "too many")
         observer.refused("token:web", "invalid", 1, "no event")
@@ -166,7 +178,100 @@ def test_a_name_and_reason_has_a_line_a_minute_that_has_the_count_since_the_last
 def test_names_without_end_take_no_room_without_end():
     clock = Clock()
     with captured() as told:
-        observer = ProducerObserver(Uncounted(), clock)
+        observer = ProducerObserver(Uncounted(), clock, CallerBook())
         for number in range(KINDS_MAX + 500):
             observer.refused(f"token:n{number}", "rate", 1, "too many")
     assert len(told) == KINDS_MAX
+
+
+def producer_of(gateway, name):
+    return next(
+        one for one in gateway.agent.status()["gateway"]["producers"] if one["name"] == name
+    )
+
+
+def test_the_status_of_a_gateway_says_who_hands_in_and_who_is_refused_and_why(make_gateway):
+    gateway = make_gateway({"web": {"clusters": ("prod",)}, "slow": {"rate": 0.01}, "idle": {}})
+    web, slow = gateway.secrets["web"], gateway.secrets["slow"]
+    assert gateway.post(EVENT, web).status == 201
+    assert gateway.post({**EVENT, "scope": {"clusters": ["dev"]}}, web).status == 422
+    assert gateway.post(EVENT, slow).status == 201
+    assert gateway.post(EVENT, slow).status == 429
+    ahead = {**EVENT, "occurredAt": "2039-01-01T00:00:00Z"}
+    assert gateway.post(ahead | {"hop": {"ageMs": 5_000, "host": "web-7"}}, web).status == 201
+    gateway.post(EVENT, "outboxd_wrong-and-secret")
+    status = gateway.agent.status()["gateway"]
+    assert status["address"] == f"https://127.0.0.1:{gateway.port}"
+    assert (status["connectionsMax"], status["connectionsPerPeer"]) == (2000, 50)
+    assert (status["tokens"], status["unauthenticated"]) == (3, 1)
+    assert [one["name"] for one in status["producers"]] == ["web", "slow"]
+    (stranger,) = status["strangers"]
+    assert (stranger["peer"], stranger["reason"], stranger["count"]) == (
+        "127.0.0.1",
+        "an unknown or revoked token",
+        1,
+    )
+    seen = producer_of(gateway, "web")
+    assert seen["accepted"] == 2
+    assert seen["acceptedAt"] is not None
+    (refused,) = seen["refused"]
+    assert (refused["reason"], refused["count"]) == ("not_allowed", 1)
+    assert "'dev'" in refused["told"]
+    (clock,) = seen["wrongClocks"]
+    assert clock["host"] == "web-7"
+    assert clock["aheadMs"] > HOUR_MS
+    assert [one["reason"] for one in producer_of(gateway, "slow")["refused"]] == ["rate"]
+    assert "wrong-and-secret" not in json.dumps(status)
+    screen = outboxd("status", "-c", str(gateway.agent.config), timeout_s=60.0).stdout.decode()
+    for told in (
+        f"https://127.0.0.1:{gateway.port}",
+        "web: 2 taken",
+        "1 refused (not_allowed)",
+        "slow: 1 taken",
+        "1 throttled",
+        "web-7 of web is ",
+        "127.0.0.1: 1 request, an unknown or revoked token",
+    ):
+        assert told in screen
+
+
+def test_the_status_tells_what_of_a_gateway_cannot_be_used(gateway, tmp_path):
+    assert gateway.agent.status()["gateway"]["certificateEndsAt"] > "2026"
+    assert gateway.agent.status()["gateway"]["troubles"] == []
+    text = gateway.tokens.read_text()
+    gateway.tokens.write_text("web")
+    gateway.agent.await_log("gateway.tokens_refused")
+    status = gateway.agent.status()
+    (trouble,) = status["gateway"]["troubles"]
+    assert "line 1" in trouble["message"]
+    assert trouble["message"] in [one["message"] for one in status["findings"]]
+    gateway.tokens.write_text(text)
+    gateway.agent.await_log("gateway.tokens_renewed")
+    assert gateway.agent.status()["gateway"]["troubles"] == []
+
+
+def test_an_agent_that_is_no_gateway_says_so(tmp_path, zygote):
+    agent = Agent(tmp_path, "http://127.0.0.1:1/mgmt/v1/events", zygote=zygote)
+    agent.start()
+    try:
+        assert agent.status()["gateway"] is None
+    finally:
+        agent.kill()
+
+
+def test_what_is_remembered_of_callers_is_bounded_and_the_newest_stay():
+    book = CallerBook()
+    for number in range(NAMES_MAX + 50):
+        book.accepted(f"n{number}", 1, NOW + number)
+        book.stranger(f"10.0.{number // 250}.{number % 250}", "no token", NOW + number)
+    for number in range(HOSTS_MAX + 5):
+        book.clock_wrong("n1049", f"host-{number}", HOUR_MS, NOW + number)
+    seen = book.seen(NOW + 5_000)
+    assert len(seen.producers) == NAMES_SHOWN
+    assert seen.producers[0].name == "n1049"
+    assert seen.producers_left_out == NAMES_MAX - NAMES_SHOWN
+    assert len(seen.strangers) == STRANGERS_MAX
+    assert seen.unauthenticated == NAMES_MAX + 50
+    assert len(seen.producers[0].clocks) == HOSTS_MAX
+    assert seen.producers[0].clocks[0].host == f"host-{HOSTS_MAX + 4}"
+    assert book.seen(NOW + CLOCK_FORGOTTEN_MS + 5_000).producers[0].clocks == ()

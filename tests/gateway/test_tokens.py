@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.outside import outboxd
 
 from outboxd.errors import ConfigError, UsageError
 from outboxd.gateway.tokens import (
     Limits,
+    Owner,
     TokenBook,
     append_token,
     digest_of,
@@ -19,6 +23,13 @@ from outboxd.gateway.tokens import (
     read_tokens,
     revoke,
 )
+
+
+@pytest.fixture
+def as_root():
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+
 
 LIMITS = Limits(clusters=("prod", "a b"), namespaces=("web",), require_scope=True, rate=2.5)
 
@@ -88,6 +99,55 @@ def test_the_file_is_for_its_owner_alone_and_keeps_its_mode_and_owner(tmp_path):
     append_token(str(path), new_token("b", Limits())[1])
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["tokens"]
+
+
+def test_a_new_file_is_given_to_the_agents_user_and_a_later_owner_stays(tmp_path, as_root):
+    path = tmp_path / "tokens"
+    append_token(str(path), new_token("a", Limits())[1], Owner(4321, 1234))
+    assert (path.stat().st_uid, path.stat().st_gid) == (4321, 1234)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    os.chown(path, 7, 8)
+    append_token(str(path), new_token("b", Limits())[1], Owner(4321, 1234))
+    revoke(str(path), "a")
+    assert (path.stat().st_uid, path.stat().st_gid) == (7, 8)
+
+
+def test_the_command_as_root_makes_the_file_for_the_owner_of_the_outbox(tmp_path, as_root):
+    state = tmp_path / "state"
+    state.mkdir()
+    nobody = pwd.getpwnam("nobody")
+    os.chown(state, nobody.pw_uid, 0)
+    config = tmp_path / "config.toml"
+    config.write_text(f'[outbox]\npath = "{state}/outbox.db"\n[intake]\n')
+    path = tmp_path / "tokens"
+    done = outboxd("token", "new", "web", "-c", str(config), "--tokens-file", str(path))
+    assert done.returncode == 0, done.stderr
+    assert (path.stat().st_uid, path.stat().st_gid) == (nobody.pw_uid, nobody.pw_gid)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_of_tokens_that_are_made_at_the_same_time_none_is_lost(tmp_path):
+    path = str(tmp_path / "tokens")
+
+    def make(number):
+        secret, token = new_token(f"n{number}", Limits())
+        append_token(path, token)
+        return secret
+
+    with ThreadPoolExecutor(16) as pool:
+        secrets = list(pool.map(make, range(64)))
+    book = TokenBook(read_tokens(path))
+    assert all(book.find(secret) for secret in secrets)
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "tokens"
+    link.symlink_to(tmp_path / "real" / "tokens")
+    append_token(str(link), new_token("a", Limits())[1])
+    revoke(str(link), "a")
+    assert link.is_symlink()
+    assert read_tokens(str(link)) == []
 
 
 def test_comments_and_empty_lines_are_kept(tmp_path):

@@ -142,9 +142,9 @@ def test_a_signature_stands_in_for_a_token_and_a_wrong_one_for_nothing(make_gate
     good = "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
     path = "/v1/webhooks/github"
 
-    def post(signature, body=body, path=path):
-        headers = {"X-Hub-Signature-256": signature} if signature else {}
-        return gateway.request("POST", path, body, headers=headers)
+    def post(signature, body=body, path=path, headers=None):
+        signed = {"X-Hub-Signature-256": signature} if signature else {}
+        return gateway.request("POST", path, body, headers=signed | (headers or {}))
 
     assert post(good).status == 200
     constant = gateway.request("GET", "/v1/status").raw
@@ -156,12 +156,40 @@ def test_a_signature_stands_in_for_a_token_and_a_wrong_one_for_nothing(make_gate
         gateway.request("POST", path, body, headers={"Content-Encoding": "gzip"}),
         post("sha256=" + "0" * 64),
         post(good, body + b" "),
+        post(good, b"x" * (9 << 20)),
+        post(good, headers={"Content-Encoding": "gzip"}),
+        post(good, b"{"),
         post(good, path="/v1/webhooks/grafana"),
         post(good, path="/v1/alertmanager"),
     ):
         assert (answer.status, answer.raw) == (401, constant)
     (entry,) = gateway.entries()
     assert entry["producer"] == "token:webhook-github"
+
+
+def test_tokens_and_secrets_are_taken_over_each_by_itself(make_gateway, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"the first secret, long enough")
+    signed = {"signature_header": "X-Sig", "signature_secret_file": str(secret)}
+    gateway = make_gateway(**{"webhooks.github": signed})
+
+    def post(key):
+        signature = hmac.new(key, b"{}", hashlib.sha256).hexdigest()
+        headers = {"X-Sig": signature}
+        return gateway.request("POST", "/v1/webhooks/github", b"{}", headers=headers).status
+
+    assert post(b"the first secret, long enough") == 200
+    secret.unlink()
+    gateway.agent.await_log("gateway.webhooks_refused")
+    assert gateway.post({"eventType": "t", "summary": "s"}, gateway.token("fresh")).status == 201
+    assert post(b"the first secret, long enough") == 200, "it stays in force"
+    (trouble,) = gateway.agent.status()["gateway"]["troubles"]
+    assert str(secret) in trouble["message"]
+    secret.write_bytes(b"another secret, long enough")
+    gateway.agent.await_log("gateway.webhooks_renewed")
+    assert post(b"another secret, long enough") == 200
+    assert post(b"the first secret, long enough") == 401
+    assert gateway.agent.status()["gateway"]["troubles"] == []
 
 
 def test_more_alerts_than_a_tokens_rate_is_told_as_alertmanager_understands_it(make_gateway):

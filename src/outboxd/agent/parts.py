@@ -40,6 +40,7 @@ from outboxd.intake.http import IntakeRoutes
 from outboxd.intake.intake import Intake
 from outboxd.intake.producer import AGENT, user
 from outboxd.intake.shares import Shares
+from outboxd.observe.callers import CallerBook
 from outboxd.observe.delivery import DeliveryObserver
 from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
@@ -50,6 +51,7 @@ from outboxd.outbox.sqlite.opening import Opened
 from outboxd.outbox.upkeep import TICK_S, Job, OutboxUpkeep
 from outboxd.serve.table import Route
 from outboxd.spool.reader import SpoolReader
+from outboxd.status import GatewayStatus
 from outboxd.web.activity import Activity
 from outboxd.web.outbox_source import OutboxSource
 from outboxd.web.page import web_routes
@@ -114,6 +116,7 @@ class AgentParts:
             lambda: outbox.waiting,
             Shares({user(0).name, user(os.geteuid()).name, AGENT.name}),
         )
+        self._callers = CallerBook()
         self.door = Intake(
             outbox,
             self.admission,
@@ -124,7 +127,7 @@ class AgentParts:
             event_bytes_max=config.intake.event_bytes_max,
             ttl_s=config.outbox.ttl_s,
         )
-        self.door.watch = ProducerObserver(self.metrics, clock)
+        self.door.watch = ProducerObserver(self.metrics, clock, self._callers)
         self.spool = SpoolReader(config.intake.spool, self.door, outbox, self.metrics, clock)
         self.spool.disk_free_min = config.outbox.disk_free_min
         self._keeper = OutboxUpkeep(
@@ -153,6 +156,7 @@ class AgentParts:
             ready=lambda: self._ready,
             reads_others=lambda: self.config.intake.read_others,
             copied=lambda: opened.copied(outbox),
+            gateway=self._gateway_status,
         )
         self._activity = Activity(outbox, self.sender, clock)
         self._timeline = OutboxSource(outbox, self._activity, self._api.status, clock)
@@ -215,6 +219,7 @@ class AgentParts:
                 self.door,
                 intake,
                 self.metrics,
+                self._callers,
                 self.clock,
                 self._random,
                 is_healthy=lambda: self.health.fault() is None,
@@ -252,6 +257,12 @@ class AgentParts:
     def page_address(self) -> str | None:
         """Where the page is; None: nowhere now."""
         return None if self._listeners is None else self._listeners.address("page")
+
+    def _gateway_status(self) -> GatewayStatus | None:
+        if self._gateway is None or self._listeners is None:
+            return None
+        callers = self._callers.seen(self.clock.wall_ms())
+        return self._gateway.status(self._listeners.address("gateway"), callers)
 
     def findings(self) -> list[Finding]:
         """What of the parts that are not the main job works, for `check`."""

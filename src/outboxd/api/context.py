@@ -9,7 +9,7 @@ from outboxd.api.status import OutboxStatus, status_json
 from outboxd.clock import Clock
 from outboxd.outbox.model import Entry
 from outboxd.outbox.outbox import Outbox
-from outboxd.status import Destination
+from outboxd.status import Destination, GatewayStatus
 
 
 class IntakeView(Protocol):
@@ -52,6 +52,8 @@ class ApiContext(NamedTuple):
     reads_others: Callable[[], bool]
     # A consistent copy of the outbox's file: its size in bytes, and its parts.
     copied: Callable[[], Awaitable[tuple[int, AsyncIterator[bytes]]]]
+    # How it stands as a gateway; None: it is none.
+    gateway: Callable[[], GatewayStatus | None] = lambda: None
 
     def status(self) -> dict[str, Any]:
         """The shape of `GET /v1/status`."""
@@ -74,4 +76,5 @@ class ApiContext(NamedTuple):
             free_bytes=self.intake.free_disk_bytes,
             drain_rate=self.intake.drain_rate,
             unhealthy=self.unhealthy(),
+            gateway=self.gateway(),
         )

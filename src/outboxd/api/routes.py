@@ -15,6 +15,7 @@ import msgspec
 
 from outboxd.api.context import ApiContext
 from outboxd.api.peer import readable
+from outboxd.api.status import without_words
 from outboxd.errors import OutboxdError, no_entry
 from outboxd.outbox.filters import LIMIT_MAX, read_filter, read_listing
 from outboxd.outbox.model import Entry, EntryFilter, State
@@ -162,14 +163,17 @@ class ReadingRoutes:
         shown["sentBody"] = msgspec.Raw(self._context.sent_body(entry))
         return shown
 
-    async def show_status(self, _: Request, __: str) -> Response:
+    async def show_status(self, request: Request, _: str) -> Response:
         """How everything stands."""
         outbox = self._context.outbox
         if outbox.counts.pending or outbox.counts.dead:
             # Kept in memory for the metrics, which may be some seconds behind.
             with suppress(OutboxdError):
                 await outbox.refresh()
-        return reply(200, _encode(self._context.status()) + b"\n")
+        status = self._context.status()
+        if self._whose(request):
+            without_words(status)
+        return reply(200, _encode(status) + b"\n")
 
     async def health(self, _: Request, __: str) -> Response:
         """200 while the agent makes progress."""

@@ -11,13 +11,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from outboxd.outbox.model import Counts, Damage
-from outboxd.status import DestinationState, DestinationStatus, Gateway
+from outboxd.status import (
+    DestinationState,
+    DestinationStatus,
+    Gateway,
+    GatewayStatus,
+    ProducerSeen,
+)
 from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import format_duration
 
 BACKLOG_OLD_MS = 15 * 60_000
 UNTRIED_FINE_MS = 60_000
 DEAD_FRESH_MS = 24 * 3_600_000
+CERTIFICATE_SOON_MS = 14 * 24 * 3_600_000
 
 OK, WARNING, CRITICAL = 0, 1, 2
 LEVELS = ("ok", "warning", "critical")
@@ -54,6 +61,7 @@ def status_json(
     free_bytes: int | None,
     drain_rate: float | None = None,
     unhealthy: str | None = None,
+    gateway: GatewayStatus | None = None,
 ) -> dict[str, Any]:
     """The shape of `GET /v1/status`; `drain_rate` is in entries a second, times in ms."""
     counts = outbox.counts
@@ -84,6 +92,7 @@ def status_json(
             "lostToDamage": outbox.damage.lost,
         },
         "intake": {"accepting": accepting, "reason": refusal},
+        "gateway": None if gateway is None else _gateway(gateway),
         "disk": {"freeBytes": free_bytes},
         "rate": {
             "drainPerSecond": None if drain_rate is None else round(drain_rate, 3),
@@ -100,6 +109,13 @@ def status_json(
     return status
 
 
+def without_words(status: dict[str, Any]) -> None:
+    """Take out what quotes others' events: for whoever may read only its own."""
+    for producer in (status["gateway"] or {}).get("producers", ()):
+        for refused in producer["refused"]:
+            refused["told"] = None
+
+
 def judge(status: Mapping[str, Any], now: int) -> list[Finding]:
     """What is wrong, the worst first; nothing where all is well."""
     found = [
@@ -107,6 +123,7 @@ def judge(status: Mapping[str, Any], now: int) -> list[Finding]:
         *_damage(status),
         *_intake(status),
         *_destination(status, now),
+        *_listener(status, now),
         *_dead_letters(status, now),
     ]
     return sorted(found, key=lambda each: -each.level)
@@ -175,6 +192,68 @@ def _dead_letters(status: Mapping[str, Any], now: int) -> list[Finding]:
     told = f"{count} dead letter{'' if count == 1 else 's'}, the last one {ago} ago"
     hint = "`outboxd dead-letters` says why; mend that, then `outboxd dead-letters retry --all`"
     return [Finding(WARNING, told, hint)]
+
+
+def _listener(status: Mapping[str, Any], now: int) -> list[Finding]:
+    """Of a gateway: what keeps its producers out, or soon will."""
+    gateway = status.get("gateway")
+    if gateway is None:
+        return []
+    found = [
+        Finding(CRITICAL if one["keepsOut"] else WARNING, one["message"], one["hint"])
+        for one in gateway["troubles"]
+    ]
+    if gateway["address"] is None:
+        hint = "`outboxd check` says why; hosts keep their events meanwhile"
+        found.append(Finding(CRITICAL, "the gateway's address is not open", hint))
+    ends_at = gateway["certificateEndsAt"]
+    left_ms = CERTIFICATE_SOON_MS if ends_at is None else parse_rfc3339(ends_at) - now
+    hint = "renew it; it is taken over while the gateway runs"
+    if left_ms <= 0:
+        found.append(Finding(CRITICAL, "the gateway's certificate has expired", hint))
+    elif left_ms < CERTIFICATE_SOON_MS:
+        told = f"the gateway's certificate ends in {format_duration(left_ms / 1000)}"
+        found.append(Finding(WARNING, told, hint))
+    return found
+
+
+def _gateway(gateway: GatewayStatus) -> dict[str, Any]:
+    callers = gateway.callers
+    return {
+        "address": gateway.address,
+        "connections": gateway.connections,
+        "connectionsMax": gateway.connections_max,
+        "connectionsPerPeer": gateway.connections_per_peer,
+        "tokens": gateway.tokens,
+        "certificateEndsAt": _time(gateway.certificate_ends_at),
+        "troubles": [
+            {"message": one.message, "hint": one.hint, "keepsOut": one.keeps_out}
+            for one in gateway.troubles
+        ],
+        "producers": [_producer(producer) for producer in callers.producers],
+        "producersLeftOut": callers.producers_left_out,
+        "unauthenticated": callers.unauthenticated,
+        "strangers": [
+            {"peer": one.peer, "reason": one.reason, "count": one.requests, "at": _time(one.at)}
+            for one in callers.strangers
+        ],
+    }
+
+
+def _producer(producer: ProducerSeen) -> dict[str, Any]:
+    return {
+        "name": producer.name,
+        "accepted": producer.accepted,
+        "acceptedAt": _time(producer.accepted_at),
+        "refused": [
+            {"reason": one.reason, "count": one.events, "at": _time(one.at), "told": one.told}
+            for one in producer.refused
+        ],
+        "wrongClocks": [
+            {"host": one.host or None, "aheadMs": one.ahead_ms, "at": _time(one.at)}
+            for one in producer.clocks
+        ],
+    }
 
 
 def _told(gateway: Gateway | None) -> dict[str, float] | None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from outboxd.api.status import CRITICAL, LEVELS, OK, judge
-from outboxd.cli import figures, render
+from outboxd.cli import callers, figures, render
 from outboxd.cli.agent import AgentQueue
 from outboxd.cli.queue import Queue, client_config, open_queue, socket_path
 from outboxd.cli.rows import one_line, read_entry
@@ -129,6 +129,7 @@ def screen(picture: Picture, config: Config, coloured: bool) -> list[str]:
             *_destination_fields(picture, coloured),
             *_outbox_fields(picture),
             *_room_fields(picture, config, coloured),
+            *callers.fields(status.get("gateway"), picture.now_ms),
         ]
     )
 

@@ -408,7 +408,8 @@ _TOKEN = Command(
     "say who may hand events in over TCP",
     description=(
         "Works on the tokens file ([intake] tokens_file), which a gateway reads anew when it "
-        "changes. A token is shown once, when it is made; the file keeps its SHA-256."
+        "changes. A token is shown once, when it is made; the file keeps its SHA-256. Root makes "
+        "a new file for the agent's user; owner and mode of one that is there stay."
     ),
     options=(CONFIG, _TOKENS_FILE),
     subcommands=(

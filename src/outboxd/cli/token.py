@@ -7,12 +7,22 @@ needs to run. The secret is printed once and kept nowhere.
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 from outboxd.cli import render
-from outboxd.config.load import load
+from outboxd.cli.service import agent_user, service_of
+from outboxd.config.load import load_client
 from outboxd.errors import EX_DATAERR, EX_OK, ConfigError, UsageError
-from outboxd.gateway.tokens import Limits, Token, append_token, new_token, read_tokens, revoke
+from outboxd.gateway.tokens import (
+    Limits,
+    Owner,
+    Token,
+    append_token,
+    new_token,
+    read_tokens,
+    revoke,
+)
 from outboxd.producer.command_line import Arguments
 from outboxd.text import harmless_json
 
@@ -21,7 +31,7 @@ RATE_MAX = 1e6  # events a second
 
 def run(arguments: Arguments) -> int:
     """Make, list or revoke tokens."""
-    path = arguments.tokens_file or load(arguments.config).intake.tokens_file
+    path = arguments.tokens_file or load_client(arguments.config).intake.tokens_file
     if not path:
         raise ConfigError(
             "no tokens file is configured",
@@ -33,11 +43,23 @@ def run(arguments: Arguments) -> int:
 
 def _new(path: str, arguments: Arguments) -> int:
     secret, token = new_token(arguments.name, _limits(arguments))
-    append_token(path, token)
+    append_token(path, token, _agent(arguments))
     print(secret)
     sys.stdout.flush()
     print(f"added to {path}; this is the only time that the token is shown", file=sys.stderr)
     return EX_OK
+
+
+def _agent(arguments: Arguments) -> Owner | None:
+    """The agent's user, whom root makes the file for; None where this is not root."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        config = load_client(arguments.config)
+    except ConfigError:
+        return None  # with --tokens-file none is needed; a wrong one is told by the agent
+    user = agent_user(config, service_of(config))
+    return Owner(user.pw_uid, user.pw_gid)
 
 
 def _limits(arguments: Arguments) -> Limits:

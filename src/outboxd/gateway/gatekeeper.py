@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 
+from outboxd.clock import Clock
 from outboxd.event.hop import GREETING, UNAUTHENTICATED
 from outboxd.gateway.authority import GatewayProducer
 from outboxd.gateway.tokens import NAME_CHARACTERS_MAX, Limits, TokenBook
@@ -33,32 +34,44 @@ class GatekeeperMetrics(Protocol):
     def known_tokens(self, names: Iterable[str]) -> None: ...
 
 
+class StrangerWatch(Protocol):
+    """Who is told of requests whose sender nobody knows."""
+
+    def stranger(self, peer: str, reason: str, now: int) -> None: ...
+
+
 class Gatekeeper:
     """A guard of the TCP listener: sets `request.identity`, or refuses."""
 
     def __init__(
         self,
         metrics: GatekeeperMetrics,
-        monotonic_s: Callable[[], float],
+        strangers: StrangerWatch,
+        clock: Clock,
         describes_itself: Callable[[], str],
         renew: Callable[[], bool],
     ) -> None:
         self._metrics = metrics
-        self._monotonic_s = monotonic_s
+        self._strangers = strangers
+        self._clock = clock
         self._describes_itself = describes_itself  # the value of the header Outboxd-Gateway
         self._renew = renew  # looks whether the tokens file has changed; True where it has
         self._book = TokenBook([])
         self._producers: dict[tuple[str, Limits], GatewayProducer] = {}
-        self._signed: Mapping[str, str] = {}  # webhooks, and the header of their signature
+        # Webhooks whose signature stands in for a token, and the header that it comes in.
+        self.signed_webhooks: Mapping[str, str] = {}
 
-    def take_over(self, book: TokenBook, signed_webhooks: Mapping[str, str]) -> None:
-        """Tokens, and the webhooks whose signature (in the header that is named with
-        each) stands in for one, from now on.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that have a token."""
+        return self._book.names
+
+    def take_over(self, book: TokenBook) -> None:
+        """These tokens are good from now on.
 
         A producer that stays keeps what it has used of its rate.
         """
         self._book = book
-        self._signed = signed_webhooks
         self._metrics.known_tokens(book.names)
         known = set(book.names)
         self._producers = {
@@ -80,7 +93,9 @@ class Gatekeeper:
         """Whether there is something in the place of a signature that stands in for a token."""
         if request.method != "POST" or not request.path.startswith(WEBHOOK_PATH):
             return False
-        header = self._signed.get(request.path.removeprefix(WEBHOOK_PATH))
+        if request.header("content-encoding") is not None:
+            return False  # what is refused for that is refused to those who are known
+        header = self.signed_webhooks.get(request.path.removeprefix(WEBHOOK_PATH))
         return header is not None and request.header(header) is not None
 
     def signed_by(self, webhook: str) -> GatewayProducer:
@@ -90,6 +105,7 @@ class Gatekeeper:
     def refusal(self, request: Request, because: str) -> Refusal:
         """The one answer to all who are not known; why, only the log has."""
         self._metrics.unauthenticated()
+        self._strangers.stranger(str(request.holder), because, self._clock.wall_ms())
         _log.warning(
             "gateway.unauthenticated",
             peer=request.holder,
@@ -125,7 +141,7 @@ class Gatekeeper:
     def _producer(self, name: str, limits: Limits) -> GatewayProducer:
         producer = self._producers.get((name, limits))
         if producer is None:
-            producer = GatewayProducer(name, limits, self._monotonic_s)
+            producer = GatewayProducer(name, limits, self._clock.monotonic_s)
             self._producers[name, limits] = producer
         return producer
 

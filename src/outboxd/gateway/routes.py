@@ -82,7 +82,7 @@ class WebhookRoutes:
 
     async def take_webhook(self, request: Request, name: str) -> Response:
         """Any other sender's: events by the mapping of its name."""
-        body = await read_body(request, WEBHOOK_BYTES_MAX, _HINT)
+        body = await self._body_of_webhook(request)
         webhook = self.webhooks.get(name)
         producer = self._sender(request, name, webhook, body)
         if webhook is None:
@@ -95,6 +95,17 @@ class WebhookRoutes:
             return [self._intake.prepare(data, Source.SOCKET, producer) for data in bodies]
 
         return await self._keep(await self._read(body, producer, read), producer)
+
+    async def _body_of_webhook(self, request: Request) -> bytes:
+        """The body; where only a signature over it could tell whose it is, nobody is
+        told more of what is wrong with it than that."""
+        try:
+            return await read_body(request, WEBHOOK_BYTES_MAX, _HINT)
+        except Refusal as refusal:
+            if request.identity is not None or self._gatekeeper is None:
+                raise
+            told = f"a signature that cannot be checked: {refusal}"
+            raise self._gatekeeper.refusal(request, told) from None
 
     def _sender(
         self, request: Request, name: str, webhook: Webhook | None, body: bytes

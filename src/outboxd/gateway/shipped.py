@@ -35,6 +35,12 @@ def compile_webhooks(configured: Mapping[str, Mapping[str, str]]) -> dict[str, W
     }
 
 
+def secret_files(configured: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The files with the secrets of signed webhooks."""
+    key = SIGNATURE[1]
+    return [table[key] for table in configured.values() if table.get(key)]
+
+
 def _signature(name: str, table: Mapping[str, str]) -> Signature:
     label = f"[webhooks.{name}]"
     for key in SIGNATURE:

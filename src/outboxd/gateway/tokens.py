@@ -10,16 +10,19 @@ both are good. Nothing here answers a request; it only says whose token it is.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import msgspec
 
+from outboxd.disk import sync_directory
 from outboxd.errors import ConfigError, UsageError
 
 NAME_ALLOWED = "1 to 64 of the letters A-Z, a-z, 0-9 and . _ -, and begins with a letter or digit"
@@ -52,6 +55,13 @@ class Token(NamedTuple):
     name: str
     digest: str  # SHA-256 of the secret, in lower-case hexadecimal digits
     limits: Limits
+
+
+class Owner(NamedTuple):
+    """Whom a new file is given to."""
+
+    user_id: int
+    group_id: int
 
 
 _NOBODY = Token("", "0" * 64, Limits())
@@ -173,22 +183,28 @@ def read_tokens(path: str) -> list[Token]:
     return parse_tokens(text, path)
 
 
-def append_token(path: str, token: Token) -> None:
-    """Add a line to the file, which is made where there is none (mode 0600).
+def append_token(path: str, token: Token, owner: Owner | None = None) -> None:
+    """Add a line to the file, which is made where there is none.
 
     The whole file is written aside and renamed, so that an agent that reads it
-    meanwhile sees either all of it or the one before.
+    meanwhile sees either all of it or the one before. A new one is for its owner
+    alone: `owner`, which only root can say, so that root makes it for the agent.
 
     Raises:
         ConfigError: the file that is there is wrong, or the new one cannot be written.
+        UsageError: the name has two tokens.
     """
-    known = read_tokens(path) if os.path.exists(path) else []
-    if sum(other.name == token.name for other in known) >= 2:
-        raise UsageError(
-            f"{token.name} has two tokens already",
-            f"`outboxd token revoke {token.name}` ends them; two are for replacing one by another",
-        )
-    _rewrite(path, lambda text: f"{text.rstrip(chr(10))}\n{line_of(token)}\n".lstrip("\n"))
+    path = os.path.realpath(path)
+    with _alone(path):
+        known = read_tokens(path) if os.path.exists(path) else []
+        if sum(other.name == token.name for other in known) >= 2:
+            raise UsageError(
+                f"{token.name} has two tokens already",
+                f"`outboxd token revoke {token.name}` ends them;"
+                " two are for replacing one by another",
+            )
+        line = line_of(token)
+        _rewrite(path, lambda text: f"{text.rstrip(chr(10))}\n{line}\n".lstrip("\n"), owner)
 
 
 def revoke(path: str, name: str) -> int:
@@ -197,9 +213,11 @@ def revoke(path: str, name: str) -> int:
     Raises:
         ConfigError: as for `append_token`.
     """
-    count = sum(token.name == name for token in read_tokens(path))
-    if count:
-        _rewrite(path, lambda text: "".join(_lines_without(text, name)))
+    path = os.path.realpath(path)
+    with _alone(path):
+        count = sum(token.name == name for token in read_tokens(path))
+        if count:
+            _rewrite(path, lambda text: "".join(_lines_without(text, name)))
     return count
 
 
@@ -207,7 +225,24 @@ def _lines_without(text: str, name: str) -> list[str]:
     return [line for line in text.splitlines(keepends=True) if line.split()[:1] != [name]]
 
 
-def _rewrite(path: str, change: Callable[[str], str]) -> None:
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """No other command changes the file meanwhile: of two at once one would be lost.
+
+    The lock is the directory's, since the file itself is replaced.
+    """
+    try:
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _rewrite(path: str, change: Callable[[str], str], owner: Owner | None = None) -> None:
     aside = f"{path}.new-{os.getpid()}"
     try:
         try:
@@ -215,16 +250,29 @@ def _rewrite(path: str, change: Callable[[str], str]) -> None:
                 text, before = file.read(), os.fstat(file.fileno())
         except FileNotFoundError:
             text, before = "", None
+        with suppress(FileNotFoundError):
+            os.unlink(aside)  # of one that was killed
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            if before is not None:
-                # Whoever could read the file before can read it now: the agent's user, say.
-                os.fchown(descriptor, before.st_uid, before.st_gid)
-                os.fchmod(descriptor, before.st_mode & 0o777)
-            file.write(change(text))
-            file.flush()
-            os.fsync(descriptor)
-        os.rename(aside, path)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(change(text))
+                file.flush()
+                if before is not None:
+                    # Whoever could read the file before can read it now: the agent's user, say.
+                    os.fchown(descriptor, before.st_uid, before.st_gid)
+                    os.fchmod(descriptor, before.st_mode & 0o777)
+                elif owner is not None:
+                    os.fchown(descriptor, *owner)
+                os.fsync(descriptor)
+            os.rename(aside, path)
+        except OSError:
+            os.unlink(aside)
+            raise
+        sync_directory(os.path.dirname(path))
     except OSError as error:
-        hint = "run it as root or as the agent's user"
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}", hint) from None
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: str, error: OSError) -> ConfigError:
+    hint = "run it as root or as the agent's user"
+    return ConfigError(f"{path}: cannot be written: {error.strerror}", hint)

@@ -31,7 +31,7 @@ SOURCES = ("socket", "batch", "spool", "agent")
 REFUSALS = ("invalid", "too_large", "full", "disk_short", "stalled", "stopping",
             "internal", "not_allowed", "rate", OTHER)  # fmt: skip
 # By the name of a token, of whom there may be this many; the others are one.
-TOKEN_REFUSALS = ("invalid", "too_large", "not_allowed", "rate", "full", "disk_short")
+TOKEN_REFUSALS = ("invalid", "too_large", "stalled", "not_allowed", "rate", "full", "disk_short")
 TOKENS_NAMED_MAX = 100
 OUTCOMES = ("delivered", "throttled", "unavailable", "hold", "rejected")
 DEAD_REASONS = ("rejected", "exhausted", "expired")
@@ -42,7 +42,7 @@ OPERATOR_ACTIONS = ("retry", "drop", "hold", "release")
 RELOAD_RESULTS = ("applied", "refused")
 PARTS = ("writer", "sender", "spool")
 # What is not the main job and may fail without stopping it; upkeep's jobs by their names.
-SIDE_PARTS = ("page", "socket", "textfile")
+SIDE_PARTS = ("page", "gateway", "socket", "textfile")
 
 _FAST_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _EXCHANGE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

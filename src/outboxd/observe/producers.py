@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from outboxd.clock import Clock
+from outboxd.observe.callers import CallerBook
 from outboxd.observe.logs import get_logger
 from outboxd.units import format_duration
 
@@ -37,9 +38,10 @@ class TokenMetrics(Protocol):
 class ProducerObserver:
     """Told by the door; passes over whoever is a user of this host."""
 
-    def __init__(self, metrics: TokenMetrics, clock: Clock) -> None:
+    def __init__(self, metrics: TokenMetrics, clock: Clock, callers: CallerBook) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._callers = callers
         self._log = get_logger("gateway")
         self._untold: dict[tuple[str, str], int] = {}  # events since the last line
         self._told_s: dict[tuple[str, str], float] = {}
@@ -47,7 +49,9 @@ class ProducerObserver:
     def accepted(self, producer: str, count: int) -> None:
         """So many of its events were kept."""
         if producer.startswith(OF_TOKENS):
-            self._metrics.token_accepted(producer.removeprefix(OF_TOKENS), count)
+            name = producer.removeprefix(OF_TOKENS)
+            self._metrics.token_accepted(name, count)
+            self._callers.accepted(name, count, self._clock.wall_ms())
 
     def refused(self, producer: str, reason: str, count: int, told: str) -> None:
         """So many of its events were not kept; `told`: what it was answered."""
@@ -55,6 +59,7 @@ class ProducerObserver:
             return
         name = producer.removeprefix(OF_TOKENS)
         self._metrics.token_refused(name, reason, count)
+        self._callers.refused(name, reason, count, told, self._clock.wall_ms())
         due = self._due(name, reason, count)
         if due:
             self._log.warning(
@@ -72,6 +77,7 @@ class ProducerObserver:
             return
         name = producer.removeprefix(OF_TOKENS)
         self._metrics.token_clock_wrong(name)
+        self._callers.clock_wrong(name, host, ahead_ms, self._clock.wall_ms())
         due = self._due(name, "clock", 1)
         if due:
             self._log.warning(
