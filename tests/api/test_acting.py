@@ -47,28 +47,25 @@ async def dead_letter(agent):
     return id
 
 
-def test_a_browser_with_the_link_acts_and_the_log_says_for_whom(agent, capsys):
-    async def main():
-        async with agent(tcp=True) as running:
-            browser, token = await let_in(running)
-            id = await dead_letter(running)
-            status, _, told = await ask(running, "GET", "/v1/session", **browser)
-            assert (status, told["mayAct"]) == (200, True)
-            status, _, entry = await ask(running, "POST", f"/v1/events/{id}/retry", b"", **browser)
-            assert (status, entry["state"]) == (200, "pending")
-            status, _, told = await ask(
-                running, "POST", "/v1/dead-letters/retry?reason=rejected", b"{}", **browser
-            )
-            assert (status, told) == (200, {"changed": 0})
-            logged = capsys.readouterr().out
-            assert "on the page" in logged
-            for secret in (token, browser["Cookie"].partition("=")[2], browser["X_Outboxd_Key"]):
-                assert secret not in logged
-            status, _, _ = await ask(running, "POST", "/v1/session/end", b"{}", **browser)
-            assert status == 200
-            assert (await ask(running, "POST", "/v1/hold", b"{}", **browser))[0] == 403
-
-    asyncio.run(main())
+async def test_a_browser_with_the_link_acts_and_the_log_says_for_whom(agent, capsys):
+    async with agent(tcp=True) as running:
+        browser, token = await let_in(running)
+        id = await dead_letter(running)
+        status, _, told = await ask(running, "GET", "/v1/session", **browser)
+        assert (status, told["mayAct"]) == (200, True)
+        status, _, entry = await ask(running, "POST", f"/v1/events/{id}/retry", b"", **browser)
+        assert (status, entry["state"]) == (200, "pending")
+        status, _, told = await ask(
+            running, "POST", "/v1/dead-letters/retry?reason=rejected", b"{}", **browser
+        )
+        assert (status, told) == (200, {"changed": 0})
+        logged = capsys.readouterr().out
+        assert "on the page" in logged
+        for secret in (token, browser["Cookie"].partition("=")[2], browser["X_Outboxd_Key"]):
+            assert secret not in logged
+        status, _, _ = await ask(running, "POST", "/v1/session/end", b"{}", **browser)
+        assert status == 200
+        assert (await ask(running, "POST", "/v1/hold", b"{}", **browser))[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -87,40 +84,29 @@ def test_a_browser_with_the_link_acts_and_the_log_says_for_whom(agent, capsys):
     ],
     ids=str,
 )
-def test_nobody_else_can_use_the_right(agent, change, expected):
-    async def main():
-        async with agent(tcp=True) as running:
-            browser, _ = await let_in(running)
-            headers = {name: value for name, value in {**browser, **change}.items() if value}
-            status, _, _ = await ask(running, "POST", "/v1/hold", b"{}", **headers)
-            assert status == expected
-            assert running.destination.state == ("held" if expected == 200 else "ok")
-
-    asyncio.run(main())
+async def test_nobody_else_can_use_the_right(agent, change, expected):
+    async with agent(tcp=True) as running:
+        browser, _ = await let_in(running)
+        headers = {name: value for name, value in {**browser, **change}.items() if value}
+        status, _, _ = await ask(running, "POST", "/v1/hold", b"{}", **headers)
+        assert status == expected
+        assert running.destination.state == ("held" if expected == 200 else "ok")
 
 
-def test_a_link_is_good_once_and_for_an_hour(agent):
-    async def main():
-        async with agent(tcp=True) as running:
-            browser, token = await let_in(running)
-            body = json.dumps({"token": token}).encode()
-            status, _, told = await ask(
-                running, "POST", "/v1/session", body, Origin=browser["Origin"]
-            )
-            assert (status, told["field"]) == (403, "token")
-            running.clock.advance(sessions.LASTS_S)
-            assert (await ask(running, "POST", "/v1/hold", b"{}", **browser))[0] == 403
-
-    asyncio.run(main())
+async def test_a_link_is_good_once_and_for_an_hour(agent):
+    async with agent(tcp=True) as running:
+        browser, token = await let_in(running)
+        body = json.dumps({"token": token}).encode()
+        status, _, told = await ask(running, "POST", "/v1/session", body, Origin=browser["Origin"])
+        assert (status, told["field"]) == (403, "token")
+        running.clock.advance(sessions.LASTS_S)
+        assert (await ask(running, "POST", "/v1/hold", b"{}", **browser))[0] == 403
 
 
-def test_only_operators_get_a_link_and_only_over_the_socket(agent, monkeypatch):
-    async def main():
-        async with agent(tcp=True) as running:
-            assert (await ask(running, "POST", "/v1/page-link", b"{}"))[0] == 404
-            monkeypatch.setattr("os.geteuid", lambda: 4242)
-            monkeypatch.setattr("outboxd.serve.peer.Peer.user_id", 1234, raising=False)
-            status, _ = await running.request("POST", "/v1/page-link", b"{}")
-            assert status == 403
-
-    asyncio.run(main())
+async def test_only_operators_get_a_link_and_only_over_the_socket(agent, monkeypatch):
+    async with agent(tcp=True) as running:
+        assert (await ask(running, "POST", "/v1/page-link", b"{}"))[0] == 404
+        monkeypatch.setattr("os.geteuid", lambda: 4242)
+        monkeypatch.setattr("outboxd.serve.peer.Peer.user_id", 1234, raising=False)
+        status, _ = await running.request("POST", "/v1/page-link", b"{}")
+        assert status == 403

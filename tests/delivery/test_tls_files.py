@@ -133,15 +133,11 @@ def test_told_to_read_them_anew_it_does_and_refuses_what_is_broken(authority, tm
         assert watched.context is working
 
 
-def test_an_endpoint_without_tls_reads_no_authorities(loopback, monkeypatch):
+async def test_an_endpoint_without_tls_reads_no_authorities(loopback, monkeypatch):
     def read(self):
         raise AssertionError("nobody needs them")
 
     monkeypatch.setattr(Tls, "context", read)
-
-    async def main():
-        transport = Transport(loopback.Komodor("http://127.0.0.1:9/events"), None)
-        assert not transport.reread_files()
-        await transport.close()
-
-    asyncio.run(main())
+    transport = Transport(loopback.Komodor("http://127.0.0.1:9/events"), None)
+    assert not transport.reread_files()
+    await transport.close()

@@ -48,28 +48,22 @@ def test_a_good_answer_comes_back_with_status_headers_and_body(loopback):
     assert server.requests[0].endswith(b"\r\n\r\n{}")
 
 
-def test_connections_are_kept_and_a_new_key_is_used_at_once(loopback):
-    async def main():
-        async with loopback.Server(loopback.good) as server:
-            transport = Transport(loopback.Komodor(server.url()), "old")
-            for _ in range(3):
-                assert (await transport.send("a", b"{}")).status == 201
-            transport.set_key("new")
-            await transport.send("b", b"{}")
-            await transport.close()
-            assert server.connections == 1
-            assert [b"x-api-key: new" in r for r in server.requests] == [False] * 3 + [True]
-
-    asyncio.run(main())
+async def test_connections_are_kept_and_a_new_key_is_used_at_once(loopback):
+    async with loopback.Server(loopback.good) as server:
+        transport = Transport(loopback.Komodor(server.url()), "old")
+        for _ in range(3):
+            assert (await transport.send("a", b"{}")).status == 201
+        transport.set_key("new")
+        await transport.send("b", b"{}")
+        await transport.close()
+        assert server.connections == 1
+        assert [b"x-api-key: new" in r for r in server.requests] == [False] * 3 + [True]
 
 
-def test_without_a_key_no_header_is_sent(loopback):
-    async def main():
-        async with loopback.Server(loopback.good) as server:
-            await loopback.send_once(loopback.Komodor(server.url()), key=None)
-            assert b"x-api-key" not in server.requests[0].lower()
-
-    asyncio.run(main())
+async def test_without_a_key_no_header_is_sent(loopback):
+    async with loopback.Server(loopback.good) as server:
+        await loopback.send_once(loopback.Komodor(server.url()), key=None)
+        assert b"x-api-key" not in server.requests[0].lower()
 
 
 def test_validate_asks_beside_the_endpoint(loopback):
@@ -87,25 +81,22 @@ def test_validate_asks_beside_the_endpoint(loopback):
     )
 
 
-def test_redirects_and_cookies_are_not_followed(loopback):
+async def test_redirects_and_cookies_are_not_followed(loopback):
     def script(writer, _number, _request):
         writer.write(
             b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\n"
             b"Set-Cookie: a=b\r\nContent-Length: 0\r\n\r\n"
         )
 
-    async def main():
-        async with loopback.Server(script) as server:
-            transport = Transport(loopback.Komodor(server.url()), "secret")
-            answer = await transport.send("a", b"{}")
-            await transport.send("b", b"{}")
-            await transport.close()
-            assert answer.status == 307
-            assert answer.headers["location"] == "/elsewhere"
-            assert len(server.requests) == 2
-            assert b"cookie" not in server.requests[1].lower()
-
-    asyncio.run(main())
+    async with loopback.Server(script) as server:
+        transport = Transport(loopback.Komodor(server.url()), "secret")
+        answer = await transport.send("a", b"{}")
+        await transport.send("b", b"{}")
+        await transport.close()
+        assert answer.status == 307
+        assert answer.headers["location"] == "/elsewhere"
+        assert len(server.requests) == 2
+        assert b"cookie" not in server.requests[1].lower()
 
 
 def test_an_echoed_key_does_not_come_back_with_the_answer(loopback):
@@ -379,23 +370,20 @@ def test_a_server_that_closes_without_reading_may_have_read_after_all(loopback):
     assert (answer.fault, answer.sent) == (Fault.LOST, True)
 
 
-def test_a_kept_connection_that_the_server_drops_is_not_silently_sent_again(loopback):
+async def test_a_kept_connection_that_the_server_drops_is_not_silently_sent_again(loopback):
     def script(writer, number, _request):
         if number == 2:
             return True
         writer.write(loopback.GOOD)
         return False
 
-    async def main():
-        async with loopback.Server(script) as server:
-            transport = Transport(loopback.Komodor(server.url()), "secret")
-            answers = [await transport.send(str(n), b"{}") for n in range(3)]
-            await transport.close()
-            assert [a.status for a in answers] == [201, None, 201]
-            assert (answers[1].fault, answers[1].sent) == (Fault.LOST, True)
-            assert len(server.requests) == 3
-
-    asyncio.run(main())
+    async with loopback.Server(script) as server:
+        transport = Transport(loopback.Komodor(server.url()), "secret")
+        answers = [await transport.send(str(n), b"{}") for n in range(3)]
+        await transport.close()
+        assert [a.status for a in answers] == [201, None, 201]
+        assert (answers[1].fault, answers[1].sent) == (Fault.LOST, True)
+        assert len(server.requests) == 3
 
 
 # -- the status is known -------------------------------------------------------------------
@@ -455,7 +443,7 @@ def test_an_endless_answer_is_read_no_further_than_its_limit(loopback):
     assert written < 16 * 2**20
 
 
-def test_one_hung_request_stalls_no_other_and_cancelling_it_leaves_the_pool_whole(loopback):
+async def test_one_hung_request_stalls_no_other_and_cancelling_it_leaves_the_pool_whole(loopback):
     arrived = asyncio.Event()
 
     async def script(writer, number, _request):
@@ -464,22 +452,19 @@ def test_one_hung_request_stalls_no_other_and_cancelling_it_leaves_the_pool_whol
             await asyncio.Event().wait()
         writer.write(loopback.GOOD)
 
-    async def main():
-        async with loopback.Server(script) as server:
-            transport = Transport(loopback.Komodor(server.url()), "secret")
-            hung = asyncio.create_task(transport.send("1", b"{}"))
-            await arrived.wait()
-            assert (await transport.send("2", b"{}")).status == 201
-            hung.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await hung
-            assert (await transport.send("3", b"{}")).status == 201
-            await transport.close()
-
-    asyncio.run(main())
+    async with loopback.Server(script) as server:
+        transport = Transport(loopback.Komodor(server.url()), "secret")
+        hung = asyncio.create_task(transport.send("1", b"{}"))
+        await arrived.wait()
+        assert (await transport.send("2", b"{}")).status == 201
+        hung.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hung
+        assert (await transport.send("3", b"{}")).status == 201
+        await transport.close()
 
 
-def test_after_a_fault_the_name_is_resolved_afresh(loopback, monkeypatch):
+async def test_after_a_fault_the_name_is_resolved_afresh(loopback, monkeypatch):
     real, asked = socket.getaddrinfo, []
 
     def counted(host, *rest, **more):
@@ -494,22 +479,19 @@ def test_after_a_fault_the_name_is_resolved_afresh(loopback, monkeypatch):
         writer.write(loopback.GOOD)
         return False
 
-    async def main():
-        async with loopback.Server(script) as server:
-            settings = loopback.Komodor(server.url(host="komodor.test"))
-            transport = Transport(settings, "secret")
-            for n in range(3):
-                await transport.send(str(n), b"{}")
-            assert len(asked) == 1
-            assert (await transport.send("3", b"{}")).status == 201
-            assert len(asked) == 2
-            transport.refresh()
-            await transport.send("4", b"{}")
-            assert len(asked) == 3
-            assert server.connections == 3
-            await transport.close()
-
-    asyncio.run(main())
+    async with loopback.Server(script) as server:
+        settings = loopback.Komodor(server.url(host="komodor.test"))
+        transport = Transport(settings, "secret")
+        for n in range(3):
+            await transport.send(str(n), b"{}")
+        assert len(asked) == 1
+        assert (await transport.send("3", b"{}")).status == 201
+        assert len(asked) == 2
+        transport.refresh()
+        await transport.send("4", b"{}")
+        assert len(asked) == 3
+        assert server.connections == 3
+        await transport.close()
 
 
 def test_ipv6_works(loopback):

@@ -45,23 +45,20 @@ def test_the_proxys_credentials_are_sent_to_it(loopback, authority):
     assert answer.status == 201
 
 
-def test_a_proxy_for_plain_http_gets_the_credentials_and_keeps_its_connection(loopback):
-    async def main():
-        async with loopback.Server(loopback.good) as proxy:
-            komodor = loopback.Komodor(
-                "http://127.0.0.1:9/mgmt/v1/events", proxy=f"http://me:pass@127.0.0.1:{proxy.port}"
-            )
-            transport = Transport(komodor, "secret")
-            for number in range(3):
-                assert (await transport.send(str(number), b"{}")).status == 201
-            await transport.close()
-            assert proxy.connections == 1
-            head = proxy.requests[0].lower()
-            assert head.startswith(b"post http://127.0.0.1:9/mgmt/v1/events ")
-            assert b"proxy-authorization: basic " in head
-            assert b"\r\nauthorization:" not in head
-
-    asyncio.run(main())
+async def test_a_proxy_for_plain_http_gets_the_credentials_and_keeps_its_connection(loopback):
+    async with loopback.Server(loopback.good) as proxy:
+        komodor = loopback.Komodor(
+            "http://127.0.0.1:9/mgmt/v1/events", proxy=f"http://me:pass@127.0.0.1:{proxy.port}"
+        )
+        transport = Transport(komodor, "secret")
+        for number in range(3):
+            assert (await transport.send(str(number), b"{}")).status == 201
+        await transport.close()
+        assert proxy.connections == 1
+        head = proxy.requests[0].lower()
+        assert head.startswith(b"post http://127.0.0.1:9/mgmt/v1/events ")
+        assert b"proxy-authorization: basic " in head
+        assert b"\r\nauthorization:" not in head
 
 
 def test_a_proxy_that_wants_credentials_is_a_hold_and_nothing_was_sent(loopback, authority):
@@ -127,21 +124,18 @@ def test_the_environments_proxy_is_used_unless_it_excepts_the_host(
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
-def test_loopback_never_goes_through_a_proxy_of_the_environment(loopback, monkeypatch, name):
-    async def main():
-        async with (
-            loopback.Server(loopback.good) as server,
-            loopback.Server(loopback.good) as proxy,
-        ):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-            for host in (None, "localhost", "komodor.localhost"):
-                settings = loopback.Komodor(server.url(host=host))
-                with contextlib.suppress(ConfigError):
-                    await loopback.send_once(settings)
-            assert proxy.requests == []
-            assert len(server.requests) >= 2
-
-    asyncio.run(main())
+async def test_loopback_never_goes_through_a_proxy_of_the_environment(loopback, monkeypatch, name):
+    async with (
+        loopback.Server(loopback.good) as server,
+        loopback.Server(loopback.good) as proxy,
+    ):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        for host in (None, "localhost", "komodor.localhost"):
+            settings = loopback.Komodor(server.url(host=host))
+            with contextlib.suppress(ConfigError):
+                await loopback.send_once(settings)
+        assert proxy.requests == []
+        assert len(server.requests) >= 2
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "ALL_PROXY"])

@@ -7,7 +7,6 @@ neither is there, loses lines.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 
@@ -48,45 +47,34 @@ async def write_slowly(parts, line, path):
                 await looked_at_again(parts, path.name)
 
 
-def test_a_file_written_slowly_in_new_is_taken_when_it_is_closed(intake, line, known):
-    async def main():
-        async with intake(serve=False) as parts:
-            await write_slowly(parts, line, parts.spool / "new" / "slow")
-            await parts.emptied()
-            assert await parts.summaries() == [str(number) for number in range(LINES)]
-            assert parts.rejected() == []
-
-    asyncio.run(main())
+async def test_a_file_written_slowly_in_new_is_taken_when_it_is_closed(intake, line, known):
+    async with intake(serve=False) as parts:
+        await write_slowly(parts, line, parts.spool / "new" / "slow")
+        await parts.emptied()
+        assert await parts.summaries() == [str(number) for number in range(LINES)]
+        assert parts.rejected() == []
 
 
-def test_the_control_without_either_loses_lines(intake, line, monkeypatch):
+async def test_the_control_without_either_loses_lines(intake, line, monkeypatch):
     monkeypatch.setattr(spoolfiles, "has_writer", lambda descriptor: None)
     monkeypatch.setattr(spoolwatch.SpoolWatch, "is_written", lambda watch, name, size: False)
-
-    async def main():
-        async with intake(serve=False) as parts:
-            await write_slowly(parts, line, parts.spool / "new" / "slow")
-            await parts.emptied()
-            assert len(await parts.summaries()) < LINES
-
-    asyncio.run(main())
+    async with intake(serve=False) as parts:
+        await write_slowly(parts, line, parts.spool / "new" / "slow")
+        await parts.emptied()
+        assert len(await parts.summaries()) < LINES
 
 
-def test_a_program_that_begins_to_write_late_is_waited_for(intake, line, known, monkeypatch):
+async def test_a_program_that_begins_to_write_late_is_waited_for(intake, line, known, monkeypatch):
     monkeypatch.setattr(spoolwatch, "CREATED_S", 0.0)
-
-    async def main():
-        async with intake(serve=False) as parts:
-            with (parts.spool / "new" / "late").open("w") as file:
-                await parts.until(lambda: "late" in parts.reader.waiting)
-                # So long that an empty file that nobody writes to would be refused.
-                parts.reader.waiting._clock = Later(parts.clock, 60)
-                await looked_at_again(parts, "late")
-                file.write(line("late"))
-            await parts.emptied()
-            assert await parts.summaries() == ["late"]
-
-    asyncio.run(main())
+    async with intake(serve=False) as parts:
+        with (parts.spool / "new" / "late").open("w") as file:
+            await parts.until(lambda: "late" in parts.reader.waiting)
+            # So long that an empty file that nobody writes to would be refused.
+            parts.reader.waiting._clock = Later(parts.clock, 60)
+            await looked_at_again(parts, "late")
+            file.write(line("late"))
+        await parts.emptied()
+        assert await parts.summaries() == ["late"]
 
 
 class Later:
@@ -102,68 +90,57 @@ class Later:
         return self._clock.wall_ms() + self._seconds * 1000
 
 
-def test_a_file_renamed_while_it_is_written_is_waited_for(intake, line):
-    async def main():
-        async with intake(serve=False) as parts:
-            path = parts.spool / "tmp" / "early"
-            with path.open("w") as file:
-                file.write(line("first") + "\n")
+async def test_a_file_renamed_while_it_is_written_is_waited_for(intake, line):
+    async with intake(serve=False) as parts:
+        path = parts.spool / "tmp" / "early"
+        with path.open("w") as file:
+            file.write(line("first") + "\n")
+            file.flush()
+            os.rename(path, parts.spool / "new" / "early")
+            await parts.until(lambda: "early" in parts.reader.waiting)
+            file.write(line("second") + "\n")
+        await parts.emptied()
+        assert await parts.summaries() == ["first", "second"]
+
+
+async def test_a_large_file_written_slowly_is_waited_for(intake, line, known):
+    async with intake(serve=False, event_bytes_max=1000) as parts:
+        path = parts.spool / "new" / "large"
+        with path.open("w") as file:
+            for number in range(100):
+                file.write(line(str(number)) + "\n")
                 file.flush()
-                os.rename(path, parts.spool / "new" / "early")
-                await parts.until(lambda: "early" in parts.reader.waiting)
-                file.write(line("second") + "\n")
-            await parts.emptied()
-            assert await parts.summaries() == ["first", "second"]
-
-    asyncio.run(main())
+            await parts.until(lambda: "large" in parts.reader.waiting)
+            await looked_at_again(parts, "large")
+            file.write(line("last") + "\n")
+        await parts.emptied()
+        assert parts.outbox.counts.pending == 101
 
 
-def test_a_large_file_written_slowly_is_waited_for(intake, line, known):
-    async def main():
-        async with intake(serve=False, event_bytes_max=1000) as parts:
-            path = parts.spool / "new" / "large"
-            with path.open("w") as file:
-                for number in range(100):
-                    file.write(line(str(number)) + "\n")
-                    file.flush()
-                await parts.until(lambda: "large" in parts.reader.waiting)
-                await looked_at_again(parts, "large")
-                file.write(line("last") + "\n")
-            await parts.emptied()
-            assert parts.outbox.counts.pending == 101
-
-    asyncio.run(main())
+async def test_a_delivery_by_link_is_taken_though_nobody_closes_it(intake, line, known):
+    async with intake(serve=False) as parts:
+        path = parts.spool / "tmp" / "linked"
+        path.write_text(line("linked"))
+        os.link(path, parts.spool / "new" / "linked")
+        path.unlink()
+        await parts.emptied()
+        assert await parts.summaries() == ["linked"]
 
 
-def test_a_delivery_by_link_is_taken_though_nobody_closes_it(intake, line, known):
-    async def main():
-        async with intake(serve=False) as parts:
-            path = parts.spool / "tmp" / "linked"
-            path.write_text(line("linked"))
-            os.link(path, parts.spool / "new" / "linked")
-            path.unlink()
-            await parts.emptied()
-            assert await parts.summaries() == ["linked"]
-
-    asyncio.run(main())
-
-
-def test_what_lay_there_and_changed_just_now_is_given_time_at_the_start(intake, line, monkeypatch):
+async def test_what_lay_there_and_changed_just_now_is_given_time_at_the_start(
+    intake, line, monkeypatch
+):
     monkeypatch.setattr(spoolfiles, "has_writer", lambda descriptor: None)
-
-    async def main():
-        async with intake(serve=False):
-            pass  # makes the directories
-        async with intake(serve=False, spool=False) as parts:
-            parts.put("fresh", line("fresh"), age_s=0)
-            parts.put("old", line("old"))
-        async with intake(serve=False) as parts:
-            await parts.until(lambda: parts.new() == ["fresh"])
-            assert "fresh" in parts.reader.waiting
-            await parts.emptied()
-            assert await parts.summaries() == ["old", "fresh"]
-
-    asyncio.run(main())
+    async with intake(serve=False):
+        pass  # makes the directories
+    async with intake(serve=False, spool=False) as parts:
+        parts.put("fresh", line("fresh"), age_s=0)
+        parts.put("old", line("old"))
+    async with intake(serve=False) as parts:
+        await parts.until(lambda: parts.new() == ["fresh"])
+        assert "fresh" in parts.reader.waiting
+        await parts.emptied()
+        assert await parts.summaries() == ["old", "fresh"]
 
 
 def test_who_may_ask_the_system_is_told_and_others_are_not(tmp_path):

@@ -165,24 +165,21 @@ def test_a_copy_that_is_cut_short_is_no_backup(path, tmp_path, event):
         seal(to)
 
 
-def test_pages_that_are_free_go_back_to_the_file_system(path, event, delivered):
-    async def main():
-        opened = open_outbox(path, FakeClock())
-        outbox = await Outbox.start(opened.engine)
-        for start in range(0, 4000, 500):
-            await outbox.accept([event("x" * 3000) for _ in range(500)])
-            await outbox.exchange([delivered(start + n + 1) for n in range(500)], ())
-        jobs = {job.name: job.run for job in opened.jobs(outbox)}
+async def test_pages_that_are_free_go_back_to_the_file_system(path, event, delivered):
+    opened = open_outbox(path, FakeClock())
+    outbox = await Outbox.start(opened.engine)
+    for start in range(0, 4000, 500):
+        await outbox.accept([event("x" * 3000) for _ in range(500)])
+        await outbox.exchange([delivered(start + n + 1) for n in range(500)], ())
+    jobs = {job.name: job.run for job in opened.jobs(outbox)}
+    await outbox.read(lambda _: opened.engine.empty_log())
+    before = outbox.sizes().stored
+    assert before > 12_000_000
+    await outbox.change(lambda engine: engine.prune(0, 10_000, 1 << 60))
+    rounds = 0
+    while outbox.sizes().stored > 2_000_000:
+        await jobs["give_back"]()
         await outbox.read(lambda _: opened.engine.empty_log())
-        before = outbox.sizes().stored
-        assert before > 12_000_000
-        await outbox.change(lambda engine: engine.prune(0, 10_000, 1 << 60))
-        rounds = 0
-        while outbox.sizes().stored > 2_000_000:
-            await jobs["give_back"]()
-            await outbox.read(lambda _: opened.engine.empty_log())
-            rounds += 1
-            assert rounds < 6, "12 MB within half a minute"
-        await outbox.stop()
-
-    asyncio.run(main())
+        rounds += 1
+        assert rounds < 6, "12 MB within half a minute"
+    await outbox.stop()

@@ -114,22 +114,20 @@ def test_an_entry_that_its_index_does_not_know_is_found(filled: SqliteEngine, in
     assert "index" in faults[0]
 
 
-def test_a_damaged_body_is_set_aside_and_counted_while_the_agent_goes_on(filled: SqliteEngine):
+async def test_a_damaged_body_is_set_aside_and_counted_while_the_agent_goes_on(
+    filled: SqliteEngine,
+):
     filled.connection.execute("UPDATE bodies SET crc = 0 WHERE seq = 4")
-
-    async def main() -> None:
-        outbox = await Outbox.start(filled)
-        told: list[int] = []
-        outbox.on_damage = lambda seq, detail: told.append(seq)
-        scrubber = Scrubber(outbox, filled)
-        while not scrubber.passes:
-            await scrubber.step()
-        assert told == [4]
-        assert outbox.damage == (0, 1)
-        assert outbox.counts.pending == 9
-        await outbox.stop()
-
-    asyncio.run(main())
+    outbox = await Outbox.start(filled)
+    told: list[int] = []
+    outbox.on_damage = lambda seq, detail: told.append(seq)
+    scrubber = Scrubber(outbox, filled)
+    while not scrubber.passes:
+        await scrubber.step()
+    assert told == [4]
+    assert outbox.damage == (0, 1)
+    assert outbox.counts.pending == 9
+    await outbox.stop()
 
 
 def test_what_only_a_salvage_can_mend_ends_the_agent_and_is_remembered(filled: SqliteEngine):
