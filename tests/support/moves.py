@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import (
@@ -80,3 +82,69 @@ def seen(engine: Engine) -> dict[str, object]:
             ],
             "next_due": engine.fetch(1000, (), "mixed", 0.25, 86400.0).next_due_at,
         }
+
+
+# Runs `outboxd move` in a fork for each line of its input: "N FROM TO" dies at the
+# N-th commit of either outbox, in the middle of a run that the kernel ends at once.
+DIES = """
+import os, signal, sys
+from contextlib import contextmanager
+from outboxd.cli.main import main
+from outboxd.outbox import moving
+import outboxd.outbox.sqlite.opening
+ENGINES = [outboxd.outbox.sqlite.opening.SqliteEngine]
+try:
+    from outboxd.outbox.postgresql.engine import PostgresEngine
+    ENGINES.append(PostgresEngine)
+except ImportError:
+    pass
+moving.CHUNK_ROWS = 12
+left = 1 << 30
+
+def dying(transaction):
+    @contextmanager
+    def wrapped(self):
+        global left
+        with transaction(self):
+            yield
+            step()
+        step()
+    return wrapped
+
+def step():
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for engine in ENGINES:
+    engine.transaction = dying(engine.transaction)
+null = os.open("/dev/null", os.O_WRONLY)
+for line in sys.stdin:
+    count, source, target = line.rstrip("\\n").split("\\t")
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(null, 1)
+        left = int(count)
+        os._exit(main(["move", source, target]))
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Mover:
+    """Moves in processes that die when they are told to."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", DIES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def move(self, source: str, target: str, dies_at: int = 1 << 30) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(dies_at, source, target, sep="\t", file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.communicate()
+        assert self._process.returncode == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from outboxd.errors import EX_OK, UsageError
@@ -28,18 +30,44 @@ def run(arguments: Arguments) -> int:
     if target_name is None:
         raise UsageError("TO is missing", "`outboxd move FROM TO`")
     if os.path.realpath(source_name) == os.path.realpath(target_name):
-        raise UsageError("FROM and TO are the same file", "name another for TO")
+        raise UsageError("FROM and TO are the same outbox", "name another for TO")
     with _to_leave(source_name) as source, _to_fill(target_name) as target:
-        _tell(source, target, move(source, target))
+        has_spool = not is_url(target_name)
+        files = source.spool_progress()
+        if files and not has_spool:
+            print(
+                f"outboxd: {len(files):,} spool files were not yet unlinked for certain: before"
+                " another agent reads that spool, remove what FROM's log says was taken",
+                file=sys.stderr,
+            )
+        _tell(source, target, move(source, target, has_spool))
     return EX_OK
 
 
+def is_url(name: str) -> bool:
+    """Whether it names a database rather than a file."""
+    return name.startswith(("postgresql://", "postgres://"))
+
+
 def _to_leave(name: str) -> AbstractContextManager[Engine]:
-    return open_to_leave(name)
+    return _database(name) if is_url(name) else open_to_leave(name)
 
 
 def _to_fill(name: str) -> AbstractContextManager[Engine]:
-    return open_to_fill(name)
+    return _database(name) if is_url(name) else open_to_fill(name)
+
+
+@contextmanager
+def _database(url: str) -> Iterator[Engine]:
+    """Raises OutboxLocked where a gateway has it."""
+    from outboxd.outbox.postgresql.engine import PostgresEngine
+
+    engine = PostgresEngine(url, gateway="move")
+    try:
+        engine.refuse_in_use()
+        yield engine
+    finally:
+        engine.close()
 
 
 def _tell(source: Engine, target: Engine, moved: Moved) -> None:

@@ -45,8 +45,10 @@ class _Begun(NamedTuple):
     doubtful: int
 
 
-def move(source: Engine, target: Engine) -> Moved:
+def move(source: Engine, target: Engine, has_spool: bool = True) -> Moved:
     """Bring all that `source` has into `target`, and leave the source marked.
+
+    `has_spool`: how far spool files were taken is of use to the target.
 
     Raises:
         OutboxUnusable: one of them has a part in another move, or the target is not empty.
@@ -58,7 +60,7 @@ def move(source: Engine, target: Engine) -> Moved:
         if not begun.is_copied:
             _copy_entries(source, target)
             _copy_identities(source, target)
-            _copy_rest(source, target)
+            _copy_rest(source, target, has_spool)
         counted = _compare(source, target)
         _end(source, target, begun.note)
     else:
@@ -195,12 +197,12 @@ def _copy_identities(source: Engine, target: Engine) -> None:
         key = identities[-1].key
 
 
-def _copy_rest(source: Engine, target: Engine) -> None:
+def _copy_rest(source: Engine, target: Engine, has_spool: bool) -> None:
     with source.reading():
         hold, spool = source.destination_hold(), source.spool_progress()
     with target.transaction():
         target.set_destination_hold(hold)
-        for file_key, lines_done in spool.items():
+        for file_key, lines_done in spool.items() if has_spool else ():
             target.mark_spool(SpoolMark(file_key, lines_done))
 
 

@@ -32,10 +32,12 @@ from outboxd.outbox.model import (
     EntryFilter,
     Expired,
     Fetched,
+    Identity,
     Incoming,
     IndexRow,
     ListPlace,
     ListStep,
+    MoveNote,
     Place,
     PruneStep,
     Receipt,
@@ -45,7 +47,7 @@ from outboxd.outbox.model import (
     State,
     Unsettled,
 )
-from outboxd.outbox.postgresql import accepting, listing
+from outboxd.outbox.postgresql import accepting, carrying, listing
 from outboxd.outbox.postgresql.connection import (
     LeaseLost,
     check_promises,
@@ -608,6 +610,30 @@ class PostgresEngine:
                 f" WHERE s.{_DUE.replace(' AND NOT ', ' AND NOT s.')} AND e.source = 'agent'"
             )
         )
+
+    # --- for a move ---
+
+    def refuse_in_use(self) -> None:
+        """Raises OutboxLocked where a gateway has this database."""
+        with self.reading():
+            carrying.refuse_in_use(self.connection)
+
+    def move_note(self) -> MoveNote | None:
+        return carrying.move_note(self.connection)
+
+    def set_move_note(self, note: MoveNote | None) -> None:
+        carrying.set_move_note(self.connection, note)
+
+    def entries_after(self, seq: int, limit: int, bytes_max: int) -> list[Entry]:
+        return carrying.entries_after(self.connection, seq, limit, bytes_max, _entry)
+
+    def identities_after(self, key: str, limit: int) -> list[Identity]:
+        return carrying.identities_after(self.connection, key, limit)
+
+    def put_in(self, entries: Sequence[Entry], identities: Sequence[Identity]) -> None:
+        carrying.put_in(self.connection, entries, identities)
+        for entry in entries:
+            self._count(entry.producer, entry.state, entry.held, +1)
 
 
 def _entry(row: Sequence[Any]) -> Entry:

@@ -86,4 +86,15 @@ CREATE TABLE deliverers (
 );
 """,
     ),
+    (
+        "0002_moves",
+        """
+CREATE TABLE moves (note text NOT NULL);  -- JSON of a MoveNote: the last move, one row
+CREATE FUNCTION outboxd_moved() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the outbox is moved to another one' USING ERRCODE = '25006';
+END
+$$;
+""",
+    ),
 )
