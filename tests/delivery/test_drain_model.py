@@ -1,7 +1,8 @@
 """Drains a backlog against model servers that throttle, in virtual time.
 
-The breaker, the permits and the pace are the real ones; only the network and
-the time are scripted.
+The gate (breaker, evidence, permits and pace) is the real one; only the network
+and the time are scripted. What was throttled is sent again when its own wait is
+over, as the sender does.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import math
 import random
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
 
 from outboxd.delivery.backoff import Backoff
-from outboxd.delivery.breaker import Allowance, Breaker
-from outboxd.delivery.limiter import Limiter
-from outboxd.delivery.rate import Rate
+from outboxd.delivery.gate import Gate
+from outboxd.delivery.outcome import Meaning
+from outboxd.outbox.model import Outcome
 
 
 class FixedWindow:
@@ -74,46 +76,45 @@ class Drain:
     def run(self, seconds: float) -> Drain:
         draw = random.Random(self.seed)
         start_s = 100.3
-        breaker = Breaker(Backoff(1.0, 300.0), 300.0, start_s)
-        limiter, rate = Limiter(self.concurrency_max), Rate(0)
-        answers: list[tuple[float, int, bool, tuple]] = []
-        now_s, number = start_s, 0
+        gate = Gate(Backoff(1.0, 300.0), 300.0, self.concurrency_max, 0, start_s)
+        backlog = count()
+        waiting: list[tuple[float, int]] = []  # those that were throttled, and until when
+        # When, a serial, then who and the permit; and whether it was taken, on the way back.
+        flying: list[tuple[float, int, int, object, bool | None]] = []
+        serial = count()
+        now_s = start_s
         while now_s < start_s + seconds:
             wake_s = start_s + seconds
-            while limiter.free() and breaker.allowance(now_s) is not Allowance.NONE:
-                ready_s = rate.ready_s(now_s)
-                if ready_s > now_s:
-                    # A timer of the event loop never rings early, often late.
-                    wake_s = ready_s + draw.random() * self.late_wake_s
-                    break
-                tokens = (breaker.begin(now_s), limiter.started(), rate.take(now_s), now_s)
+            while gate.start_at_most(now_s):
+                is_due = waiting and waiting[0][0] <= now_s and gate.flowing
+                seq = heapq.heappop(waiting)[1] if is_due else next(backlog)
                 there_s = now_s + self.latency_s * draw.uniform(0.3, 0.5)
-                back_s = there_s + self.latency_s * draw.uniform(0.4, 0.8)
-                heapq.heappush(answers, (there_s, number, False, (tokens, back_s)))
-                number += 1
-            if (probe_s := breaker.next_probe_s()) is not None and probe_s > now_s:
-                wake_s = min(wake_s, probe_s)
-            if answers and answers[0][0] <= wake_s:
-                now_s, serial, answered, what = heapq.heappop(answers)
-                if not answered:
-                    tokens, back_s = what
-                    good = self.server.takes(now_s)
-                    heapq.heappush(answers, (back_s, serial, True, (tokens, good)))
-                    continue
-                (ticket, permit, token, began_s), good = what
-                if good:
-                    breaker.succeeded(ticket, now_s)
-                    limiter.succeeded(permit, now_s - began_s)
-                    rate.accepted(now_s)
-                    self.accepted_s.append(now_s - start_s)
-                else:
-                    breaker.throttled(ticket, self.retry_after_s, "429", now_s, draw.random())
-                    limiter.pushed_back(permit)
-                    rate.throttled(token, now_s)
-                    self.refused_s.append(now_s - start_s)
-            else:
+                heapq.heappush(flying, (there_s, next(serial), seq, gate.begin(seq, now_s), None))
+            start_again_s = gate.next_start_s(now_s, other=True)
+            if start_again_s is not None and start_again_s > now_s:
+                # A timer of the event loop never rings early, often late.
+                wake_s = min(wake_s, start_again_s + draw.random() * self.late_wake_s)
+            if not flying or flying[0][0] > wake_s:
                 now_s = max(wake_s, now_s)
+                continue
+            now_s, _, seq, permit, taken = heapq.heappop(flying)
+            if taken is None:
+                back_s = now_s + self.latency_s * draw.uniform(0.4, 0.8)
+                heapq.heappush(
+                    flying, (back_s, next(serial), seq, permit, self.server.takes(now_s))
+                )
+                continue
+            meaning = Meaning(Outcome.DELIVERED, 201) if taken else self._throttled()
+            effect = gate.ended(permit, meaning, now_s, draw.random())
+            if taken:
+                self.accepted_s.append(now_s - start_s)
+            else:
+                self.refused_s.append(now_s - start_s)
+                heapq.heappush(waiting, (now_s + (effect.rests_s or 0.0), seq))
         return self
+
+    def _throttled(self) -> Meaning:
+        return Meaning(Outcome.THROTTLED, 429, "429", retry_after_s=self.retry_after_s)
 
     def settled_rate(self, after_s: float, until_s: float) -> float:
         return sum(after_s <= at < until_s for at in self.accepted_s) / (until_s - after_s)

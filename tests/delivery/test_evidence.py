@@ -5,16 +5,16 @@ from __future__ import annotations
 from outboxd.delivery.evidence import BRAKE_AFTER, REMEMBERED_MAX, Evidence
 
 
-def refuse(evidence: Evidence, seq: int, *, holds: bool = False):
+def refuse(evidence: Evidence, seq: int, *, holds: bool = False, told: bool = False):
     said = evidence.refused(seq, holds=holds)
-    evidence.rests(seq, 7.0)
+    evidence.rests(seq, 7.0 + seq, told=told)
     return said
 
 
 def blamed(evidence: Evidence, seq: int, other: int = 99) -> None:
     """This entry is to blame from now on."""
     refuse(evidence, seq)
-    assert evidence.delivered(other) == (seq, 7.0)
+    assert evidence.delivered(other) == (seq, ((seq, 7.0 + seq),))
 
 
 def test_one_refusal_blames_nobody():
@@ -28,7 +28,7 @@ def test_one_refusal_blames_nobody():
 def test_one_that_is_refused_while_another_passes_is_to_blame_and_it_costs_nothing_yet():
     evidence = Evidence()
     refuse(evidence, 1)
-    assert evidence.delivered(2) == (1, 7.0)
+    assert evidence.delivered(2) == (1, ((1, 8.0),))
     said = refuse(evidence, 1)
     assert (said.own_fault, said.spent, said.is_news) == (True, True, True)
     assert evidence.set_aside() == [1]
@@ -37,7 +37,7 @@ def test_one_that_is_refused_while_another_passes_is_to_blame_and_it_costs_nothi
 def test_one_that_passes_at_last_is_not_to_blame():
     evidence = Evidence()
     refuse(evidence, 1)
-    assert evidence.delivered(1) is None
+    assert evidence.delivered(1) == (None, ())
     assert evidence.refused_before() == []
     assert not refuse(evidence, 1).own_fault
 
@@ -58,8 +58,22 @@ def test_a_delivery_blames_only_the_first_of_many():
     for seq in range(16):
         refuse(evidence, seq)
     assert not evidence.only_one
-    assert evidence.delivered(99) == (0, 7.0)
+    assert evidence.delivered(99) == (0, ((0, 7.0),))
     assert [refuse(evidence, seq).spent for seq in range(16)] == [True] + [False] * 15
+
+
+def test_whoever_was_told_to_wait_waits_whether_blamed_or_not():
+    evidence = Evidence()
+    blamed(evidence, 1)
+    refuse(evidence, 2, holds=True)
+    refuse(evidence, 3, told=True)
+    refuse(evidence, 4)
+    refuse(evidence, 1)  # blamed before: it waits for its own backoff
+    assert evidence.delivered(99) == (2, ((2, 9.0), (3, 10.0), (1, 8.0)))
+    # What was told last counts: the third was not told again, and is not to blame.
+    refuse(evidence, 4)
+    refuse(evidence, 3)
+    assert evidence.delivered(99) == (4, ((4, 11.0),))
 
 
 def test_of_several_bad_entries_each_gets_its_turn():
@@ -105,6 +119,13 @@ def test_in_strict_order_one_that_had_no_answer_is_asked_once_more_and_one_held_
     assert evidence.asks_another
     refuse(evidence, 2, holds=True)
     assert evidence.refused_before() == [1, 2]
+
+
+def test_in_strict_order_another_is_asked_at_once_where_one_was_blamed_lately():
+    evidence = Evidence(in_order=True)
+    evidence.refused(1, holds=False, asks_another=True)
+    assert evidence.refused_before() == [1]
+    assert evidence.asks_another
 
 
 def test_ten_rejected_in_a_row_pull_the_brake_and_are_pending_again():

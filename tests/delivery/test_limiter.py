@@ -57,6 +57,20 @@ def test_after_a_start_and_an_outage_rounds_grow_by_half_until_the_first_pressur
     assert limiter.permits == 7
 
 
+def test_what_was_under_way_at_a_pushback_has_not_reached_the_new_limit():
+    limiter = grown(3)
+    serials = [limiter.started() for _ in range(3)]
+    limiter.pushed_back(serials[0])
+    assert (limiter.permits, limiter.in_flight) == (2, 2)
+    for serial in serials[1:]:
+        limiter.succeeded(serial, 0.01)
+    for _ in range(2):
+        limiter.succeeded(limiter.started(), 0.01)  # one after the other
+    assert limiter.permits == 2
+    full_round(limiter)
+    assert limiter.permits == 3
+
+
 def test_what_an_event_is_itself_to_blame_for_is_no_sign_of_pressure():
     limiter = grown(8)
     serials = [limiter.started() for _ in range(8)]

@@ -188,7 +188,7 @@ class Checks:
 
     def turned(self) -> None:
         """After each turn: permits grow by one, or by half, and only when all were in use."""
-        permits = self.sender.status().permits
+        permits = self.sender._gate.permits
         if permits > self._permits:
             most = max(self._permits + 1, int(self._permits * 1.5))
             must(permits <= most, f"permits grew from {self._permits} to {permits}")

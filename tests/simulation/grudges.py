@@ -1,8 +1,8 @@
 """Histories of a destination that takes most events and always refuses some.
 
 Each good event must be delivered within a bound from its receipt, in both
-orders, whatever class of answer the bad ones get. And with a key that is wrong
-for all, no more requests go out than two and one a `hold_probe`.
+orders, whatever class of answer the bad ones get, be they few or a stream. And
+with a key that is wrong for all, no more requests go out than two and one a `hold_probe`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,17 @@ HOLD_PROBE_S = 20.0
 # hangs for a while; a wait as told is five seconds.
 WITHIN_S = 3 * HOLD_PROBE_S + 30.0
 GOOD_COUNT = 60
+# Those that throttle first. In strict order an event that hangs costs all behind it
+# five seconds each time that it is asked: that falls behind.
+STREAMS = [
+    (kind, order)
+    for kind in reversed(GRUDGES)
+    for order in ("mixed", "fifo")
+    if (kind, order) != ("hang", "fifo")
+]
+STREAM_COUNT = 120
+# A wait as told is five seconds, and what came in meanwhile may hold the next.
+STREAM_WITHIN_S = 25.0
 
 
 def play_grudges(seed: int) -> World:
@@ -67,6 +78,35 @@ def _check_good(world: World, kinds: list[str], within_s: float = WITHIN_S) -> N
         must(id in arrived_s, f"{name} has not arrived, with {kinds}")
         took_s = arrived_s[id] - world.checks.received_s[id]
         must(took_s <= within_s, f"{name} took {took_s:.1f} s, with {kinds}")
+
+
+def play_stream(seed: int) -> World:
+    """Every tenth event is refused, all by one kind of answer; nobody falls behind."""
+    rng = random.Random(f"stream {seed}")
+    kind, order = STREAMS[seed % len(STREAMS)]
+    world = World(
+        settings=SETTINGS._replace(
+            order=order,
+            concurrency_max=rng.choice((1, 4, 64)),
+            hold_probe_s=HOLD_PROBE_S,
+        ),
+        seed=seed,
+    )
+
+    async def main() -> None:
+        await world.start()
+        for number in range(STREAM_COUNT):
+            if number % 10 == 5:
+                world.network.poison[f"bad {number}"] = kind
+                await world.give(name=f"bad {number}")
+            await world.give()
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(STREAM_WITHIN_S)
+        _check_good(world, [kind], within_s=STREAM_WITHIN_S)
+        world.finish()
+
+    world.run(main())
+    return world
 
 
 def play_hangs(seed: int) -> World:

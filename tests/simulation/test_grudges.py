@@ -6,23 +6,18 @@ import math
 
 import pytest
 from simulation.checks import Broken
-from simulation.grudges import play_grudges, play_hangs, play_wrong_key
+from simulation.grudges import STREAMS, play_grudges, play_hangs, play_stream, play_wrong_key
 
 from outboxd.delivery import evidence, gate
 from outboxd.delivery.breaker import Breaker
-from outboxd.delivery.evidence import Evidence
+from outboxd.delivery.evidence import Delivered, Evidence
+from outboxd.delivery.rate import Rate
 
 SEEDS, SEEDS_FULL = 60, 1500
-# Histories of two bad events at once that still break a bound, each by little: sent before
-# its own Retry-After (207, 922), one permit too many (699, 1042, 1466), later than the 90 s
-# (146, 263, 1018, 1205, 1303). Defects to be mended; whoever mends one takes it out.
-STILL_BROKEN = frozenset({146, 207, 263, 699, 922, 1018, 1042, 1205, 1303, 1466})
 
 
 def play_all(play, seeds: int) -> None:
     for seed in range(seeds):
-        if play is play_grudges and seed in STILL_BROKEN:
-            continue
         try:
             play(seed)
         except Broken as problem:
@@ -33,6 +28,10 @@ def play_all(play, seeds: int) -> None:
 @pytest.mark.parametrize("play", [play_grudges, play_wrong_key])
 def test_a_bad_event_stops_nobody_and_a_bad_destination_costs_nothing(play, full):
     play_all(play, SEEDS_FULL if full else SEEDS)
+
+
+def test_a_stream_of_bad_events_leaves_nobody_behind(full):
+    play_all(play_stream, 2 * len(STREAMS) if full else 6)
 
 
 def _always_doubt(patch):
@@ -51,7 +50,7 @@ RULES_OFF = {
     ),
     "nobody is ever to blame": (
         play_grudges,
-        lambda patch: patch.setattr(Evidence, "delivered", lambda self, seq: None),
+        lambda patch: patch.setattr(Evidence, "delivered", lambda self, seq: Delivered(None, ())),
     ),
     "a request that hangs has no company": (
         play_hangs,
@@ -60,6 +59,10 @@ RULES_OFF = {
     "an arrival waits for the probe": (
         play_grudges,
         lambda patch: patch.setattr(Breaker, "must_hold", _without_doubt(Breaker.must_hold)),
+    ),
+    "what one event's throttling taught is never taken back": (
+        play_stream,
+        lambda patch: patch.setattr(Rate, "was_own_fault", lambda self, by: None),
     ),
     "everybody is a second opinion": (play_wrong_key, _always_doubt),
     "there is no brake": (

@@ -18,7 +18,7 @@ from simulation.virtual_loop import BusyLoop, Deadlock
 from outboxd.delivery import in_flight, sender
 from outboxd.delivery.backoff import Backoff
 from outboxd.delivery.breaker import Breaker
-from outboxd.delivery.evidence import Evidence, Refused
+from outboxd.delivery.evidence import Delivered, Evidence, Refused
 from outboxd.delivery.facts import OutageEnded, SettlingFailed
 from outboxd.delivery.limiter import Limiter
 from outboxd.delivery.outcome import Meaning
@@ -141,7 +141,7 @@ MISTAKES = {
         Evidence, "refused", lambda self, seq, **how: Refused(True, True, 1, False, 1, True)
     ),
     "poisoned events are never blamed": lambda patch: patch.setattr(
-        Evidence, "delivered", lambda self, seq: None
+        Evidence, "delivered", lambda self, seq: Delivered(None, ())
     ),
     "a redirect is followed": _deciding(_follow_redirects),
     "a key error makes a dead letter": _deciding(_reject_key_errors),

@@ -10,12 +10,14 @@ that one says which it was:
     ten rejected, and nothing delivered since   the destination refuses everything
 
 In strict order another event would overtake: there an entry that was throttled
-or had no answer is itself asked once more, before another is.
+or had no answer is itself asked once more, before another is; unless one was
+blamed lately, since such a destination has something against single events.
 
 Each delivery blames at most one entry, the first that was refused since the
 delivery before; and at most one attempt is spent a delivery. So an outage costs
 at most one attempt of one entry, however long it is and however many were in
 flight, and of many bad entries each gets its turn. To be blamed spends nothing.
+Blamed or not, an entry that was told how long to wait waits so long by itself.
 It never decides how long anybody waits.
 """
 
@@ -51,12 +53,20 @@ class Rejected(NamedTuple):
     revived: tuple[int, ...]  # dead letters (seqs) that are pending again by it
 
 
+class Delivered(NamedTuple):
+    """What a delivery says of others."""
+
+    blamed: int | None  # the entry (seq) that is to blame for its refusal
+    # Entries that wait by themselves, each with the end of its wait (monotonic).
+    resting: tuple[tuple[int, float], ...]
+
+
 class _Record:
     """What is remembered of an entry that was refused and not delivered since."""
 
     __slots__ = (
         *("at_delivery", "blamed", "holds", "is_known"),
-        *("is_passed_over", "own_refusals", "refusals", "rests_until_s"),
+        *("is_passed_over", "own_refusals", "refusals", "rests_until_s", "was_told"),
     )
 
     def __init__(self) -> None:
@@ -68,6 +78,7 @@ class _Record:
         self.is_known = False  # whether its being set aside was told
         self.holds = 0
         self.rests_until_s = 0.0
+        self.was_told = False  # to wait so long, in the last answer
 
 
 class Evidence:
@@ -119,8 +130,9 @@ class Evidence:
 
     # --- what happens ---
 
-    def refused(self, seq: int, *, holds: bool) -> Refused:
-        """An entry was refused, perhaps by an answer of the class hold."""
+    def refused(self, seq: int, *, holds: bool, asks_another: bool = False) -> Refused:
+        """An entry was refused, perhaps by an answer of the class hold. With
+        `asks_another` it is not itself asked once more, in strict order either."""
         record = self._records.pop(seq, None) or _Record()
         self._records[seq] = record
         if len(self._records) > REMEMBERED_MAX:
@@ -128,7 +140,8 @@ class Evidence:
         others_passed = 0 <= record.at_delivery < self._deliveries
         record.at_delivery = self._deliveries
         record.refusals += 1
-        record.is_passed_over = holds or record.refusals > 1 or not self.in_order
+        again = self.in_order and not holds and not asks_another and record.refusals == 1
+        record.is_passed_over = not again
         own_fault = record.blamed and not self._suspects
         if not own_fault:
             self._suspects[seq] = self._suspects.get(seq, False) or holds
@@ -140,28 +153,33 @@ class Evidence:
         record.is_known |= own_fault
         return Refused(own_fault, spent, record.holds, is_news, record.own_refusals, others_passed)
 
-    def rests(self, seq: int, until_s: float) -> None:
-        """Until when an entry waits by itself, if it turns out to be to blame."""
-        self._records[seq].rests_until_s = until_s
+    def rests(self, seq: int, until_s: float, *, told: bool) -> None:
+        """Until when an entry waits by itself: if it turns out to be to blame, or if
+        that is what it was told."""
+        record = self._records[seq]
+        record.rests_until_s, record.was_told = until_s, told
 
-    def delivered(self, seq: int) -> tuple[int, float] | None:
-        """An entry was delivered that had been sent after those that were refused.
-
-        Returns the entry (seq) that is to blame for its refusal, if one is, and
-        until when it waits by itself.
-        """
+    def delivered(self, seq: int) -> Delivered:
+        """An entry was delivered that had been sent after those that were refused."""
         self._records.pop(seq, None)
         first = next(iter(self._suspects), None)
-        blamed = self._records.get(first) if first is not None and first != seq else None
+        blamed = None if first == seq or first not in self._records else first
+        if blamed is not None:
+            self._records[blamed].blamed = True
+        suspects = [(each, self._records.get(each)) for each in self._suspects]
         self._deliveries += 1
         self._suspects.clear()
         self._spent = False
         self._rejected.clear()
         self.refuses_everything = False
-        if first is None or blamed is None:
-            return None
-        blamed.blamed = True
-        return first, blamed.rests_until_s
+        return Delivered(
+            blamed,
+            tuple(
+                (each, record.rests_until_s)
+                for each, record in suspects
+                if record is not None and (record.blamed or record.was_told)
+            ),
+        )
 
     def rejected(self, seq: int, status: int | None) -> Rejected:
         """The destination says that the event itself is wrong."""

@@ -65,7 +65,7 @@ class Effect(NamedTuple):
     rests_s: float | None = None  # the event waits by itself; None: as the gate says
     given_up: bool = False  # for good, by the evidence of three refusals
     is_news: bool = False  # it was not known as one to set aside
-    blamed: tuple[int, float] | None = None  # another (seq) waits by itself until then
+    resting: tuple[tuple[int, float], ...] = ()  # others (seq) wait by themselves until then
     is_final: bool = True  # rejected: a dead letter
     revived: tuple[int, ...] = ()  # dead letters (seqs) that are pending again
     fresh_connections: bool = False  # the next probe must not use the old ones
@@ -222,12 +222,12 @@ class Gate:
             # Sent before the trouble began: it says little of the present.
             self._evidence.gone(permit.seq)
             return Effect(self._taken(permit, False, now_s))
-        blamed = self._evidence.delivered(permit.seq)
+        blamed, resting = self._evidence.delivered(permit.seq)
         was_trouble, self._is_trouble = self._is_trouble or blamed is None, False
         change = self._taken(permit, was_trouble, now_s)
         if blamed is not None:
             self._blamed_s = now_s
-        return Effect(change, blamed=blamed)
+        return Effect(change, resting=resting)
 
     def _rejected(self, permit: Permit, meaning: Meaning, now_s: float) -> Effect:
         rejected = self._evidence.rejected(permit.seq, meaning.status)
@@ -245,7 +245,7 @@ class Gate:
 
     def _taken(self, permit: Permit, was_trouble: bool, now_s: float) -> Change:
         """The destination answers as it should."""
-        self._rate.accepted(now_s)
+        self._rate.accepted(permit.seq, now_s)
         self._limiter.succeeded(permit.slot, now_s - permit.began_s)
         if not self._breaker.succeeded(permit.ticket, now_s):
             return Change.NONE
@@ -262,10 +262,13 @@ class Gate:
             return Effect()
         rests_s = self._backoff.delay_s(1, random)
         if meaning.concerns_event:
-            refused = self._evidence.refused(permit.seq, holds=holds)
+            lately = now_s - self._blamed_s < _BLAMED_LATELY_S
+            refused = self._evidence.refused(permit.seq, holds=holds, asks_another=lately)
             rests_s = self._own_wait_s(meaning, refused, random)
-            self._evidence.rests(permit.seq, now_s + rests_s)
+            told = outcome is Outcome.THROTTLED and meaning.retry_after_s is not None
+            self._evidence.rests(permit.seq, now_s + rests_s, told=told)
             if refused.own_fault:
+                self._rate.was_own_fault(permit.seq)
                 self._breaker.abandon(permit.ticket)
                 self._limiter.ignored(permit.slot)
                 given_up = refused.spent and holds and refused.holds >= HOLD_REFUSALS_MAX
@@ -281,7 +284,8 @@ class Gate:
             self._is_trouble = True
         reason = meaning.error or outcome.value
         if outcome is Outcome.THROTTLED:
-            self._rate.throttled(permit.token, now_s)
+            if not self._evidence.is_to_blame(permit.seq):
+                self._rate.throttled(permit.token, permit.seq, now_s)
             self._limiter.pushed_back(permit.slot)
             self._breaker.throttled(permit.ticket, meaning.retry_after_s, reason, now_s, random)
             return Effect()
@@ -310,9 +314,11 @@ class Gate:
         return Effect(self._lost() if lost else Change.NONE, fresh_connections=True)
 
     def _own_wait_s(self, meaning: Meaning, refused: Refused, random: float) -> float:
-        """How long an event waits by itself: as it was told, or its own backoff."""
+        """How long an event waits by itself: as it was told, or its own backoff; the
+        longer of both once that is its own fault, or it would be asked for ever."""
         if meaning.outcome is Outcome.THROTTLED and meaning.retry_after_s is not None:
-            return meaning.retry_after_s
+            own_s = self._backoff.delay_s(max(1, refused.own_refusals), random)
+            return max(meaning.retry_after_s, own_s if refused.own_fault else 0.0)
         if meaning.outcome is Outcome.HOLD and refused.own_fault and not refused.others_passed:
             # It may be the destination after all: the whole wait, without jitter.
             return min(self._hold_probe_s, self._backoff.bound_s(refused.own_refusals))

@@ -257,8 +257,7 @@ class InFlight:
         entry = request.entry
         if effect.fresh_connections and meaning.status is not None:
             self._transport.refresh()  # after a fault it has done so by itself
-        if effect.blamed is not None:
-            seq, rests_until_s = effect.blamed
+        for seq, rests_until_s in effect.resting:
             self._claims.rests(seq, rests_until_s - now_s)
         if effect.is_news:
             what = self._announcer.set_aside(entry.seq, entry.id, meaning)

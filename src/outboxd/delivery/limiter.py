@@ -142,6 +142,7 @@ class Limiter:
         self.permits = max(1, int(self.permits * _RATIO))
         self._fresh_serial = self._serial
         self._new_round()
+        self._reached = False  # those in flight were sent under the old limit
 
     def _new_round(self) -> None:
         self._answers = 0

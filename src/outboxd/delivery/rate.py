@@ -7,12 +7,17 @@ destination for as long as Retry-After says. So the learned ceiling falls to a
 little below what was accepted, stays there for long, and then probes upward
 the faster the longer nothing objects (the cubic of TCP's congestion control).
 
-Pure: the time is an argument. It never sleeps and knows no event.
+What turns out to be the fault of one event says nothing about the pace: what its
+refusals taught is then taken back.
+
+Pure: the time is an argument. It never sleeps, and knows no more of an event
+than its number.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 # The learned ceiling. Each was tried against the model servers of
 # tests/delivery/test_drain_model.py: at least 0.9 of what is taken, and at most
@@ -35,8 +40,20 @@ _BOUND_S = 0.05  # a token taken so soon after it was ready was waited for
 _RATE_MIN = 0.2  # a request every five seconds: enough to see that more is taken
 _ESTIMATE_MIN = 2.0  # of a first estimate: one event in the last second says little
 _WINDOW_S = 1.0  # most limits count by the second
+# Of so many throttled one after the other what they taught may be taken back; of
+# those before it stays.
+_SIGNS_MAX = 8
 _UNBOUNDED = 1 << 30
 _ROUNDING = 1e-9  # of a token, lost in floating point
+
+
+class _Sign(NamedTuple):
+    """What one pushback taught, as long as it may be its events' own fault."""
+
+    by: set[int]  # the entries (seqs) that were throttled together
+    accepted_lately: int  # in the second before
+    accepted_rate: float  # the mean since the throttle before, waits included
+    active_s: float  # for so long was the rate of that time in use
 
 
 class Rate:
@@ -53,6 +70,8 @@ class Rate:
         self._accepted = 0  # since the last throttle
         self._throttled_s = 0.0
         self._began_s: float | None = None  # the first request since the last throttle
+        self._signs: list[_Sign] = []  # those in doubt, in their order
+        self._before: _Ceiling | None = None  # as it was before the first of them
 
     def configure(self, rate_max: int) -> None:
         """The operator's bound in requests a second; 0: none."""
@@ -61,6 +80,7 @@ class Rate:
     def forget(self) -> None:
         """Nothing is known any more of what the destination takes."""
         self._ceiling = None
+        self._signs.clear()
         self._accepted_s.clear()
         self._fresh_serial = self._serial
 
@@ -79,13 +99,15 @@ class Rate:
         return max(0, int(min(self._tokens_at(now_s, rate), self._burst(rate)) + _ROUNDING))
 
     def ready_s(self, now_s: float, count: int = 1) -> float:
-        """When `count` requests may start together, or as many of them as ever
-        can: `now_s` or later."""
+        """When `count` requests may start together, or as many of them as are worth
+        waiting for: `now_s` or later."""
         rate = self.per_second()
         if rate is None:
             return now_s
         burst = self._burst(rate)
-        missing = min(count, int(burst)) - min(self._tokens_at(now_s, rate), burst)
+        # Half of what can be saved up: the rest is what a late wake-up makes up for.
+        wanted = min(count, max(1, int(burst / 2)))
+        missing = wanted - min(self._tokens_at(now_s, rate), burst)
         return now_s if missing <= _ROUNDING else now_s + missing / rate
 
     def take(self, now_s: float) -> int:
@@ -104,35 +126,66 @@ class Rate:
         self._serial += 1
         return self._serial - 1
 
-    def accepted(self, now_s: float) -> None:
-        """The destination took a request."""
+    def accepted(self, by: int, now_s: float) -> None:
+        """The destination took a request for this entry (seq)."""
         self._accepted += 1
         self._accepted_s.append(now_s)
         while now_s - self._accepted_s[0] > _WINDOW_S:
             self._accepted_s.popleft()
+        if any(by in sign.by for sign in self._signs):
+            self._signs.clear()  # it was throttled and passes now: so it was the pace
 
-    def throttled(self, serial: int, now_s: float) -> None:
-        """The destination says that it is too much."""
-        if serial < self._fresh_serial:
-            return  # sent before we slowed down: the same pushback once more
-        self._fresh_serial = self._serial
-        if self._ceiling is not None and now_s - self._throttled_s < _WINDOW_S:
-            return  # a probe into what the same second has left: the next one counts
+    def throttled(self, serial: int, by: int, now_s: float) -> None:
+        """The destination says, to a request for this entry (seq), that it is too much."""
+        is_fresh = serial >= self._fresh_serial  # else sent before we slowed down
+        if is_fresh:
+            self._fresh_serial = self._serial
+        # Into what the same second has left goes a probe, and until one is accepted no
+        # more than probes do: that is no pace.
+        probed = now_s - self._throttled_s < _WINDOW_S or not self._accepted
+        if not is_fresh or (self._ceiling is not None and probed):
+            if self._signs:
+                self._signs[-1].by.add(by)  # the same pushback once more
+            return
         while self._accepted_s and now_s - self._accepted_s[0] > _WINDOW_S:
             self._accepted_s.popleft()
-        active_s = 0.0 if self._began_s is None else now_s - self._began_s
-        if self._ceiling is not None:
-            whole_s = max(now_s - self._throttled_s, 1e-3)
-            self._ceiling = self._ceiling.lowered(self._accepted / whole_s, active_s)
-        elif self._accepted_s:
-            # What one second took is right for a server that counts by the
-            # second, if we sent at full pace all that time; one that allows
-            # short bursts takes more or less than that. So it is tried out.
-            self._ceiling = _Ceiling(float(len(self._accepted_s)), explores=True)
+        sign = _Sign(
+            {by},
+            len(self._accepted_s),
+            self._accepted / max(now_s - self._throttled_s, 1e-3),
+            0.0 if self._began_s is None else now_s - self._began_s,
+        )
+        self._remember(sign)
+        self._ceiling = _lowered(self._ceiling, sign)
         self._throttled_s = now_s
         self._accepted = 0
         self._began_s = None
         self._tokens = min(self._tokens, 1.0)
+
+    def was_own_fault(self, by: int) -> None:
+        """This entry (seq) is refused while others pass: the pace becomes what it would
+        be without its refusals, unless it is higher already."""
+        for sign in self._signs:
+            sign.by.discard(by)
+        signs = [sign for sign in self._signs if sign.by]
+        if len(signs) == len(self._signs):
+            return
+        self._signs = signs
+        without = self._before
+        for sign in signs:
+            without = _lowered(without, sign)
+        if self._ceiling is not None and (without is None or without.rate() > self._ceiling.rate()):
+            self._ceiling = without
+
+    def _remember(self, sign: _Sign) -> None:
+        """It may be taken back; of one entry as a whole, however often it is throttled."""
+        if any(sign.by <= other.by for other in self._signs):
+            return
+        if not self._signs:
+            self._before = self._ceiling
+        self._signs.append(sign)
+        if len(self._signs) > _SIGNS_MAX:
+            self._before = _lowered(self._before, self._signs.pop(0))
 
     def _tokens_at(self, now_s: float, rate: float) -> float:
         elapsed_s = 0.0 if self._filled_s is None else max(0.0, now_s - self._filled_s)
@@ -204,3 +257,15 @@ class _Ceiling:
         # Soon: the rate is too high and the mean, with the wait in it, too low.
         low = min(max(accepted_rate, rate * 0.25), rate)
         return _Ceiling((low * rate) ** 0.5, plateau_s=self._plateau_s)
+
+
+def _lowered(ceiling: _Ceiling | None, sign: _Sign) -> _Ceiling | None:
+    """The ceiling after a throttle; None where it teaches nothing."""
+    if ceiling is not None:
+        return ceiling.lowered(sign.accepted_rate, sign.active_s)
+    if not sign.accepted_lately:
+        return None
+    # What one second took is right for a server that counts by the second, if we
+    # sent at full pace all that time; one that allows short bursts takes more or
+    # less than that. So it is tried out.
+    return _Ceiling(float(sign.accepted_lately), explores=True)

@@ -1,0 +1,87 @@
+"""The gate as a whole: what one event's refusals do to the others, and do not."""
+
+from __future__ import annotations
+
+import pytest
+
+from outboxd.delivery.backoff import Backoff
+from outboxd.delivery.gate import Effect, Gate
+from outboxd.delivery.outcome import Meaning
+from outboxd.outbox.model import Outcome
+
+DELIVERED = Meaning(Outcome.DELIVERED, 201)
+FORBIDDEN = Meaning(Outcome.HOLD, 403, "403")
+
+
+def told(wait_s: float | None) -> Meaning:
+    return Meaning(Outcome.THROTTLED, 429, "429", retry_after_s=wait_s)
+
+
+class Asked:
+    """A gate, and a clock that goes on as far as the next request needs."""
+
+    def __init__(self) -> None:
+        self.gate = Gate(Backoff(1.0, 300.0), 20.0, 16, 0, 0.0)
+        self.now_s = 0.0
+
+    def answered(self, seq: int, meaning: Meaning) -> Effect:
+        start_s = self.gate.next_start_s(self.now_s, other=True)
+        assert start_s is not None
+        self.now_s = max(self.now_s, start_s)
+        permit = self.gate.begin(seq, self.now_s)
+        self.now_s += 0.05
+        return self.gate.ended(permit, meaning, self.now_s, 0.5)
+
+    def in_a_row(self, seqs: range, pause_s: float = 0.0) -> float:
+        """So many are delivered; how long that takes."""
+        began_s = self.now_s
+        for seq in seqs:
+            self.answered(seq, DELIVERED)
+            self.now_s += pause_s
+        return self.now_s - began_s
+
+
+def test_two_that_wait_for_a_second_opinion_both_wait_as_they_were_told():
+    asked = Asked()
+    asked.answered(1, FORBIDDEN)
+    asked.answered(2, told(5.0))
+    until_s = asked.now_s + 5.0
+    effect = asked.answered(3, DELIVERED)
+    assert asked.now_s >= until_s  # as told, for all
+    assert dict(effect.resting).keys() == {1, 2}
+    assert dict(effect.resting)[2] == pytest.approx(until_s)
+
+
+@pytest.mark.parametrize("wait_s", [None, 5.0])
+def test_an_event_that_is_throttled_by_itself_slows_nobody_down_for_longer_than_it_is_in_doubt(
+    wait_s,
+):
+    asked = Asked()
+    usual_s = asked.in_a_row(range(100, 120), pause_s=0.5)
+    for _ in range(3):
+        asked.answered(1, told(wait_s))
+    asked.in_a_row(range(200, 201))
+    asked.answered(1, told(wait_s))  # once more, while others pass: its own fault
+    assert asked.in_a_row(range(300, 320), pause_s=0.5) == pytest.approx(usual_s)
+
+
+def test_a_destination_that_throttles_whoever_comes_is_asked_more_slowly():
+    asked = Asked()
+    usual_s = asked.in_a_row(range(100, 120), pause_s=0.1)
+    for seq in (1, 2, 3):
+        asked.answered(seq, told(None))
+        asked.in_a_row(range(seq, seq + 1))
+    assert asked.in_a_row(range(300, 320), pause_s=0.1) > 1.5 * usual_s
+
+
+def test_an_event_that_is_throttled_for_ever_is_asked_ever_more_seldom():
+    asked = Asked()
+    asked.answered(1, told(5.0))
+    asked.in_a_row(range(100, 101))
+    rests_s = []
+    for other in range(101, 120):
+        rests_s.append(asked.answered(1, told(5.0)).rests_s)
+        asked.in_a_row(range(other, other + 1))
+    assert rests_s[0] == 5.0
+    assert rests_s == sorted(rests_s)
+    assert rests_s[-1] == 150.0  # half of backoff_max: the random number here is 0.5
