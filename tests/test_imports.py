@@ -120,7 +120,10 @@ def test_an_engine_of_the_outbox_is_known_to_itself_and_to_who_opens_it():
         own = next((e for e in drivers if path.is_relative_to(SOURCE / "outbox" / e)), None)
         assert own or "SELECT " not in text, path
         for engine in drivers.keys() - {own}:
-            assert drivers[engine] not in text.replace("sqlite3.", "sqlite3 "), path
+            assert f"import {drivers[engine]}" not in text, path
+            assert f"from {drivers[engine]}" not in text, path
+            if own or room_of(path) not in ("agent", "cli"):
+                assert f"outboxd.outbox.{engine}" not in text, path
             if own or room_of(path) not in ("agent", "cli"):
                 assert f"outboxd.outbox.{engine}" not in text, path
 

@@ -122,6 +122,21 @@ class DiskShort(Refused):
     """Too little room on the disk to commit; nothing was kept."""
 
 
+class OutboxUnreachable(Refused):
+    """The outbox's database cannot be reached, or takes no writes: nothing was kept."""
+
+
+class CommitUnknown(OutboxdError):
+    """The end of a commit was not seen: what became of it is not known. Whoever waits
+    for a receipt gets no answer, and asks again with the same key."""
+
+    exit_code = EX_TEMPFAIL
+
+
+class LeaseLost(OutboxdError):
+    """Another gateway delivers: nothing of this turn was written."""
+
+
 class OutboxLocked(OutboxdError):
     """Another process has this outbox open."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CONFIG_PATH = "/etc/outboxd/config.toml"
 CREDENTIAL = "komodor-api-key"
+PASSWORD_CREDENTIAL = "outbox-password"
 # Where the packaged agent is, which systemd/config.toml says too.
 PACKAGED_SOCKET = "/run/outboxd/outboxd.sock"
 PACKAGED_SPOOL = "/var/spool/outboxd"
@@ -55,10 +56,13 @@ def user_runtime_dirs(environ: Mapping[str, str] = os.environ) -> list[str]:
     return found
 
 
-def credential_path(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Where systemd's LoadCredential puts the API key; None outside of such a service."""
+def credential_path(
+    environ: Mapping[str, str] = os.environ, credential: str = CREDENTIAL
+) -> str | None:
+    """Where systemd's LoadCredential puts the API key, or another credential; None
+    outside of such a service."""
     directory = environ.get("CREDENTIALS_DIRECTORY")
-    return os.path.join(directory, CREDENTIAL) if directory else None
+    return os.path.join(directory, credential) if directory else None
 
 
 def _first(directories: str | None) -> str | None:

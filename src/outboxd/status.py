@@ -43,6 +43,17 @@ class DestinationStatus(NamedTuple):
     gateway: Gateway | None = None  # what it says of itself
 
 
+class Deliverer(NamedTuple):
+    """Who delivers, where several gateways share an outbox."""
+
+    gateway: str | None  # None: nobody now
+    is_here: bool
+    lease_left_s: float | None  # below 0: it has ended
+    answer_s: float | None  # how long the database took to answer; None: not yet
+    trouble: str | None  # why the database cannot be used now
+    standby_lag_s: float | None = None  # of the slowest standby; None: none, or none seen
+
+
 class Through(NamedTuple):
     """What became of a delivered entry behind the destination."""
 

@@ -142,6 +142,8 @@ class AgentProcess:
         }
         for name, keys in (extra or {}).items():
             sections.setdefault(name, {}).update(keys)
+            # None: not even what stands above.
+            sections[name] = {k: v for k, v in sections[name].items() if v is not None}
         self.config.write_text(
             "".join(
                 f"[{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in keys.items())

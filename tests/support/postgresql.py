@@ -7,13 +7,26 @@ import pwd
 import subprocess
 import uuid
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
+import pytest
 
 
 def binaries() -> Path | None:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return found[-1].parent if found else None
+
+
+def needed_binaries() -> Path:
+    """Skips where there are none, fails when all tests must run."""
+    found = binaries()
+    if found is None:
+        reason = "PostgreSQL's server is not installed (Debian package postgresql)"
+        if os.environ.get("OUTBOXD_TEST_ALL") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
 
 
 class Server:
@@ -44,6 +57,12 @@ class Server:
 
     def url(self, database: str = "postgres") -> str:
         return f"host={self.sockets} dbname={database} user=postgres"
+
+    def fresh_url(self) -> str:
+        """As `fresh`, for a configuration."""
+        name = self.fresh().rpartition("=")[2].strip("'")
+        options = quote(f"-c search_path={name}")
+        return f"postgresql://postgres@/postgres?host={self.sockets}&options={options}"
 
     def fresh(self) -> str:
         """The URL of an outbox without tables: a schema of its own, which is made in a

@@ -78,6 +78,7 @@ def test_the_template_differs_in_names_alone(kind):
     for of_account, name in (
         ("/etc/outboxd/%i.toml", "/etc/outboxd/config.toml"),
         ("/etc/outboxd/%i.komodor-api-key", "/etc/outboxd/komodor-api-key"),
+        ("/etc/outboxd/%i.outbox-password", "/etc/outboxd/outbox-password"),
         ("@%i", ""),
         ("-%i", ""),
     ):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from outboxd import __version__
 from outboxd.agent.health import Health
 from outboxd.agent.listeners import Listeners
+from outboxd.agent.opening import SharedOutbox
 from outboxd.agent.reports import OutageReports
 from outboxd.agent.systemd import PassedSocket
 from outboxd.agent.upkeep import Upkeep
@@ -46,17 +47,18 @@ from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
 from outboxd.observe.producers import ProducerObserver
 from outboxd.observe.textfile import write_textfile
+from outboxd.outbox.opened import Opened
 from outboxd.outbox.outbox import Outbox
-from outboxd.outbox.sqlite.opening import Opened
 from outboxd.outbox.upkeep import TICK_S, Job, OutboxUpkeep
 from outboxd.serve.table import Route
 from outboxd.spool.reader import SpoolReader
-from outboxd.status import GatewayStatus
+from outboxd.status import Deliverer, GatewayStatus
 from outboxd.web.activity import Activity
 from outboxd.web.outbox_source import OutboxSource
 from outboxd.web.page import web_routes
 
 if TYPE_CHECKING:
+    from outboxd.agent.election import Election
     from outboxd.gateway.listener import GatewayListener
 
 TEXTFILE_S = 15.0
@@ -104,8 +106,15 @@ class AgentParts:
         self._observer = DeliveryObserver(self.metrics)
         self._key = key
         self._log = get_logger("agent")
+        self.election = _election(outbox, opened, clock)
         self.sender = Sender(
-            outbox, self.transport, sender_settings(config), clock, random, self._observe
+            outbox,
+            self.transport,
+            sender_settings(config),
+            clock,
+            random,
+            self._observe,
+            *(() if self.election is None else (self.election.may_launch,)),
         )
         self.admission = Admission(
             lambda: outbox.counts,
@@ -128,8 +137,12 @@ class AgentParts:
             ttl_s=config.outbox.ttl_s,
         )
         self.door.watch = ProducerObserver(self.metrics, clock, self._callers)
-        self.spool = SpoolReader(config.intake.spool, self.door, outbox, self.metrics, clock)
-        self.spool.disk_free_min = config.outbox.disk_free_min
+        if self.election is not None:
+            self.election.join(self.sender, self._database_trouble)
+        self.spool: SpoolReader | None = None  # gateways that share an outbox have none
+        if config.intake.spool:
+            self.spool = SpoolReader(config.intake.spool, self.door, outbox, self.metrics, clock)
+            self.spool.disk_free_min = config.outbox.disk_free_min
         self._keeper = OutboxUpkeep(
             outbox, clock, self.metrics.pruned, config.outbox.retain_delivered_s
         )
@@ -157,6 +170,7 @@ class AgentParts:
             reads_others=lambda: self.config.intake.read_others,
             copied=lambda: opened.copied(outbox),
             gateway=self._gateway_status,
+            deliverer=self._deliverer,
         )
         self._activity = Activity(outbox, self.sender, clock)
         self._timeline = OutboxSource(outbox, self._activity, self._api.status, clock)
@@ -177,7 +191,7 @@ class AgentParts:
         random: Callable[[], float],
     ) -> AgentParts:
         """Start the outbox's writer, and make the rest around it."""
-        outbox = await Outbox.start(opened.engine)
+        outbox = await opened.start()
         return cls(config, key, outbox, opened, clock, random)
 
     def _watch_metrics(self) -> None:
@@ -190,7 +204,7 @@ class AgentParts:
             wal_bytes=lambda: outbox.sizes().log,
             disk_free_bytes=lambda: outbox.sizes().free,
             accepting=lambda: self.admission.state().accepting,
-            spool_waiting=self.spool.files_waiting,
+            spool_waiting=self.spool.files_waiting if self.spool is not None else lambda: 0,
             destination=self.sender.status,
         )
         self.metrics.limits(
@@ -250,7 +264,8 @@ class AgentParts:
         )
         self.metrics.watch(connections=self._listeners.connection_count)
         await self._listeners.open(passed)
-        await self.spool.start()
+        if self.spool is not None:
+            await self.spool.start()
         self._ready = True
 
     @property
@@ -281,7 +296,8 @@ class AgentParts:
         """Take nothing more; what is in hand is answered."""
         if self._listeners is not None:
             self._listeners.stop_accepting()
-        await self.spool.stop()
+        if self.spool is not None:
+            await self.spool.stop()
         await self._timeline.close()  # a page that listens would keep its server waiting
         if self._listeners is not None:
             await self._listeners.stop()
@@ -294,6 +310,18 @@ class AgentParts:
         if isinstance(fact, OutageEnded) and self.config.delivery.report_outage:
             self._reports.tell(fact, self.config.delivery.late_after_s)
 
+    async def give_up_delivery(self) -> None:
+        """After the sender has ended: another gateway may deliver."""
+        if self.election is not None:
+            await self.election.give_up()
+
+    def _deliverer(self) -> Deliverer | None:
+        return None if self.election is None else self.election.state()
+
+    def _database_trouble(self, refusal: Refused | None) -> None:
+        self.admission.set_trouble(refusal)
+        self.on_change()
+
     # --- the rest ---
 
     def background(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
@@ -303,7 +331,9 @@ class AgentParts:
             running.append(("listeners", self._listeners.watch()))
         if self._gateway is not None:
             running.append(("gateway", self._gateway.watch()))
-        if self._opened.rescues:
+        if self.election is not None:
+            running.append(("election", self.election.run()))
+        if self._opened.has_rescues:
             running.append(("salvage", self._salvage()))
         if self.config.http.listen:
             running.append(("activity", self._activity.run()))
@@ -330,7 +360,7 @@ class AgentParts:
             self.sender.key_changed()
 
     async def _write_textfile(self) -> None:
-        path, outbox = self.config.metrics.textfile, self.config.outbox.path
+        path, outbox = self.config.metrics.textfile, self.outbox.path
         now_s = self.clock.wall_ms() / 1000
         await asyncio.to_thread(write_textfile, path, self.metrics, outbox, now_s)
 
@@ -367,7 +397,8 @@ class AgentParts:
         self._key = key
         self.sender.reconfigure(sender_settings(config), self.transport)
         self.admission.set_limits(config.outbox.events_max, config.outbox.disk_free_min)
-        self.spool.disk_free_min = config.outbox.disk_free_min
+        if self.spool is not None:
+            self.spool.disk_free_min = config.outbox.disk_free_min
         self.door.configure(
             config.defaults,
             config.komodor.event_type_max,
@@ -400,6 +431,15 @@ class AgentParts:
             task.cancel()
         await self.transport.close()
         await self.outbox.stop()
+
+
+def _election(outbox: Outbox, opened: Opened, clock: Clock) -> Election | None:
+    """Who delivers is a question only where several share an outbox."""
+    if not isinstance(opened, SharedOutbox):
+        return None
+    from outboxd.agent.election import Election
+
+    return Election(outbox, opened.connections, clock)
 
 
 async def _close_later(transport: Transport, config: Config) -> None:

@@ -23,6 +23,7 @@ import uvloop
 
 from outboxd import __version__
 from outboxd.agent.examination import Examination
+from outboxd.agent.opening import open_configured
 from outboxd.agent.parts import AgentParts
 from outboxd.agent.status_line import StatusLine
 from outboxd.agent.systemd import Notifier, PassedSocket, passed_sockets
@@ -32,8 +33,7 @@ from outboxd.config.api_key import ApiKey, read_api_key
 from outboxd.config.load import Config, load
 from outboxd.errors import OutboxdError, SyncFailed, Unavailable
 from outboxd.observe import logs
-from outboxd.outbox.sqlite.opening import Opened, open_outbox
-from outboxd.outbox.sqlite.rescue.recovery import Recovery
+from outboxd.outbox.opened import Opened
 
 # A new key ends a hold: whoever put it there watches for that.
 KEY_WATCH_S = 2.0
@@ -55,15 +55,7 @@ def run_agent(config_path: str | None) -> int:
     logs.keep_secret([key.value])
     tell_key(key)
     passed = passed_sockets()
-    opened = open_outbox(
-        config.outbox.path, clock, config.dedup.key_window_s, config.dedup.repeat_window_s
-    )
-    if opened.recovery is not None:
-        tell_recovery(opened.recovery)
-    if opened.put_back:
-        logs.get_logger("agent").error(
-            "outbox.put_back", found=opened.put_back, hint="see 'Copies' in the README"
-        )
+    opened = open_configured(config, clock)
     # Threads share the interpreter: let the writer have it back soon after its sync.
     sys.setswitchinterval(0.0002)
     agent = Agent(config, config_path, key, opened, passed, clock)
@@ -88,22 +80,6 @@ def tell_key(key: ApiKey) -> None:
             "key.missing",
             hint="set $KOMODOR_API_KEY or [komodor] api_key_file; events are kept until then",
         )
-
-
-def tell_recovery(recovery: Recovery) -> None:
-    """What was damaged, where it is now, and what it has cost: never silent."""
-    log = logs.get_logger("outbox")
-    tell = log.error if recovery.lost else log.warning
-    tell(
-        "damage.found",
-        found=recovery.found,
-        set_aside=list(recovery.set_aside),
-        salvaged=recovery.salvaged,
-        lost=recovery.lost,
-        finished=recovery.is_finished,
-        took_s=round(recovery.duration_s, 2),
-        hint="the damaged files are kept under these names; check the disk",
-    )
 
 
 class Agent:
@@ -177,7 +153,7 @@ class Agent:
             pid=os.getpid(),
             config=self._config.source or "built-in defaults",
             endpoint=self._config.komodor.endpoint,
-            outbox=self._config.outbox.path,
+            outbox=parts.outbox.path,
             socket=self._config.intake.socket,
             spool=self._config.intake.spool,
             http=parts.page_address,
@@ -319,6 +295,7 @@ class Agent:
             # Meanwhile events are taken: what flies must not make a producer wait.
             with suppress(OutboxdError, asyncio.CancelledError):
                 await self._sender_task
+        await parts.give_up_delivery()
         await parts.close_intake()
         for task in self._tasks:
             task.cancel()
@@ -328,7 +305,7 @@ class Agent:
         except SyncFailed as error:
             self._error = self._error or error
         self.disk_failed = parts.outbox.fatal is not None
-        self._opened.lock.release()
+        self._opened.release()
         if self._line is not None:
             self._line.close()
         self._notifier.close()

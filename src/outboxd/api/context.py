@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 from outboxd.api.status import OutboxStatus, status_json
 from outboxd.clock import Clock
-from outboxd.outbox.model import Entry
+from outboxd.outbox.model import UNBOUNDED, Entry
 from outboxd.outbox.outbox import Outbox
-from outboxd.status import Destination, GatewayStatus
+from outboxd.status import Deliverer, Destination, GatewayStatus
 
 
 class IntakeView(Protocol):
@@ -54,10 +54,13 @@ class ApiContext(NamedTuple):
     copied: Callable[[], Awaitable[tuple[int, AsyncIterator[bytes]]]]
     # How it stands as a gateway; None: it is none.
     gateway: Callable[[], GatewayStatus | None] = lambda: None
+    # Who delivers; None where nobody else could.
+    deliverer: Callable[[], Deliverer | None] = lambda: None
 
     def status(self) -> dict[str, Any]:
         """The shape of `GET /v1/status`."""
         outbox, state = self.outbox, self.intake.state()
+        free_bytes = self.intake.free_disk_bytes
         return status_json(
             version=self.version,
             host=self.host,
@@ -73,8 +76,9 @@ class ApiContext(NamedTuple):
             ),
             accepting=state[0],
             refusal=state[1],
-            free_bytes=self.intake.free_disk_bytes,
+            free_bytes=None if free_bytes >= UNBOUNDED else free_bytes,
             drain_rate=self.intake.drain_rate,
             unhealthy=self.unhealthy(),
             gateway=self.gateway(),
+            deliverer=self.deliverer(),
         )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from outboxd.outbox.model import Counts, Damage
 from outboxd.status import (
+    Deliverer,
     DestinationState,
     DestinationStatus,
     Gateway,
@@ -23,6 +24,7 @@ from outboxd.units import format_duration
 
 BACKLOG_OLD_MS = 15 * 60_000
 UNTRIED_FINE_MS = 60_000
+UNLED_S = 5.0  # a lease may have ended for so long before nobody seems to take it
 DEAD_FRESH_MS = 24 * 3_600_000
 CERTIFICATE_SOON_MS = 14 * 24 * 3_600_000
 
@@ -62,8 +64,10 @@ def status_json(
     drain_rate: float | None = None,
     unhealthy: str | None = None,
     gateway: GatewayStatus | None = None,
+    deliverer: Deliverer | None = None,
 ) -> dict[str, Any]:
-    """The shape of `GET /v1/status`; `drain_rate` is in entries a second, times in ms."""
+    """The shape of `GET /v1/status`; `drain_rate` is in entries a second, times in ms.
+    `deliverer`: where several gateways share the outbox."""
     counts = outbox.counts
     status: dict[str, Any] = {
         "version": version,
@@ -102,6 +106,15 @@ def status_json(
     }
     if unhealthy is not None:
         status["unhealthy"] = unhealthy
+    if deliverer is not None:
+        status["deliverer"] = {
+            "gateway": deliverer.gateway,
+            "here": deliverer.is_here,
+            "leaseLeftSeconds": _rounded(deliverer.lease_left_s),
+            "databaseAnswerSeconds": _rounded(deliverer.answer_s),
+            "standbyLagSeconds": _rounded(deliverer.standby_lag_s),
+            "trouble": deliverer.trouble,
+        }
     status["findings"] = [
         {"level": LEVELS[found.level], "message": found.message, "hint": found.hint}
         for found in judge(status, now)
@@ -122,6 +135,7 @@ def judge(status: Mapping[str, Any], now: int) -> list[Finding]:
         *_health(status),
         *_damage(status),
         *_intake(status),
+        *_deliverer(status),
         *_destination(status, now),
         *_listener(status, now),
         *_dead_letters(status, now),
@@ -157,7 +171,7 @@ def _destination(status: Mapping[str, Any], now: int) -> list[Finding]:
         waited = format_duration(waited_ms / 1000)
         hint = "`outboxd events --state pending` has them, `events show ID` says why one waits"
         found.append(Finding(WARNING, f"the oldest entry has waited {waited}", hint))
-    elif state == DestinationState.UNTRIED and waited_ms > UNTRIED_FINE_MS:
+    elif state == DestinationState.UNTRIED and waited_ms > UNTRIED_FINE_MS and _delivers(status):
         hint = "`outboxd check` says how far requests come"
         found.append(Finding(WARNING, "nothing has been delivered since the start", hint))
     return found
@@ -170,6 +184,17 @@ def _intake(status: Mapping[str, Any]) -> list[Finding]:
     why = f": {intake['reason']}" if intake.get("reason") else ""
     hint = "producers spool meanwhile; make room on the disk, or let the backlog drain"
     return [Finding(CRITICAL, f"no events are taken{why}", hint)]
+
+
+def _deliverer(status: Mapping[str, Any]) -> list[Finding]:
+    deliverer = status.get("deliverer")
+    if deliverer is None:
+        return []
+    left_s = deliverer["leaseLeftSeconds"]
+    if deliverer["trouble"] is not None or (left_s is not None and left_s > -UNLED_S):
+        return []  # told by the intake, or fine
+    hint = "is a gateway running that reaches both the database and Komodor? see their logs"
+    return [Finding(WARNING, "no gateway delivers", hint)]
 
 
 def _damage(status: Mapping[str, Any]) -> list[Finding]:
@@ -265,6 +290,15 @@ def _told(gateway: Gateway | None) -> dict[str, float] | None:
         "eventTypeMax": gateway.event_type_max,
         "eventBytesMax": gateway.event_bytes_max,
     }
+
+
+def _delivers(status: Mapping[str, Any]) -> bool:
+    """Whether this agent does, and not another that shares its outbox."""
+    return bool(status.get("deliverer", {"here": True})["here"])
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _time(at: int | None) -> str | None:

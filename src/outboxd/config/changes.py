@@ -19,6 +19,10 @@ AT_THE_START = frozenset(
         "[intake] connections_max",
         "[intake] connections_per_peer",
         "[outbox] path",
+        "[outbox] url",
+        "[outbox] password_file",
+        "[outbox] durability",
+        "[delivery] lease",
         "[http] listen",
         "[metrics] textfile",
     }

@@ -38,6 +38,7 @@ def check(config: Config) -> None:
         shown = f"{config.delivery.backoff_max_s:g}s"
         raise _wrong(config, "delivery", "backoff_max", "backoff_initial is longer", shown)
     _check_listener(config)
+    _check_database(config)
     if config.http.listen.startswith("unix:"):
         path = config.http.listen.removeprefix("unix:")
         if not path.startswith("/") or len(os.fsencode(path)) > SOCKET_PATH_MAX:
@@ -73,6 +74,32 @@ def _check_listener(config: Config) -> None:
         raise _wrong(config, "intake", "listen", why)
     if intake.client_ca and not intake.tls_cert:
         raise _wrong(config, "intake", "client_ca", "without tls_cert nobody shows a certificate")
+
+
+def _check_database(config: Config) -> None:
+    outbox = config.outbox
+    if not outbox.url:
+        if outbox.password_file:
+            raise _wrong(config, "outbox", "password_file", "there is no [outbox] url")
+        return
+    if not outbox.url.startswith(("postgresql://", "postgres://")):
+        raise _wrong(
+            config, "outbox", "url", "it is no postgresql:// URL", _secret_free(outbox.url)
+        )
+    try:
+        parts = urlsplit(outbox.url)
+    except ValueError:
+        raise _wrong(config, "outbox", "url", "it is no URL", _secret_free(outbox.url)) from None
+    if parts.password or "password=" in parts.query.lower():
+        why = "a configuration is for all to read: put the password into password_file"
+        raise _wrong(config, "outbox", "url", why, _secret_free(outbox.url))
+    if outbox.password_file and _can_be_no_file(outbox.password_file):
+        raise _wrong(config, "outbox", "password_file", "there can be no such file")
+
+
+def _secret_free(url: str) -> str:
+    """What may be shown of a URL that could hold a password."""
+    return "…" + url.rpartition("@")[2].partition("?")[0]
 
 
 def is_loopback(host: str) -> bool:

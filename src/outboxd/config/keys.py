@@ -220,6 +220,9 @@ KEYS: tuple[Key, ...] = (
         _as_details,
     ),
     _path("outbox", "path"),
+    _text("outbox", "url", "", 'the postgresql:// URL of a database without a password, or ""'),
+    _optional_path("outbox", "password_file", "a file with the database's password alone in it"),
+    _choice("outbox", "durability", "replicated", "replicated", "local"),
     _whole("outbox", "events_max", 1_000_000, 0, 1_000_000_000, _NO_LIMIT),
     _size("outbox", "disk_free_min", "64MiB", 0, 1 << 50),
     _duration("outbox", "retain_delivered", "7d"),
@@ -235,6 +238,7 @@ KEYS: tuple[Key, ...] = (
     _choice("delivery", "stamp", "late", "late", "always", "never"),
     _duration("delivery", "late_after", "60s"),
     _duration("delivery", "drain_timeout", "10s"),
+    _duration("delivery", "lease", "15s", 1),
     _choice("delivery", "order", "mixed", "mixed", "fifo"),
     Key("delivery", "fresh_share", 0.25, "a number from 0 to 1", _as_share),
     _switch("delivery", "report_outage", True),
@@ -268,6 +272,7 @@ PATHS = frozenset(
         ("intake", "client_ca"),
         ("intake", "tokens_file"),
         ("outbox", "path"),
+        ("outbox", "password_file"),
         ("metrics", "textfile"),
     )
 )

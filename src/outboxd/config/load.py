@@ -72,11 +72,19 @@ class Intake:
 class OutboxSection:
     """[outbox]: where they are kept, and for how long."""
 
-    path: str
+    path: str  # "" where there is a url
+    url: str
+    password_file: str
+    durability: str
     events_max: int
     disk_free_min: int
     retain_delivered_s: float
     ttl_s: float
+
+    @property
+    def place(self) -> str:
+        """Where they are, for people."""
+        return self.url or self.path
 
 
 class Dedup:
@@ -98,6 +106,7 @@ class Delivery:
     stamp: str
     late_after_s: float
     drain_timeout_s: float
+    lease_s: float
     order: str
     fresh_share: float
     report_outage: bool
@@ -190,7 +199,29 @@ def load_client(path: str | None = None, environ: Mapping[str, str] = os.environ
         given = tables.get(key.section, {})
         value = _value(key, given, source, environ)
         setattr(getattr(config, key.section), key.attribute, value)
+    if config.outbox.url:
+        _without_files(config, tables)
     return config
+
+
+# What does not go with [outbox] url, and what to do instead.
+_NOT_WITH_URL = (
+    ("outbox", "path", "the outbox is in one place: take path out, or url"),
+    (
+        "intake",
+        "spool",
+        "take it out: gateways that share an outbox have no spool. Hosts keep their own agent"
+        " with its spool; what still lies in this one is sent by starting without url",
+    ),
+)
+
+
+def _without_files(config: Config, tables: Mapping[str, Any]) -> None:
+    for section, name, hint in _NOT_WITH_URL:
+        if name in tables.get(section, {}):
+            label = SECTIONS[section][name].label
+            raise ConfigError(f"{config.source}: {label} does not go with [outbox] url", hint)
+    config.outbox.path = config.intake.spool = ""
 
 
 def _webhooks(tables: object, source: str | None) -> dict[str, dict[str, str]]:

@@ -17,7 +17,7 @@ from outboxd.delivery.facts import (
     SettlingResumed,
 )
 from outboxd.delivery.outcome import Meaning
-from outboxd.errors import DiskShort
+from outboxd.errors import OutboxdError
 from outboxd.status import DestinationState
 
 
@@ -72,7 +72,7 @@ class Announcer:
         more = len(self._set_aside) - 1
         return f"{newest}; {more} more are" if more else newest
 
-    def settling_failed(self, error: DiskShort, waiting: int) -> None:
+    def settling_failed(self, error: OutboxdError, waiting: int) -> None:
         """Outcomes cannot be committed."""
         if not self._settling_failed:
             self._settling_failed = True

@@ -28,8 +28,14 @@ from outboxd.delivery.facts import Fact
 from outboxd.delivery.gate import Gate
 from outboxd.delivery.in_flight import InFlight, Sending
 from outboxd.delivery.settings import Settings
-from outboxd.errors import DiskShort
-from outboxd.outbox.model import Claimed, DestinationHold, Entry, State
+from outboxd.errors import (
+    CommitUnknown,
+    DiskShort,
+    LeaseLost,
+    OutboxdError,
+    OutboxUnreachable,
+)
+from outboxd.outbox.model import Claimed, DestinationHold, Entry, Settlement, State
 from outboxd.outbox.outbox import Outbox
 from outboxd.status import DestinationStatus, Through
 
@@ -40,6 +46,8 @@ GATHER_S = 0.001
 LAUNCHED_AT_ONCE = 8
 # While outcomes cannot be committed (a full disk) it is tried again so often.
 SETTLE_RETRY_S = 2.0
+# What may end by itself, and with it the wait: nothing was written, or nobody knows.
+_NOT_NOW = (DiskShort, OutboxUnreachable, CommitUnknown)
 # A hold for a certificate that is not valid yet may be over when the clock is
 # set, of which nobody tells: it is looked at so often.
 CLOCK_LOOK_S = 5.0
@@ -56,8 +64,11 @@ class Sender:
         clock: Clock,
         random: Callable[[], float],
         observe: Callable[[Fact], None],
+        may_launch: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_launch`: whether this process delivers now; another may instead."""
         self._outbox = outbox
+        self._may_launch = may_launch
         self._settings = settings
         self._clock = clock
         now_s = clock.monotonic_s()
@@ -150,6 +161,16 @@ class Sender:
             self._announcer.state(self._gate.view(), None)
         self.wake()
 
+    def heard_hold(self, hold: DestinationHold | None) -> None:
+        """The operator has held or released the destination by way of another process."""
+        now_s = self._clock.monotonic_s()
+        if hold is not None:
+            self._gate.pause(_held_by(hold), now_s)
+        else:
+            self._gate.release(now_s)
+        self._announcer.state(self._gate.view(), None)
+        self.wake()
+
     def wake(self) -> None:
         """Entries changed: what was read ahead may no longer be what should be sent."""
         self._claims.forget()
@@ -231,7 +252,13 @@ class Sender:
             return
         while not self._stopping:
             self._wake.clear()
-            progressed = await self._turn()
+            try:
+                progressed = await self._turn()
+            except _NOT_NOW as error:  # of a read: nothing of it is under way
+                self._not_settled(error, 0)
+                self._claims.look_again()
+                self._expiry.arrived()
+                progressed = False
             self.turned_s = self._clock.monotonic_s()
             if not progressed:
                 self._offer()
@@ -248,8 +275,8 @@ class Sender:
         while not self._stopping:
             self._wake.clear()
             try:
-                await self._outbox.change(lambda engine: engine.recover_sending())
-            except DiskShort as error:
+                await self._outbox.change_delivery(lambda engine: engine.recover_sending())
+            except _NOT_NOW as error:
                 self._announcer.settling_failed(error, 0)
                 self.turned_s = self._clock.monotonic_s()
                 await self._wait(SETTLE_RETRY_S)
@@ -276,7 +303,7 @@ class Sender:
             await self._wait(min(left_s, SETTLE_RETRY_S))
         if tasks := self._in_flight.cancel():
             await asyncio.wait(tasks)
-        with suppress(DiskShort):
+        with suppress(*_NOT_NOW, LeaseLost):
             # If there is no room, the last commit says what was in flight.
             await self._outbox.exchange(list(self._in_flight.take_finished().values()), ())
 
@@ -289,7 +316,7 @@ class Sender:
         """Seconds until the next timed event; None: wait for a wake-up."""
         if self._settling_failed:
             return SETTLE_RETRY_S
-        if not self._outbox.counts.pending:
+        if not self._outbox.counts.pending or not self._may_launch():
             return None
         now_s = self._clock.monotonic_s()
         times = [self._expiry.next_check_s, self._next_start_s(now_s)]
@@ -308,7 +335,7 @@ class Sender:
 
     def _start_at_most(self, now_s: float) -> int:
         """How many requests may start now."""
-        if self._stopping or self._settling_failed:
+        if self._stopping or self._settling_failed or not self._may_launch():
             return 0
         if self._settings.fifo and self._in_flight.finished:
             return 0  # the one that has just ended may have to go once more, first
@@ -320,8 +347,9 @@ class Sender:
         """Settle, claim and start; False when there was nothing to do, or no room for it."""
         await self._launch_offered()
         self._look_at_clock()
-        for seq, id in await self._expiry.check(self._in_flight.taken()):
-            self._in_flight.expire(seq, id)
+        if self._may_launch():
+            for seq, id in await self._expiry.check(self._in_flight.taken()):
+                self._in_flight.expire(seq, id)
         changes = self._claims.changes
         batch = await self._choose()
         work = batch or self._in_flight.finished or self._overstated
@@ -379,12 +407,14 @@ class Sender:
         sending = self._in_flight.without(finished) + [entry.seq for entry in batch]
         try:
             await self._outbox.exchange(list(finished.values()), sending)
-        except DiskShort as error:
+        except _NOT_NOW as error:
             self._in_flight.put_back(finished)
             if changes == self._claims.changes:
                 self._claims.put_back(batch)
-            self._settling_failed = True
-            self._announcer.settling_failed(error, len(finished))
+            self._not_settled(error, len(finished))
+            return False
+        except LeaseLost:
+            await self._hand_in_late(finished)
             return False
         self._in_flight.settled(finished)
         if any(settlement.state == State.PENDING for settlement in finished.values()):
@@ -393,6 +423,24 @@ class Sender:
         if is_proof:
             self._announcer.settling_works()
         return True
+
+    def _not_settled(self, error: OutboxdError, waiting: int) -> None:
+        self._settling_failed = True
+        self._announcer.settling_failed(error, waiting)
+
+    async def _hand_in_late(self, finished: dict[int, Settlement]) -> None:
+        """Another delivers now. What was taken before it knows nothing of is told, since
+        that is true whoever delivers; what else an answer meant is for it to find out."""
+        late = [each for each in finished.values() if each.state == State.DELIVERED]
+        try:
+            if late:
+                await self._outbox.change(lambda engine: engine.settle(late))
+        except _NOT_NOW as error:
+            self._in_flight.put_back(finished)
+            self._not_settled(error, len(finished))
+            return
+        self._in_flight.settled(finished)
+        self._overstated = self._settling_failed = False
 
     def _offer(self) -> None:
         """Where requests may start and none waits for it: let the next events be

@@ -59,6 +59,7 @@ class Admission:
         self._full = False
         self._disk_short = False
         self._commit_failed_until_s = 0.0
+        self._trouble: Refused | None = None
         self._sampled_at_s = -math.inf
         self._pending_at_sample = 0
         self.free_disk_bytes = 0
@@ -67,7 +68,11 @@ class Admission:
 
     def reserve(self, wanted: int, producer: str = "") -> int:
         """How many of `wanted` events of a producer may be handed to the outbox now, at
-        least one; give them back with `release`. Raises OutboxFull or DiskShort."""
+        least one; give them back with `release`. Raises OutboxFull or DiskShort, and
+        what `set_trouble` was told."""
+        if self._trouble is not None:
+            told = self._trouble
+            raise type(told)(told.message, told.hint, told.retry_after_s)
         now_s = self._clock.monotonic_s()
         if now_s - self._sampled_at_s >= SAMPLE_S:
             self._sample(now_s)
@@ -109,6 +114,10 @@ class Admission:
         if left > 0:
             self._reserved_by[producer] = left
         self._accepted += accepted
+
+    def set_trouble(self, refusal: Refused | None) -> None:
+        """The outbox takes nothing now, whatever room there is; None: it does again."""
+        self._trouble = refusal
 
     def commit_failed(self) -> None:
         """A commit found the disk full though the sample did not: wait a little."""

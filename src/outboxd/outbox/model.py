@@ -292,12 +292,15 @@ class DestinationHold(NamedTuple):
     since_at: int
 
 
+UNBOUNDED = 1 << 62  # bytes free on a disk that is not this host's
+
+
 class Sizes(NamedTuple):
     """What the outbox takes of its disk, and what is left there, in bytes."""
 
     stored: int  # the log included
     log: int
-    free: int
+    free: int  # UNBOUNDED where that is another's to watch
 
 
 class Counts(NamedTuple):

@@ -40,7 +40,16 @@ SCAN_PAUSE_S = 0.008
 class Outbox:
     """An open outbox with its writer running. Made by `Outbox.start`."""
 
-    def __init__(self, engine: Engine, make_writer: Callable[..., Writer] = Writer) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        make_writer: Callable[..., Writer] = Writer,
+        delivering: Engine | None = None,
+        reading: Engine | None = None,
+    ) -> None:
+        """An engine that several may use at once has connections of its own for what
+        concerns delivery, so that a lost lease never rolls back a receipt, and for what
+        only reads; else all of it is the one `engine`'s."""
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self.path = engine.path
@@ -61,13 +70,30 @@ class Outbox:
         self.on_damage: Callable[[int, str], None] = _nothing
         self.fatal: OutboxdError | None = None
         self._claim: asyncio.Future[Fetched] | None = None
+        self._engines = [engine]
         self._writer = make_writer(engine, self._loop, self._committed, self._failed)
+        self._delivery = self._reader = self._writer
+        if delivering is not None:
+            self._engines.append(delivering)
+            self._delivery = make_writer(delivering, self._loop, self._committed, self._failed)
+        if reading is not None:
+            self._engines.append(reading)
+            self._reader = make_writer(reading, self._loop, self._committed, self._failed)
+        self._writers = dict.fromkeys((self._writer, self._delivery, self._reader))
+        self._accepting: set[asyncio.Future[list[Receipt]]] = set()
 
     @classmethod
-    async def start(cls, engine: Engine, make_writer: Callable[..., Writer] = Writer) -> Outbox:
-        """Start the writer on an engine that nothing else touches from now on."""
-        outbox = cls(engine, make_writer)
-        outbox._writer.start()
+    async def start(
+        cls,
+        engine: Engine,
+        make_writer: Callable[..., Writer] = Writer,
+        delivering: Engine | None = None,
+        reading: Engine | None = None,
+    ) -> Outbox:
+        """Start the writers on engines that nothing else touches from now on."""
+        outbox = cls(engine, make_writer, delivering, reading)
+        for writer in outbox._writers:
+            writer.start()
         return outbox
 
     async def stop(self) -> None:
@@ -78,11 +104,13 @@ class Outbox:
                 the file is not closed, because that would sync it again: the
                 process must end at once.
         """
-        await self._writer.stop()
+        for writer in self._writers:
+            await writer.stop()
         if self.fatal is not None:
             return
         try:
-            await asyncio.to_thread(self._engine.close)
+            for engine in self._engines:
+                await asyncio.to_thread(engine.close)
         except SyncFailed as error:
             self.fatal = error
             raise
@@ -90,7 +118,7 @@ class Outbox:
     # --- what the loop hears ---
 
     def _committed(self, operations: list[Operation[Any]], duration_s: float) -> None:
-        self.counts, self.waiting = self._engine.counts(), self._engine.waiting()
+        self.take_counts()
         rows = arrivals = claims = 0
         for operation in operations:
             if isinstance(operation, Accept):
@@ -108,6 +136,10 @@ class Outbox:
             self.on_claimed()
         elif arrivals:
             self.on_arrival()
+
+    def take_counts(self) -> None:
+        """As the engine knows them now."""
+        self.counts, self.waiting = self._engine.counts(), self._engine.waiting()
 
     def _failed(self, error: OutboxdError) -> None:
         self.fatal = error
@@ -132,8 +164,17 @@ class Outbox:
 
     def read(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
         """Run it between commits: at most a few ms, a long scan is many of them."""
+        return self._read(self._reader, verb)
+
+    def change_delivery(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
+        """As `change`, in the order of what settles and claims."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self._writer.submit(Read(future, verb))
+        self._delivery.submit(Change(future, verb))
+        return future
+
+    def _read(self, reader: Writer, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self._loop.create_future()
+        reader.submit(Read(future, verb))
         return future
 
     # --- the way of an event ---
@@ -145,10 +186,23 @@ class Outbox:
         Raises:
             DiskShort: nothing was kept.
             SyncFailed: what became of them is unknown; the agent stops.
+            OutboxUnreachable: nothing was kept.
+            CommitUnknown: what became of them is unknown.
         """
         future: asyncio.Future[list[Receipt]] = self._loop.create_future()
         self._writer.submit(Accept(future, items, marks))
+        if self._delivery is not self._writer:
+            self._accepting.add(future)
+            future.add_done_callback(self._accepting.discard)
         return future
+
+    def give_up_waiting(self, error: OutboxdError) -> int:
+        """Nobody who hands in waits any longer for a commit that does not end; the commit
+        itself is left alone. How many had waited."""
+        given_up = [future for future in self._accepting if not future.done()]
+        for future in given_up:
+            future.set_exception(error)
+        return len(given_up)
 
     async def exchange(self, settlements: Sequence[Settlement], sending: Collection[int]) -> None:
         """In one commit: settle, and record exactly which entries are in flight.
@@ -158,7 +212,7 @@ class Outbox:
                 send nothing meanwhile.
         """
         future: asyncio.Future[None] = self._loop.create_future()
-        self._writer.submit(Exchange(future, settlements, sending))
+        self._delivery.submit(Exchange(future, settlements, sending))
         await future
 
     async def fetch(
@@ -176,8 +230,9 @@ class Outbox:
         written before the wall clock was set back, and counts as due.
         """
         taken = list(exclude)
-        found = await self.read(
-            lambda engine: engine.fetch(count, taken, order, fresh_share, due_horizon_s)
+        found = await self._read(
+            self._delivery,
+            lambda engine: engine.fetch(count, taken, order, fresh_share, due_horizon_s),
         )
         await self._set_aside(found.damaged)
         return found
@@ -196,6 +251,8 @@ class Outbox:
         flight. For a sender with nothing to send, whose events then wait for
         one commit alone; `on_claimed` tells it.
         """
+        if self._delivery is not self._writer:
+            return  # `on_arrival` tells it
         taken = list(exclude)
         self._claim = self._loop.create_future()
         self._writer.stand_by(
@@ -287,8 +344,19 @@ class Outbox:
         return self._engine.sizes()
 
     def stuck_s(self) -> float:
-        """For how long the writer has been at one piece of work; 0 when idle."""
-        return perf_counter() - self._writer.progress_at if self._writer.busy else 0.0
+        """For how long the writer has been at one piece of work; 0 when idle, and where it
+        waits for a server, which no fresh start of this process mends."""
+        if self._delivery is not self._writer:
+            return 0.0
+        return max(_stuck_s(writer) for writer in self._writers)
+
+    def intake_stuck_s(self) -> float:
+        """The same of what receipts wait for."""
+        return _stuck_s(self._writer)
+
+
+def _stuck_s(writer: Writer) -> float:
+    return perf_counter() - writer.progress_at if writer.busy else 0.0
 
 
 def _nothing(*_: object) -> None:

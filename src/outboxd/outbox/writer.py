@@ -21,7 +21,16 @@ from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any, Generic, TypeVar, cast
 
-from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, OutboxLocked, SyncFailed
+from outboxd.errors import (
+    CommitUnknown,
+    DiskShort,
+    LeaseLost,
+    OutboxDamaged,
+    OutboxdError,
+    OutboxLocked,
+    OutboxUnreachable,
+    SyncFailed,
+)
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.model import Fetched, Incoming, Receipt, Settlement, SpoolMark
 
@@ -33,6 +42,9 @@ OPERATIONS_MAX = 256
 
 # After these nothing is tried again: the agent stops and starts afresh.
 _FATAL = (SyncFailed, OutboxDamaged)
+# These are no one operation's own fault: all of the transaction have failed, and none is
+# run again by itself. What became of a commit whose end was not seen nobody knows.
+_OF_ALL = (*_FATAL, OutboxLocked, OutboxUnreachable, CommitUnknown, LeaseLost)
 
 
 class Operation(Generic[T]):
@@ -267,6 +279,10 @@ class Writer:
         if self._fatal is not None:
             self._post(_fail, [op.future for op in operations], self._fatal)
             return
+        # Nobody waits any more for what was given up while it stood in the queue.
+        operations = [operation for operation in operations if not operation.future.done()]
+        if not operations:
+            return
         if self._standing and any(operation.is_intake for operation in operations):
             with suppress(IndexError):  # recalled at this moment
                 operations = [*operations, self._standing.pop()]
@@ -275,7 +291,7 @@ class Writer:
             results = self._transact(operations)
         except DiskShort as error:
             self._write_on_full_disk(operations, error)
-        except (*_FATAL, OutboxLocked) as error:
+        except _OF_ALL as error:
             self._post(_fail, [op.future for op in operations], self._judged(error))
         except Exception as error:
             self._write_singly(operations, error)

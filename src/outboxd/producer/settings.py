@@ -114,6 +114,8 @@ def _apply(settings: Settings, tables: dict[str, Any], source: str, fault: str |
 
     take(intake, "socket", lambda value: _path(value, base))
     take(intake, "spool", lambda value: _path(value, base))
+    if _section(tables, "outbox", faults).get("url") and "spool" not in intake:
+        settings.spool = ""  # an agent that shares its outbox with others looks into none
     take(intake, "event_bytes_max", _size)
     take(komodor, "event_type_max", _count)
     faults += _unknown(tables)
@@ -202,11 +204,11 @@ KNOWN = {
         "client_ca tokens_file connections_max connections_per_peer allow_plain_listen"
     ),
     "defaults": "clusters namespaces services details",
-    "outbox": "path events_max disk_free_min retain_delivered ttl",
+    "outbox": "path url password_file durability events_max disk_free_min retain_delivered ttl",
     "dedup": "key_window repeat_window",
     "delivery": (
         "concurrency_max rate_max backoff_initial backoff_max attempts_max hold_probe "
-        "stamp late_after drain_timeout order fresh_share report_outage"
+        "stamp late_after drain_timeout lease order fresh_share report_outage"
     ),
     "http": "listen",
     "metrics": "textfile",

@@ -38,6 +38,11 @@ def put(spool: str, data: bytes, *, synced: bool = True) -> str:
     Without `synced` it waits for no disk: the file outlives this process, but
     not a power cut within the half minute that the kernel takes to write it.
     """
+    if not spool:
+        raise NotStored(
+            "the agent of this host has no spool: it shares its outbox on PostgreSQL",
+            "start it, or hand in to another gateway with --gateway",
+        )
     # The time first, so that the agent takes them in order; random bits behind
     # it, so that names neither meet nor can be guessed.
     name = f"{time_ns() // 1000:017d}-{os.urandom(8).hex()}.json"

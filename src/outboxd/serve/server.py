@@ -19,7 +19,15 @@ from typing import Protocol
 
 from outboxd.budgets import Limits, socket_limits
 from outboxd.clock import Clock
-from outboxd.errors import BadQuery, NotPermitted, OutboxdError, Refused, SyncFailed, UnknownId
+from outboxd.errors import (
+    BadQuery,
+    CommitUnknown,
+    NotPermitted,
+    OutboxdError,
+    Refused,
+    SyncFailed,
+    UnknownId,
+)
 from outboxd.logger import get_logger
 from outboxd.serve.acceptor import Acceptor
 from outboxd.serve.answers import Answer, NoAnswer, Refusal, Response, refusal_body, reply
@@ -261,7 +269,7 @@ class HttpServer:
             return await route.handler(request, argument)
         except Refusal as refusal:
             return refusal.response()
-        except SyncFailed as error:
+        except (SyncFailed, CommitUnknown) as error:
             # What was written may or may not be there: no answer is the only honest one.
             raise NoAnswer from error
         except OutboxdError as error:

@@ -7,19 +7,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support.postgresql import Server, binaries
+from support.postgresql import Server, needed_binaries
 
 from outboxd.outbox.postgresql.engine import PostgresEngine
 
 
 @pytest.fixture(scope="session")
 def server():
-    bin = binaries()
-    if bin is None:
-        reason = "PostgreSQL's server is not installed (Debian package postgresql)"
-        if os.environ.get("OUTBOXD_TEST_ALL") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    bin = needed_binaries()
     # In memory: here a sync need not last, but it must be asked for.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="outboxd-pg-", dir=memory) as directory:

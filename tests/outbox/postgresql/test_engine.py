@@ -11,15 +11,16 @@ import psycopg
 import pytest
 from support.postgresql import Server, binaries
 
-from outboxd.errors import OutboxUnusable, UnknownId
-from outboxd.outbox.listing import read_page
-from outboxd.outbox.model import Attempt, DestinationHold, EntryChange, EntryFilter, Settlement
-from outboxd.outbox.postgresql.connection import (
+from outboxd.errors import (
     CommitUnknown,
     LeaseLost,
     OutboxUnreachable,
-    check_promises,
+    OutboxUnusable,
+    UnknownId,
 )
+from outboxd.outbox.listing import read_page
+from outboxd.outbox.model import Attempt, DestinationHold, EntryChange, EntryFilter, Settlement
+from outboxd.outbox.postgresql.connection import check_promises
 from outboxd.outbox.postgresql.engine import PostgresEngine
 
 # The suite of the other engine: what it asks of any engine is asked of this one, too.

@@ -202,9 +202,13 @@ def _count_repeats(connection: psycopg.Connection[Any], repeats: list[tuple[str,
     for id, at in repeats:
         counted[id] = (counted.get(id, (0, 0))[0] + 1, at)
     connection.execute(
-        "UPDATE states s SET repeats = s.repeats + v.count, last_occurred_at = v.at"
-        " FROM json_to_recordset(%s) AS v (id uuid, count int, at bigint)"
-        " JOIN entries e ON e.id = v.id WHERE s.seq = e.seq",
+        # Locked in the order of their seqs, as everybody locks several of them.
+        "WITH v AS (SELECT e.seq, v.count, v.at FROM json_to_recordset(%s) AS v"
+        " (id uuid, count int, at bigint) JOIN entries e ON e.id = v.id),"
+        " locked AS (SELECT s.seq FROM states s JOIN v USING (seq) ORDER BY s.seq"
+        " FOR UPDATE OF s)"
+        " UPDATE states s SET repeats = s.repeats + v.count, last_occurred_at = v.at"
+        " FROM v, locked WHERE s.seq = v.seq AND locked.seq = v.seq",
         (json.dumps([{"id": id, "count": n, "at": at} for id, (n, at) in counted.items()]),),
     )
 

@@ -11,24 +11,27 @@ from typing import Any
 import psycopg
 from psycopg import conninfo, errors
 
-from outboxd.errors import DiskShort, OutboxdError, OutboxUnusable, Refused
+from outboxd.errors import (
+    CommitUnknown,
+    DiskShort,
+    OutboxdError,
+    OutboxUnreachable,
+    OutboxUnusable,
+)
 from outboxd.outbox.postgresql import schema
 
 VERSION_MIN = 130000
-CONNECT_TIMEOUT_S = 5
-
-
-class OutboxUnreachable(Refused):
-    """The database cannot be reached, or does not take writes: nothing was kept."""
-
-
-class CommitUnknown(OutboxUnreachable):
-    """The connection ended during COMMIT: what became of it is not known. Whoever
-    waits for a receipt gets no answer, and asks again with the same key."""
-
-
-class LeaseLost(OutboxdError):
-    """Another gateway delivers: nothing of this turn was written."""
+# Of libpq, where the URL does not say. A server that a partition has cut off is noticed
+# within some 10 s, and the server of a cluster that takes writes is the one.
+_DEFAULTS: dict[str, Any] = {
+    "target_session_attrs": "read-write",
+    "connect_timeout": 3,
+    "application_name": "outboxd",
+    "keepalives_idle": 3,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # ms
+}
 
 
 def connect(url: str, password: str | None = None) -> psycopg.Connection[Any]:
@@ -37,14 +40,13 @@ def connect(url: str, password: str | None = None) -> psycopg.Connection[Any]:
     Raises:
         psycopg.Error: see `translate`.
     """
+    given = conninfo.conninfo_to_dict(url)
+    settings = {**_DEFAULTS, **given}
     if password is not None:
-        url = conninfo.make_conninfo(url, password=password)
+        settings["password"] = password
     return psycopg.connect(
-        url,
+        **settings,
         autocommit=True,
-        target_session_attrs="read-write",
-        connect_timeout=CONNECT_TIMEOUT_S,
-        application_name="outboxd",
         prepare_threshold=None,  # a pooler gives the next statement to another session
     )
 
@@ -108,10 +110,11 @@ def check_promises(connection: psycopg.Connection[Any], durability: str) -> None
 
 def translate(error: psycopg.Error, in_commit: bool = False) -> OutboxdError:
     """The error in the words of `outbox.engine`."""
-    if isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.ConfigurationLimitExceeded):
+    if isinstance(error, errors.DiskFull | errors.ConfigurationLimitExceeded):
         return DiskShort(
             f"no room on the database's disk: nothing was kept ({error})",
             "free some space there; it goes on by itself",
+            5,
         )
     broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     if broken and in_commit:

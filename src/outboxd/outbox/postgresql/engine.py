@@ -11,17 +11,18 @@ import json
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from outboxd.clock import Clock
-from outboxd.errors import OutboxdError, no_entry
+from outboxd.errors import LeaseLost, OutboxdError, OutboxUnreachable, no_entry
 from outboxd.outbox.identities import key_identities, repeat_identity
 from outboxd.outbox.mentions import Text
 from outboxd.outbox.model import (
+    UNBOUNDED,
     ChangeStep,
     Claimed,
     Counts,
@@ -49,21 +50,39 @@ from outboxd.outbox.model import (
 )
 from outboxd.outbox.postgresql import accepting, carrying, listing
 from outboxd.outbox.postgresql.connection import (
-    LeaseLost,
     check_promises,
     connect,
     migrate,
     translate,
 )
 from outboxd.outbox.postgresql.lease import Lease
+from outboxd.outbox.postgresql.tallies import Changes, Tallies
 
-RECONNECT_S = 2.0  # of waiting within one piece of work; the next tries again
+RECONNECT_S = 1.0  # of waiting within one piece of work; the next tries again
 ATTEMPTS_KEPT = 50
 _DUE = "state = 'pending' AND NOT held"
 
+# A gateway that stops in the middle of a transaction (SIGSTOP, a partition) would keep
+# its rows locked; the server ends that session instead. Never during COMMIT. Set in each
+# transaction, because behind a pooler there is no session.
+_BEGIN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'"
+# Tables that grew since they were last analysed look small to the planner, which then
+# reads them whole: 513 settlements a second instead of 4,183.
+_BY_INDEX = "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_seqscan = off"
+
+
+class LookAround(NamedTuple):
+    """What the gateways share, at one moment."""
+
+    hold: DestinationHold | None  # the operator's
+    changes: int  # how often an operator has changed entries, at any gateway
+    accepted: int  # how many events were ever accepted
+    deliverer: str | None  # the gateway that has the lease; None: nobody
+    lease_left_s: float | None  # of it, by the database's clock; below 0: it has ended
+
 
 class PostgresEngine:
-    """One gateway's way to the outbox. Not for several threads at once."""
+    """One gateway's connection to the outbox. Not for several threads at once."""
 
     def __init__(
         self,
@@ -77,63 +96,91 @@ class PostgresEngine:
         durability: str = "local",
         lease_s: float = 15.0,
         password: str | None = None,
+        beside: PostgresEngine | None = None,
     ) -> None:
         """Connect, check what the server promises, migrate.
+
+        Another connection of the same gateway, `beside` its first one, shares its
+        counts and finds the rest done.
 
         Raises:
             OutboxUnusable, OutboxUnreachable
         """
-        self.path = _named(url)
+        self.path = named(url)
         self.clock = clock or Clock()
         self.lease: Lease | None = None
         self.lease_s = lease_s
         self._url, self._password = url, password
-        self._gateway, self._destination = gateway, destination
+        self.gateway, self._destination = gateway, destination
         self.set_windows(key_window_s, repeat_window_s)
         self._in_commit = False
-        self._changes: dict[str, Counts] = {}
+        self._stored_bytes = 0
+        self.standby_lag_s: float | None = None
+        self._tallies: Tallies = Tallies() if beside is None else beside._tallies
+        self._changes = Changes()
         try:
             self.connection = connect(url, password)
         except psycopg.Error as error:
             raise translate(error) from error
+        if beside is not None:
+            return
         try:
             with self.reading():
                 check_promises(self.connection, durability)
                 migrate(self.connection)
-                self._load_counts()
+                self._tallies.load(self.connection)
         except BaseException:
             self.connection.close()
             raise
+
+    def beside(self, name: str) -> PostgresEngine:
+        """Another connection of this gateway, for other work at the same time.
+
+        Raises:
+            OutboxUnreachable
+        """
+        return PostgresEngine(
+            self._url,
+            self.clock,
+            self._key_window_ms / 1000,
+            self._repeat_window_ms / 1000,
+            gateway=f"{self.gateway}/{name}",
+            destination=self._destination,
+            lease_s=self.lease_s,
+            password=self._password,
+            beside=self,
+        )
 
     # --- running ---
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         self._connected()
-        self._changes = {}
+        self._changes = Changes()
         lease = self.lease
         try:
-            self.connection.execute("BEGIN")
+            self.connection.execute(_BEGIN + _BY_INDEX)
             yield
-            self._write_tallies()
+            self._changes.write(self.connection, self.gateway)
             self._in_commit = True
             self.connection.execute("COMMIT")
         except psycopg.Error as error:
             failure = translate(error, self._in_commit)
-            self._roll_back(lease)
+            self._roll_back(lease, is_gone=isinstance(failure, OutboxUnreachable))
             raise failure from error
         except BaseException:
             self._roll_back(lease)
             raise
         finally:
             self._in_commit = False
-        self._count_along()
+        self._tallies.add(self._changes)
 
-    def _roll_back(self, lease: Lease | None) -> None:
+    def _roll_back(self, lease: Lease | None, is_gone: bool = False) -> None:
         if not self._in_commit and self.lease is not None:
             self.lease = lease
-        if self._in_commit:
-            # Whatever became of it: this connection says nothing more about it.
+        if self._in_commit or is_gone:
+            # Whatever became of it: this connection says nothing more about it. One to
+            # a server that takes no writes any more leads nowhere.
             self.connection.close()
             return
         with suppress(psycopg.Error):
@@ -145,7 +192,10 @@ class PostgresEngine:
         try:
             yield
         except psycopg.Error as error:
-            raise translate(error) from error
+            failure = translate(error)
+            if isinstance(failure, OutboxUnreachable):
+                self.connection.close()
+            raise failure from error
 
     def _connected(self) -> None:
         """Connect anew where the connection is gone. Raises OutboxUnreachable."""
@@ -159,14 +209,15 @@ class PostgresEngine:
         )
         try:
             self.connection = retrying(connect, self._url, self._password)
-            self._load_counts()
+            self._tallies.load(self.connection)
         except psycopg.Error as error:
             raise translate(error) from error
 
     def close(self) -> None:
         """Give the lease up, so that another need not wait for its end, and disconnect."""
-        with suppress(OutboxdError, psycopg.Error):
-            self.give_up_lease()
+        if self.lease is not None and not self.connection.closed:
+            with suppress(OutboxdError, psycopg.Error):
+                self.give_up_lease()
         self.connection.close()
 
     def set_windows(self, key_window_s: float, repeat_window_s: float) -> None:
@@ -183,7 +234,21 @@ class PostgresEngine:
         """The database keeps what a next start should know."""
 
     def sizes(self) -> Sizes:
-        return Sizes(0, 0, 1 << 62)
+        return Sizes(self._stored_bytes, 0, UNBOUNDED)
+
+    def measure(self) -> None:
+        """Look how much room the tables take, for `sizes`, and how far standbys are
+        behind (which the server shows to members of pg_monitor alone)."""
+        self.standby_lag_s = self._one(
+            "SELECT extract(epoch FROM max(replay_lag))::float8 FROM pg_stat_replication"
+        )
+        names = ["entries", "states", "dedup", "tallies", "deliverers"]
+        self._stored_bytes = int(
+            self._one(
+                "SELECT sum(pg_total_relation_size(to_regclass(n))) FROM unnest(%s::text[]) n",
+                (names,),
+            )
+        )
 
     def _one(self, sql: str, values: Sequence[Any] = ()) -> Any:
         """The only value of a query that always has a row."""
@@ -195,23 +260,36 @@ class PostgresEngine:
     # --- the lease ---
 
     def take_lease(self) -> bool:
-        """Become the deliverer if nobody is, or its lease has ended; whether it is us."""
+        """Become the deliverer if nobody is, or its lease has ended; whether it is us.
+        In a transaction or by itself."""
         asked_at_s = self.clock.since_boot_s()
         holder = str(uuid.uuid4())
         with self.reading():
             row = self.connection.execute(
-                "INSERT INTO deliverers AS d (destination, holder, turn, lease_ends_at, sending)"
-                " VALUES (%(d)s, %(h)s, 1, clock_timestamp() + %(l)s * interval '1 second', '{}')"
-                " ON CONFLICT (destination) DO UPDATE SET holder = %(h)s, turn = d.turn + 1,"
+                "INSERT INTO deliverers AS d"
+                " (destination, holder, gateway, turn, lease_ends_at, sending)"
+                " VALUES (%(d)s, %(h)s, %(g)s, 1,"
+                " clock_timestamp() + %(l)s * interval '1 second', '{}')"
+                " ON CONFLICT (destination) DO UPDATE SET holder = %(h)s, gateway = %(g)s,"
+                " turn = d.turn + 1,"
                 " lease_ends_at = clock_timestamp() + %(l)s * interval '1 second'"
                 " WHERE d.holder IS NULL OR d.lease_ends_at < clock_timestamp() RETURNING turn",
-                {"d": self._destination, "h": holder, "l": self.lease_s},
+                {
+                    "d": self._destination,
+                    "h": holder,
+                    "g": self.gateway.partition("/")[0],
+                    "l": self.lease_s,
+                },
             ).fetchone()
         if row is None:
             return False
         (turn,) = row
         self.lease = Lease(holder, turn, asked_at_s, self.lease_s)
         return True
+
+    def renew_lease(self) -> None:
+        """Go on delivering; what is in flight stays as it is. Raises LeaseLost."""
+        self._renew("", ())
 
     def give_up_lease(self) -> None:
         """Let another deliver at once."""
@@ -223,15 +301,19 @@ class PostgresEngine:
             )
 
     def set_sending(self, seqs: Collection[int]) -> None:
+        self._renew("sending = %s,", (list(seqs),))
+
+    def _renew(self, more: str, values: tuple[object, ...]) -> None:
+        """One statement that renews and is the fence: it changes nothing for a former holder."""
         lease = self.lease
         asked_at_s = self.clock.since_boot_s()
         row = None
         if lease is not None:
             row = self.connection.execute(
-                "UPDATE deliverers SET turn = turn + 1, sending = %s,"
+                f"UPDATE deliverers SET {more} turn = turn + 1,"
                 " lease_ends_at = clock_timestamp() + %s * interval '1 second'"
                 " WHERE destination = %s AND holder = %s RETURNING turn",
-                (list(seqs), self.lease_s, self._destination, lease.holder),
+                (*values, self.lease_s, self._destination, lease.holder),
             ).fetchone()
         if lease is None or row is None:
             self.lease = None
@@ -242,15 +324,38 @@ class PostgresEngine:
         self.lease = lease.renewed(turn, asked_at_s)
 
     def recover_sending(self) -> int:
-        """What the holder before had in flight may have arrived."""
+        """What the holder before had in flight may have arrived; the new one says so."""
+        if self.lease is None:
+            return 0
         found = self.connection.execute(
             "WITH d AS (UPDATE deliverers SET sending = '{}' WHERE destination = %(d)s"
+            " AND holder = %(h)s"
             " RETURNING (SELECT sending FROM deliverers WHERE destination = %(d)s) AS sending)"
             " UPDATE states SET possible_duplicate = true WHERE state = 'pending'"
             " AND seq = ANY((SELECT sending FROM d)::bigint[])",
-            {"d": self._destination},
+            {"d": self._destination, "h": self.lease.holder},
         )
         return found.rowcount
+
+    def look_around(self) -> LookAround:
+        """What the gateways share; the counts of all are known from then on."""
+        self._tallies.load(self.connection)
+        row = self.connection.execute(
+            "SELECT hold, changes, CASE WHEN holder IS NOT NULL THEN gateway END, CASE WHEN"
+            " holder IS NOT NULL THEN extract(epoch FROM lease_ends_at - clock_timestamp())::float8"
+            " END FROM deliverers WHERE destination = %s",
+            (self._destination,),
+        ).fetchone()
+        hold, changes, gateway, left_s = row or (None, 0, None, None)
+        return LookAround(_hold(hold), changes, self._tallies.accepted, gateway, left_s)
+
+    def _operator_acted(self) -> None:
+        """Tell the other gateways: the deliverer may have read ahead what is held now."""
+        self.connection.execute(
+            "INSERT INTO deliverers (destination, turn, sending, changes) VALUES (%s, 0, '{}', 1)"
+            " ON CONFLICT (destination) DO UPDATE SET changes = deliverers.changes + 1",
+            (self._destination,),
+        )
 
     # --- changing ---
 
@@ -263,7 +368,7 @@ class PostgresEngine:
             self.clock.wall_ms(),
         )
         for item in kept:
-            self._count(item.producer, State.PENDING, False, +1)
+            self._changes.accept(item.producer)
         return receipts
 
     def mark_spool(self, mark: SpoolMark) -> None:
@@ -313,6 +418,7 @@ class PostgresEngine:
         entry = self.get(id)
         if change is EntryChange.DROP:
             self._drop(entry)
+            self._operator_acted()
             return entry
         if change is EntryChange.RETRY:
             self._retry([entry.seq])
@@ -325,6 +431,7 @@ class PostgresEngine:
                     (change is EntryChange.HOLD, entry.seq),
                 ).fetchall()
             )
+        self._operator_acted()
         return self.get(id)
 
     def change_dead(
@@ -337,6 +444,8 @@ class PostgresEngine:
         else:
             for entry in step.entries:
                 self._drop(entry)
+        if step.entries:
+            self._operator_acted()
         return ChangeStep(step.place, len(step.entries))
 
     def _retry(self, seqs: Sequence[int]) -> None:
@@ -359,7 +468,7 @@ class PostgresEngine:
         )
         self.connection.execute("DELETE FROM states WHERE seq = %s", (entry.seq,))
         self.connection.execute("DELETE FROM entries WHERE seq = %s", (entry.seq,))
-        self._count(entry.producer, entry.state, entry.held, -1)
+        self._changes.count(entry.producer, entry.state, entry.held, -1)
 
     def set_destination_hold(self, hold: DestinationHold | None) -> None:
         value = None if hold is None else msgspec.json.encode(hold).decode()
@@ -384,7 +493,7 @@ class PostgresEngine:
         ).fetchall()
         count = 0
         for producer, some in deleted:
-            self._count(producer, State.DELIVERED, False, -some)
+            self._changes.count(producer, State.DELIVERED, False, -some)
             count += some
         return PruneStep(after_seq + 1 if count == window else None, count)
 
@@ -399,60 +508,14 @@ class PostgresEngine:
 
     def _moved(self, rows: Sequence[tuple[str, str, bool, str, bool]]) -> None:
         for producer, before, was_held, after, is_held in rows:
-            self._count(producer, before, was_held, -1)
-            self._count(producer, after, is_held, +1)
-
-    def _count(self, producer: str, state: str, held: bool, by: int) -> None:
-        counts = self._changes.get(producer, Counts(0, 0, 0, 0))
-        self._changes[producer] = Counts(
-            counts.pending + by * (state == State.PENDING),
-            counts.delivered + by * (state == State.DELIVERED),
-            counts.dead + by * (state == State.DEAD),
-            counts.held + by * held,
-        )
-
-    def _write_tallies(self) -> None:
-        rows = [
-            {"producer": producer, **counts._asdict()}
-            for producer, counts in sorted(self._changes.items())
-            if any(counts)
-        ]
-        if rows:
-            self.connection.execute(
-                "INSERT INTO tallies AS t SELECT %s, * FROM json_to_recordset(%s) AS v"
-                " (producer text, pending bigint, delivered bigint, dead bigint, held bigint)"
-                " ORDER BY producer ON CONFLICT (gateway, producer) DO UPDATE SET"
-                " pending = t.pending + excluded.pending,"
-                " delivered = t.delivered + excluded.delivered, dead = t.dead + excluded.dead,"
-                " held = t.held + excluded.held",
-                (self._gateway, json.dumps(rows)),
-            )
-
-    def _load_counts(self) -> None:
-        by_producer = self.connection.execute(
-            "SELECT producer, sum(pending)::bigint, sum(delivered)::bigint, sum(dead)::bigint,"
-            " sum(held)::bigint FROM tallies GROUP BY producer"
-        ).fetchall()
-        self._by_producer = {producer: Counts(*counts) for producer, *counts in by_producer}
-
-    def _count_along(self) -> None:
-        by_producer = dict(self._by_producer)
-        for producer, changes in self._changes.items():
-            before = by_producer.get(producer, Counts(0, 0, 0, 0))
-            by_producer[producer] = Counts(*(a + b for a, b in zip(before, changes, strict=True)))
-        self._by_producer, self._changes = by_producer, {}
+            self._changes.count(producer, before, was_held, -1)
+            self._changes.count(producer, after, is_held, +1)
 
     def counts(self) -> Counts:
-        return (
-            Counts(*(sum(each) for each in zip(*self._by_producer.values(), strict=True)))
-            if (self._by_producer)
-            else Counts(0, 0, 0, 0)
-        )
+        return self._tallies.counts()
 
     def waiting(self) -> Mapping[str, int]:
-        return {
-            name: counts.pending for name, counts in self._by_producer.items() if counts.pending
-        }
+        return self._tallies.waiting()
 
     # --- reading ---
 
@@ -464,7 +527,7 @@ class PostgresEngine:
             "SELECT hold FROM deliverers WHERE destination = %s AND hold IS NOT NULL",
             (self._destination,),
         ).fetchone()
-        return None if row is None else msgspec.json.decode(row[0], type=DestinationHold)
+        return None if row is None else _hold(row[0])
 
     def spool_progress(self) -> dict[str, int]:
         return {}
@@ -633,7 +696,11 @@ class PostgresEngine:
     def put_in(self, entries: Sequence[Entry], identities: Sequence[Identity]) -> None:
         carrying.put_in(self.connection, entries, identities)
         for entry in entries:
-            self._count(entry.producer, entry.state, entry.held, +1)
+            self._changes.count(entry.producer, entry.state, entry.held, +1)
+
+
+def _hold(text: str | None) -> DestinationHold | None:
+    return None if text is None else msgspec.json.decode(text, type=DestinationHold)
 
 
 def _entry(row: Sequence[Any]) -> Entry:
@@ -645,7 +712,7 @@ def _entry(row: Sequence[Any]) -> Entry:
     return Entry._make((*head, *more))
 
 
-def _named(url: str) -> str:
+def named(url: str) -> str:
     """The database in messages, without a password."""
     shown = psycopg.conninfo.conninfo_to_dict(url)
     return f"{shown.get('host', 'localhost')}/{shown.get('dbname', '')}"

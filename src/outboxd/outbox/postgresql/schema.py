@@ -66,7 +66,7 @@ CREATE TABLE dedup (
     expires_at bigint NOT NULL
 );
 CREATE INDEX dedup_expiring ON dedup (expires_at);
--- One row a gateway and producer, so that gateways never wait for each other's counts.
+-- One row a gateway's connection and producer, so that gateways never wait for each other's counts.
 CREATE TABLE tallies (
     gateway text NOT NULL,
     producer text NOT NULL,
@@ -74,15 +74,18 @@ CREATE TABLE tallies (
     delivered bigint NOT NULL,
     dead bigint NOT NULL,
     held bigint NOT NULL,
+    accepted bigint NOT NULL,           -- ever
     PRIMARY KEY (gateway, producer)
 ) WITH (fillfactor = 50);
 CREATE TABLE deliverers (
     destination text PRIMARY KEY,
     holder text,                        -- a fresh UUID each term
+    gateway text,                       -- who that is, for people
     turn bigint NOT NULL,
     lease_ends_at timestamptz,          -- by the database's clock
     sending bigint[] NOT NULL,          -- seqs in flight
-    hold text                           -- JSON of the operator's hold
+    hold text,                          -- JSON of the operator's hold
+    changes bigint NOT NULL DEFAULT 0   -- how often an operator has changed entries
 );
 """,
     ),

@@ -60,6 +60,19 @@ class Opened(NamedTuple):
         """Bring the rest of `rescues` into the outbox; how many were salvaged and lost."""
         return await recovery.in_background(outbox, self.engine, self.rescues)
 
+    @property
+    def has_rescues(self) -> bool:
+        """Whether there is something to `salvage`."""
+        return bool(self.rescues)
+
+    async def start(self) -> Outbox:
+        """The outbox, with its writer running."""
+        return await Outbox.start(self.engine)
+
+    def release(self) -> None:
+        """Let the lock go, once the outbox has stopped."""
+        self.lock.release()
+
     def close(self) -> None:
         """Close the file, then let the lock go."""
         self.engine.close()

@@ -1,0 +1,186 @@
+"""Which gateway delivers: takes the lease, renews it, gives it up, and hears the others.
+
+Looks at the shared database a few times a second, because nobody tells of what other
+gateways do. What a lease allows is decided in `outbox.postgresql.lease`; what is sent
+and when is the sender's. It must never let the sender launch without a lease, and never
+write in the name of one that was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from outboxd.clock import Clock
+from outboxd.delivery.sender import Sender
+from outboxd.errors import CommitUnknown, LeaseLost, OutboxdError, OutboxUnreachable, Refused
+from outboxd.observe.logs import get_logger
+from outboxd.outbox.engine import Engine
+from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.postgresql.engine import LookAround
+from outboxd.outbox.postgresql.opening import OpenedPostgres
+from outboxd.status import Deliverer
+
+LOOK_S = 0.2
+# A server that has not answered a look after so long does not answer.
+HANGS_S = 5.0
+# How long a receipt may wait for its commit, which waits for a standby, perhaps.
+COMMIT_DEADLINE_S = 10.0
+RETRY_AFTER_S = 5
+
+
+class Election:
+    """One gateway's part in it."""
+
+    def __init__(self, outbox: Outbox, connections: OpenedPostgres, clock: Clock) -> None:
+        self._outbox = outbox
+        self._reading, self._engine = connections.reading, connections.delivering
+        self._clock = clock
+        self._sender: Sender | None = None
+        self._on_trouble: Callable[[Refused | None], None] = lambda refusal: None
+        self._is_deliverer = False
+        self._stopped = False
+        self._seen: LookAround | None = None
+        self._seen_s = 0.0
+        self._answer_s: float | None = None
+        self._trouble: Refused | None = None
+        self._log = get_logger("gateway")
+
+    def join(self, sender: Sender, on_trouble: Callable[[Refused | None], None]) -> None:
+        """Whom it starts and stops; and who hears that the database cannot be used (None:
+        it can again)."""
+        self._sender, self._on_trouble = sender, on_trouble
+
+    def may_launch(self) -> bool:
+        """Whether a request may go out now."""
+        lease = self._engine.lease
+        return (
+            self._is_deliverer
+            and lease is not None
+            and lease.may_launch(self._clock.since_boot_s())
+        )
+
+    def state(self) -> Deliverer:
+        """How it stands."""
+        seen, left_s = self._seen, None
+        if seen is not None and seen.lease_left_s is not None:
+            left_s = seen.lease_left_s - (self._clock.since_boot_s() - self._seen_s)
+        return Deliverer(
+            gateway=None if seen is None else seen.deliverer,
+            is_here=self._is_deliverer,
+            lease_left_s=left_s,
+            answer_s=self._answer_s,
+            trouble=None if self._trouble is None else self._trouble.message,
+            standby_lag_s=self._reading.standby_lag_s,
+        )
+
+    async def run(self) -> None:
+        """Look, and do what is to be done, until cancelled."""
+        while True:
+            await self._turn()
+            await asyncio.sleep(LOOK_S)
+
+    async def give_up(self) -> None:
+        """Deliver no more, so that another may at once; after the sender has ended."""
+        self._stopped = True
+        if self._engine.lease is None:
+            return
+        try:
+            async with asyncio.timeout(HANGS_S):
+                await self._outbox.change_delivery(lambda _: self._engine.give_up_lease())
+        except (OutboxdError, TimeoutError) as error:
+            self._log.warning("lease.not_given_up", error=str(error), effect="it ends by itself")
+
+    # --- one turn ---
+
+    async def _turn(self) -> None:
+        self._look_at_commits()
+        asked_s = self._clock.since_boot_s()
+        try:
+            async with asyncio.timeout(HANGS_S):
+                seen = await self._outbox.read(lambda _: self._reading.look_around())
+                self._seen_s = self._clock.since_boot_s()
+                self._answer_s = self._seen_s - asked_s
+                self._hear(seen)
+                await self._see_to_lease(seen)
+        except TimeoutError:
+            self._note(
+                OutboxUnreachable(
+                    f"the outbox's database has not answered for {HANGS_S:g} s",
+                    "events are refused until it does; see its own log",
+                    RETRY_AFTER_S,
+                )
+            )
+        except LeaseLost:
+            pass  # `_follow` tells
+        except Refused as error:
+            self._note(error)
+        except OutboxdError as error:
+            self._note(OutboxUnreachable(error.message, error.hint, RETRY_AFTER_S))
+        else:
+            if self._outbox.intake_stuck_s() < COMMIT_DEADLINE_S:
+                self._note(None)
+        self._follow()
+
+    def _look_at_commits(self) -> None:
+        """A commit that waits (for a standby that is missing, say) is never cancelled: it
+        may be there, and not replicated. But nobody waits for it any longer."""
+        if self._outbox.intake_stuck_s() < COMMIT_DEADLINE_S:
+            return
+        what = f"a commit of the outbox's database has not ended after {COMMIT_DEADLINE_S:g} s"
+        hint = "is its synchronous standby away? events are refused until it ends"
+        self._outbox.give_up_waiting(CommitUnknown(what, hint))
+        self._note(OutboxUnreachable(what, hint, RETRY_AFTER_S))
+
+    async def _see_to_lease(self, seen: LookAround) -> None:
+        if self._stopped:
+            return
+        lease = self._engine.lease
+        if lease is not None:
+            if self._clock.since_boot_s() >= lease.renew_at_s():
+                await self._outbox.change_delivery(lambda _: self._engine.renew_lease())
+        elif seen.deliverer is None or (seen.lease_left_s or 0.0) <= 0:
+            await self._outbox.change_delivery(self._take)
+
+    def _take(self, _: Engine) -> None:
+        """In one transaction: from its commit on what flew before is known as such."""
+        if self._engine.take_lease():
+            self._engine.recover_sending()
+
+    def _follow(self) -> None:
+        """Start or stop the sender as the lease says."""
+        has_lease = self._engine.lease is not None
+        if has_lease == self._is_deliverer:
+            return
+        if has_lease:
+            self._log.info("lease.taken", effect="this gateway delivers from now on")
+            if self._sender is not None:
+                self._sender.wake()  # what it had read ahead others may have sent
+        else:
+            self._log.warning("lease.lost", effect="another gateway delivers")
+        self._is_deliverer = has_lease
+
+    # --- what others did ---
+
+    def _hear(self, seen: LookAround) -> None:
+        before, self._seen = self._seen, seen
+        self._outbox.take_counts()
+        if before is None or self._sender is None:
+            return
+        # Compared with what the database said before: what this gateway itself has
+        # just written it may not say yet.
+        if seen.hold != before.hold and seen.hold != self._outbox.destination_hold:
+            self._outbox.destination_hold = seen.hold
+            self._sender.heard_hold(seen.hold)
+        if seen.changes != before.changes:
+            self._sender.wake()
+        elif seen.accepted != before.accepted:
+            self._sender.arrived()
+
+    def _note(self, trouble: Refused | None) -> None:
+        before, self._trouble = self._trouble, trouble
+        self._on_trouble(trouble)
+        if trouble is not None and (before is None or before.message != trouble.message):
+            self._log.warning("database.lost", error=trouble.message, hint=trouble.hint)
+        elif trouble is None and before is not None:
+            self._log.info("database.back")

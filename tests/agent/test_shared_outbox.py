@@ -1,0 +1,208 @@
+"""Two gateways on one PostgreSQL: real agents and a real server; any of them may die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.agent import GONE, AgentProcess
+from support.postgresql import Server, needed_binaries
+from support.receiver import Receiver
+
+LEASE_S = 2.0
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def at_length(full: bool) -> None:
+    """What takes seconds each; one of them is the short form."""
+    if not full:
+        pytest.skip("a killed deliverer is the short form of it: --full")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="outboxd-pg-", dir=_memory()) as directory:
+        one = Server(Path(directory), needed_binaries())
+        one.start()
+        yield one
+        one.stop("immediate")
+
+
+@pytest.fixture
+def komodor() -> Iterator[Receiver]:
+    receiver = Receiver().start()
+    yield receiver
+    receiver.stop()
+
+
+@pytest.fixture
+def make_gateway(
+    server: Server, komodor: Receiver, tmp_path: Path
+) -> Iterator[Callable[[str], AgentProcess]]:
+    url = server.fresh_url()
+    made: list[AgentProcess] = []
+
+    def make(name: str, **sections: Any) -> AgentProcess:
+        directory = tmp_path / name
+        directory.mkdir()
+        extra: dict[str, dict[str, object]] = {
+            "outbox": {"path": None, "disk_free_min": None, "url": url, "durability": "local"},
+            "intake": {"spool": None},
+            "delivery": {"lease": f"{LEASE_S:g}s"},
+        }
+        for section, keys in sections.items():
+            extra.setdefault(section, {}).update(keys)
+        gateway = AgentProcess(directory, komodor.endpoint, extra=extra)
+        gateway.start()
+        made.append(gateway)
+        return gateway
+
+    yield make
+    for gateway in made:
+        if gateway.pid is not None:
+            gateway.signal(signal.SIGCONT)
+            gateway.kill()
+
+
+@pytest.fixture
+def pair(make_gateway: Callable[[str], AgentProcess]) -> tuple[AgentProcess, AgentProcess]:
+    """The one that delivers, and another."""
+    first = make_gateway("a")
+    until(lambda: delivers(first))
+    return first, make_gateway("b")
+
+
+def _memory() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def until(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> float:
+    """How long it took, in s."""
+    began_s = time.monotonic()
+    while not holds():
+        assert time.monotonic() < began_s + patience_s, "it never came to hold"
+        time.sleep(0.02)
+    return time.monotonic() - began_s
+
+
+def delivers(gateway: AgentProcess) -> bool:
+    return bool(gateway.status()["deliverer"]["here"])
+
+
+def body(name: str) -> bytes:
+    event = {"eventType": "t", "summary": name, "severity": "information", "dedupKey": name}
+    return json.dumps(event).encode()
+
+
+def give(gateway: AgentProcess, name: str) -> int:
+    """The status of the answer; 0 for none."""
+    try:
+        return gateway.request("POST", "/mgmt/v1/events", body(name))[0]
+    except GONE:
+        return 0
+
+
+def unmarked_duplicates(komodor: Receiver) -> list[str]:
+    return [name for name, marks in komodor.arrivals.items() if not all(marks[1:])]
+
+
+@pytest.mark.usefixtures("at_length")
+def test_every_gateway_takes_events_and_one_delivers_each_once(pair, komodor):
+    given = [f"{gateway.directory.name}{n}" for n in range(40) for gateway in pair]
+    by_name = {gateway.directory.name: gateway for gateway in pair}
+    assert {give(by_name[name[0]], name) for name in given} == {201}
+    assert give(pair[0], "b0") == give(pair[1], "a0") == 200
+    until(lambda: len(komodor.order) == len(given))
+    until(lambda: all(gateway.status()["outbox"]["delivered"] == 80 for gateway in pair))
+    assert sorted(komodor.order) == sorted(given)
+    assert [delivers(gateway) for gateway in pair] == [True, False]
+
+
+def test_when_the_deliverer_is_killed_the_other_delivers_and_nothing_is_lost(pair, komodor):
+    first, other = pair
+    receipts: set[str] = set()
+    for n in range(30):
+        name = f"before {n}"
+        if give(pair[n % 2], name) == 201:
+            receipts.add(name)
+    first.kill()
+    for n in range(10):
+        assert give(other, f"after {n}") == 201
+        receipts.add(f"after {n}")
+    until(lambda: receipts <= set(komodor.order))
+    assert delivers(other)
+    assert not unmarked_duplicates(komodor)
+
+
+@pytest.mark.usefixtures("at_length")
+def test_a_gateway_that_stops_lets_another_deliver_at_once(pair, komodor):
+    first, other = pair
+    assert first.stop() == 0
+    assert give(other, "after") == 201
+    assert until(lambda: "after" in komodor.order) < LEASE_S
+
+
+@pytest.mark.usefixtures("at_length")
+def test_a_stopped_deliverer_that_goes_on_later_sends_nothing_more(pair, komodor):
+    first, other = pair
+    first.signal(signal.SIGSTOP)
+    given = [f"while it stands {n}" for n in range(20)]
+    assert {give(other, name) for name in given} == {201}
+    until(lambda: set(given) <= set(komodor.order))
+    first.signal(signal.SIGCONT)
+    until(lambda: not delivers(first))
+    more = [f"later {n}" for n in range(20)]
+    assert {give(first, name) for name in more} == {201}
+    until(lambda: set(more) <= set(komodor.order))
+    assert delivers(other)
+    assert not unmarked_duplicates(komodor)
+    assert "lease.lost" in first.log_text()
+
+
+@pytest.mark.usefixtures("at_length")
+def test_an_operators_hold_is_everybodys(pair, komodor):
+    first, other = pair
+    assert other.request("POST", "/v1/hold", b'{"reason": "maintenance"}')[0] == 200
+    until(lambda: first.status()["destination"]["state"] == "held")
+    assert give(first, "held back") == 201
+    assert give(other, "held back, too") == 201
+    assert other.request("POST", "/v1/release", b"{}")[0] == 200
+    until(lambda: len(komodor.order) == 2)
+
+
+@pytest.mark.usefixtures("at_length")
+def test_while_the_database_is_away_events_are_refused_and_then_taken_again(
+    server, make_gateway, komodor
+):
+    gateway = make_gateway("a")
+    assert give(gateway, "before") == 201
+    until(lambda: "before" in komodor.order)
+    server.stop("immediate")
+    try:
+        status, answer = gateway.request("POST", "/mgmt/v1/events", body("meanwhile"))
+        assert status in (503, 0), answer
+        until(lambda: not gateway.status()["intake"]["accepting"])
+        assert give(gateway, "meanwhile") == 503
+    finally:
+        server.start()
+    until(lambda: give(gateway, "afterwards") == 201)
+    until(lambda: "afterwards" in komodor.order)
+    assert gateway.status()["deliverer"]["trouble"] is None
+
+
+def test_a_second_agent_on_the_same_socket_is_refused(make_gateway):
+    gateway = make_gateway("a")
+    second = AgentProcess.__new__(AgentProcess)
+    second.__dict__.update(gateway.__dict__, pid=None, _popen=None)
+    second.start(ready=False)
+    assert second.wait() == 75
+    assert f"process {gateway.pid}" in gateway.log_text()
+    assert gateway.answers()
