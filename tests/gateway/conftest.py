@@ -97,7 +97,10 @@ def make_gateway(
 ) -> Iterator[Callable[..., Gateway]]:
     made: list[Agent] = []
 
-    def make(tokens: dict[str, dict[str, Any]] | None = None, **sections: Any) -> Gateway:
+    def make(
+        tokens: dict[str, dict[str, Any]] | None = None, patch: str = "", **sections: Any
+    ) -> Gateway:
+        """`patch`: Python that runs before the agent does, as for a control."""
         certificate = authority.issue_cert("localhost", "127.0.0.1")
         certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
         certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
@@ -118,7 +121,12 @@ def make_gateway(
             "tokens_file": str(path),
             **sections.pop("intake", {}),
         }
-        agent = Agent(tmp_path, komodor.url, extra={"intake": intake, **sections}, zygote=zygote)
+        how: dict[str, Any] = {"zygote": zygote}
+        if patch:
+            (tmp_path / "patch").mkdir()
+            (tmp_path / "patch" / "sitecustomize.py").write_text(patch)
+            how = {"environ": {"PYTHONPATH": str(tmp_path / "patch")}}
+        agent = Agent(tmp_path, komodor.url, extra={"intake": intake, **sections}, **how)
         made.append(agent)
         agent.start()
         context = ssl.create_default_context()

@@ -343,7 +343,7 @@ class Connection(asyncio.Protocol):
         held = len(answer.body) if len(answer.body) > FREE_BYTES else 0
         if held and not self._hold(held):
             self._server.limited("bytes")
-            answer, held = self._server.too_busy().response(), 0
+            answer, held = self._server.spread(self._server.too_busy().response()), 0
         size = len(answer.body)
         close = answer.close or self._is_last(request)
         head = self._server.head(answer, size, _connection(request, close), request.answer_headers)

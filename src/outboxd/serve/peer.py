@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 from collections.abc import Hashable
+from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple
 
 _CREDENTIALS = struct.Struct("3i")
@@ -52,7 +53,18 @@ def identify(connected: socket.socket) -> tuple[Peer | None, Hashable]:
         packed = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         process_id, user_id, _ = _CREDENTIALS.unpack(packed)
         return Peer(process_id, user_id), user_id
-    return None, connected.getpeername()[0]
+    return None, _network(connected.getpeername()[0])
+
+
+def _network(address: str) -> str:
+    """Who answers for what comes from an address: itself, or with IPv6 its network of 64
+    bits, of which any host has all the addresses that it likes (RFC 4291, 2.5.1)."""
+    if ":" not in address:
+        return address
+    found = IPv6Address(address.partition("%")[0])
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(IPv6Network((found, 64), strict=False))
 
 
 def has_hung_up(transport: asyncio.BaseTransport) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from math import ceil
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from outboxd.budgets import Limits, socket_limits
 from outboxd.clock import Clock
@@ -43,6 +43,8 @@ from outboxd.serve.tls import TlsFiles
 _LOOK_S = 1.0
 # An idle connection of this age gives way to a new one of the same peer.
 _SETTLED_S = 1.0
+
+_A = TypeVar("_A", bound=Answer)
 
 _log = get_logger()
 
@@ -76,8 +78,8 @@ class HttpServer:
         self.stall_s = stall_s
         self.keepalive_s = keepalive_s
         self.is_stopping = False
-        # A random number from 0 to 1 for each answer that sends a caller away for a
-        # while: by up to half as long again, so that not all come back in one second.
+        # A random number from 0 to 1 (below it) for each answer that sends a caller away
+        # for a while: by up to half as long again, so that not all come back in one second.
         self._retry_after_spread = retry_after_spread
         self._table = table
         self._guards = guards  # raise Refusal; they may say whom a request is from
@@ -86,8 +88,6 @@ class HttpServer:
         self._acceptors: list[Acceptor] = []
         self._joining: dict[Connection, asyncio.Task[None]] = {}
         self._connections: dict[Hashable, dict[Connection, None]] = {}
-        busy = self.too_busy().response()
-        self._busy = self.head(busy, len(busy.body), "close") + busy.body
         self._emptied: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -140,7 +140,7 @@ class HttpServer:
             return b""
         if not self._admit(holder):
             # Before the handshake no answer could be read.
-            return b"" if self.tls is not None else self._busy
+            return b"" if self.tls is not None else self._busy()
         connection = Connection(self, peer, holder)
         self._connections.setdefault(holder, {})[connection] = None
         joining = asyncio.create_task(self._join(connection, connected))
@@ -253,10 +253,7 @@ class HttpServer:
             NoAnswer: none may be given.
             ConnectionError: nobody is there to be given one.
         """
-        answer = await self._answer(request)
-        if self._retry_after_spread is not None and answer.headers:
-            answer.headers = _spread(answer.headers, self._retry_after_spread())
-        return answer
+        return self.spread(await self._answer(request))
 
     async def _answer(self, request: Request) -> Answer:
         try:
@@ -289,6 +286,20 @@ class HttpServer:
                 ),
             )
 
+    def spread(self, answer: _A) -> _A:
+        """The answer, with a Retry-After that is not the same for all."""
+        after_s = (answer.headers or {}).get("Retry-After")
+        if self._retry_after_spread is not None and after_s is not None:
+            # Whole seconds: where one is told, half of them are told two.
+            more_s = int(self._retry_after_spread() * (ceil(int(after_s) / 2) + 1))
+            answer.headers = {**(answer.headers or {}), "Retry-After": str(int(after_s) + more_s)}
+        return answer
+
+    def _busy(self) -> bytes:
+        """What a connection is refused with."""
+        busy = self.spread(self.too_busy().response())
+        return self.head(busy, len(busy.body), "close") + busy.body
+
     def only_reads(self, connection: Connection) -> bool:
         """Whether the request that a connection answers changes nothing."""
         current = connection.current
@@ -316,14 +327,6 @@ class HttpServer:
             {"Retry-After": "1"},
             close=True,
         )
-
-
-def _spread(headers: Mapping[str, str], share: float) -> Mapping[str, str]:
-    after_s = headers.get("Retry-After")
-    if after_s is None:
-        return headers
-    # Rounded up: where a second was told, half a second more is one more.
-    return {**headers, "Retry-After": str(int(after_s) + ceil(int(after_s) / 2 * share))}
 
 
 def _coded(coding: str) -> Refusal:
