@@ -15,6 +15,7 @@ import socket
 import ssl
 import time
 from collections import Counter
+from itertools import cycle
 from typing import Any
 
 EVENT = json.dumps(
@@ -212,6 +213,48 @@ def huge_and_nested(target: str, seconds: float) -> None:
             attacker.ask(opened, requests[number % len(requests)])
             opened.close()
         number += 1
+    attacker.tell()
+
+
+def large_webhooks(target: str, seconds: float) -> None:
+    """With a good token: all that the mappings can be made to work on, none of it allowed.
+
+    Of a group the last alert is for another's cluster, so that all before it are read.
+    """
+    attacker = Attacker(target, seconds)
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "Down", "severity": "critical", "cluster": "own", "pod": "p" * 40},
+        "annotations": {"summary": "s" * 100, "description": "d" * 200},
+        "startsAt": "2026-11-21T10:00:00Z",
+        "endsAt": "0001-01-01T00:00:00Z",
+        "generatorURL": "http://prometheus.example/graph?g0.expr=up",
+    }
+    foreign = {**alert, "labels": {**alert["labels"], "cluster": "other"}}  # type: ignore[dict-item]
+    alerts = {"alerts": [{**alert, "fingerprint": f"{n:016x}"} for n in range(5_000)] + [foreign]}
+    long = {"alerts": [{**alert, "annotations": {"a": "\u00e9\n" * 500_000}}] * 2 + [foreign]}
+    flag: dict[str, Any] = {"kind": "flag", "name": "f", "title": "t", "_id": "1"}
+    nested: Any = 1
+    for _ in range(99):
+        nested = {"a": nested}
+    payloads = (
+        ("/v1/alertmanager", alerts),
+        ("/v1/alertmanager", long),
+        ("/v1/alertmanager", {"alerts": [{}] * 2_000_000}),
+        ("/v1/webhooks/grafana", alerts),
+        ("/v1/webhooks/launchdarkly", {**flag, "x": list(range(200_000))}),
+        ("/v1/webhooks/launchdarkly", {"body": json.dumps({**flag, "x": ["a\n"] * 200_000})}),
+        ("/v1/webhooks/launchdarkly", {**flag, "tags": [f"t{n}" for n in range(200_000)]}),
+        ("/v1/webhooks/launchdarkly", {**flag, "x": nested, "y": "z" * 1_000_000}),
+    )
+    for path, payload in cycle(payloads):
+        if attacker.is_over:
+            break
+        request = post(attacker.told["token"], json.dumps(payload).encode(), path)
+        if (opened := attacker.shake_hands()) is not None:
+            opened.settimeout(10.0)
+            attacker.ask(opened, request)
+            opened.close()
     attacker.tell()
 
 

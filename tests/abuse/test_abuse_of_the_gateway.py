@@ -21,7 +21,8 @@ pytestmark = pytest.mark.alone
 ATTACKS_FILE = str(Path(__file__).with_name("attacks_on_the_gateway.py"))
 ATTACKS = (
     *("idle_connections", "plain_idle_connections", "unfinished_handshakes"),
-    *("slow_heads", "slow_bodies", "wrong_tokens", "huge_and_nested", "foreign_scope"),
+    *("slow_heads", "slow_bodies", "wrong_tokens", "huge_and_nested", "large_webhooks"),
+    "foreign_scope",
 )
 SECONDS = 3.0
 DELAY_MAX_MS = 50.0
@@ -66,6 +67,10 @@ def unlimited(self, *numbers, **named):
     self.connections = self.bytes = budgets.Budget(1 << 40)
 budgets.Limits.__init__ = unlimited
 budgets.Limits.fit = lambda self, *a: self
+"""
+ON_THE_LOOP = """
+import outboxd.gateway.routes as routes
+routes.PLAIN_BYTES = routes.VALUES_MAX = 1 << 40
 """
 HASTY = """
 import outboxd.serve.server as server
@@ -216,6 +221,9 @@ def test_a_bad_peer_delays_nobody_and_is_not_served(attacked_gateway, attack):
             assert seen.refusals == 1  # one text for all of them
         if attack == "foreign_scope":
             assert set(seen.answers) == {"422"}
+        if attack == "large_webhooks":
+            assert set(seen.answers) <= {"413", "422"}
+            assert sum(seen.answers.values()) >= 2
         if attack in ("slow_heads", "idle_connections"):
             assert gateway.agent.request("GET", "/readyz")[0] == 200
 
@@ -228,6 +236,12 @@ def test_without_a_limit_of_connections_the_attack_is_seen(attacked_gateway):
         except json.JSONDecodeError:
             return  # it answers nobody any more
         assert faults(calm, seen) != []
+
+
+def test_webhooks_that_are_read_on_the_loop_are_seen(attacked_gateway):
+    with attacked_gateway(ON_THE_LOOP) as gateway:
+        calm = gateway.measure()
+        assert faults(calm, gateway.measure("large_webhooks")) != []
 
 
 def unfinished(port: int, count: int = 20) -> int:
