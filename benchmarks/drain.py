@@ -42,24 +42,16 @@ def drained(directory: Path, count: int, url: str, **sections: dict[str, object]
     return Drained(count / taken_s, cpu_s / count * 1e6)
 
 
-class _Komodor:
-    endpoint = ""
-    proxy = ""
-    ca_file = ""
-    client_cert = ""
-    client_key = ""
-    connect_timeout_s = 10.0
-    request_timeout_s = 30.0
-
-
 def transport_alone(url: str, count: int, permits: int, ca_file: str = "") -> Drained:
     """The bare exchange: the same transport with nothing around it."""
+    from msgspec.structs import replace
+
+    from outboxd.config.load import load_client
     from outboxd.delivery.transport import Transport
 
     async def main() -> Drained:
-        settings = _Komodor()
-        settings.endpoint, settings.ca_file = url, ca_file
-        transport = Transport(settings, "benchmark")
+        built_in = load_client(None, {"HOME": "/"}).komodor
+        transport = Transport(replace(built_in, endpoint=url, ca_file=ca_file), "benchmark")
         left = iter(range(count))
 
         async def work() -> None:

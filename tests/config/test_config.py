@@ -10,8 +10,9 @@ import pytest
 
 import outboxd.config.load as config_module
 from outboxd import locations
+from outboxd.config.addresses import split_listen
 from outboxd.config.api_key import read_api_key
-from outboxd.config.keys import KEYS, SECTIONS, split_listen
+from outboxd.config.keys import KEYS, SECTIONS
 from outboxd.config.load import find, load, load_client
 from outboxd.errors import ConfigError
 from outboxd.locations import runtime_dir, state_dir
@@ -295,10 +296,10 @@ def test_a_wrong_value_is_refused_with_key_value_and_what_is_allowed(write, labe
 
 def test_the_table_of_wrong_values_has_every_kind_of_key():
     untested = {key.label for key in KEYS} - WRONG.keys()
-    kinds = {(key.convert.__qualname__, key.section) for key in KEYS if key.label in WRONG}
+    kinds = {(key.kind.convert.__qualname__, key.section) for key in KEYS if key.label in WRONG}
     for key in KEYS:
         if key.label in untested:
-            assert any(kind == key.convert.__qualname__ for kind, _ in kinds), key.label
+            assert any(kind == key.kind.convert.__qualname__ for kind, _ in kinds), key.label
 
 
 def test_credentials_in_a_url_are_not_shown(write):

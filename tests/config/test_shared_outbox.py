@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from outboxd.config.database_password import read_database_password
-from outboxd.config.load import Config, load
+from outboxd.config.load import load
+from outboxd.config.sections import Config
 from outboxd.errors import EX_CONFIG, ConfigError
 from outboxd.producer import settings
 from outboxd.producer.spool import NotStored, put

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import strategies as st
 
 from outboxd.config.keys import KEYS, SECTIONS
-from outboxd.config.load import Config, load, load_client
+from outboxd.config.load import load, load_client
+from outboxd.config.sections import Config
 from outboxd.errors import ConfigError
 from outboxd.producer import settings
 from outboxd.producer.plain_toml import read as read_plain
@@ -121,7 +122,7 @@ def tables(keys) -> str:
         lines.append(f"[{section}]")
         for key in keys:
             if key.section == section:
-                value = '"/tmp/x"' if key.default is None else written(key.default)
+                value = '"/tmp/x"' if key.kind.default is None else written(key.kind.default)
                 lines.append(f"{key.name} = {value}")
     return "\n".join(lines)
 
@@ -196,7 +197,7 @@ def test_every_configuration_that_says_the_defaults_loads_to_them(fuzz, tmp_path
         config = load(str(path))
         for key in KEYS:
             value = getattr(getattr(config, key.section), key.attribute)
-            if key.default is not None:
+            if key.kind.default is not None:
                 assert value == getattr(getattr(built_in, key.section), key.attribute)
 
     fuzz(GOOD, check)

@@ -17,7 +17,8 @@ import msgspec
 
 from outboxd.clock import Clock
 from outboxd.config.changes import changed, needs_restart
-from outboxd.config.load import Config, load
+from outboxd.config.load import load
+from outboxd.config.sections import Config
 from outboxd.errors import EX_CONFIG, EX_UNAVAILABLE, ConfigError
 from outboxd.findings import Finding, bad, good
 

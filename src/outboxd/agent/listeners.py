@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from outboxd.agent.systemd import PassedSocket
 from outboxd.budgets import Limits, gateway_limits, page_limits, socket_limits
 from outboxd.clock import Clock
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.errors import OutboxdError
 from outboxd.findings import Finding, bad, good
 from outboxd.observe.logs import get_logger

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from outboxd.clock import Clock
 from outboxd.config.database_password import read_database_password
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.errors import ConfigError, OutboxLocked
 from outboxd.observe import logs
 from outboxd.outbox.opened import Opened

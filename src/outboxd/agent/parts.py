@@ -27,7 +27,7 @@ from outboxd.api.session_routes import SessionRoutes
 from outboxd.api.sessions import Sessions
 from outboxd.clock import Clock
 from outboxd.config.changes import changed, changes_the_way, needs_restart
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.delivery.facts import Fact, OutageEnded
 from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import Settings
@@ -131,7 +131,7 @@ class AgentParts:
             self.admission,
             self.metrics,
             clock,
-            defaults=config.defaults,
+            defaults=config.defaults.for_events(),
             event_type_max=config.komodor.event_type_max,
             event_bytes_max=config.intake.event_bytes_max,
             ttl_s=config.outbox.ttl_s,
@@ -400,7 +400,7 @@ class AgentParts:
         if self.spool is not None:
             self.spool.disk_free_min = config.outbox.disk_free_min
         self.door.configure(
-            config.defaults,
+            config.defaults.for_events(),
             config.komodor.event_type_max,
             config.intake.event_bytes_max,
             config.outbox.ttl_s,

@@ -30,7 +30,8 @@ from outboxd.agent.systemd import Notifier, PassedSocket, passed_sockets
 from outboxd.api.operation import OperationRoutes
 from outboxd.clock import Clock
 from outboxd.config.api_key import ApiKey, read_api_key
-from outboxd.config.load import Config, load
+from outboxd.config.load import load
+from outboxd.config.sections import Config
 from outboxd.errors import OutboxdError, SyncFailed, Unavailable
 from outboxd.observe import logs
 from outboxd.outbox.opened import Opened

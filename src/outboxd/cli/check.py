@@ -22,7 +22,8 @@ from outboxd.cli.agent import AgentQueue, NoAgent
 from outboxd.cli.queue import socket_path
 from outboxd.cli.service import Service, agent_user, credentials_for, service_of
 from outboxd.config.api_key import read_api_key
-from outboxd.config.load import Config, load
+from outboxd.config.load import load
+from outboxd.config.sections import Config
 from outboxd.errors import (
     EX_CONFIG,
     EX_NOPERM,

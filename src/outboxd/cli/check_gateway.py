@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.delivery.next_hop import read_greeting
 from outboxd.delivery.outcome import Answer
 from outboxd.errors import EX_CONFIG, EX_NOPERM, ConfigError

@@ -15,7 +15,7 @@ from outboxd.cli.agent import AgentQueue
 from outboxd.cli.offline import FileQueue, free_bytes
 from outboxd.cli.service import Service, unit_of
 from outboxd.config.api_key import ApiKey
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.errors import (
     EX_CONFIG,
     EX_NOPERM,

@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from outboxd import __version__
 from outboxd.cli import check_gateway
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.delivery.outcome import Answer, Fault, decide
 from outboxd.delivery.proxied import Asked, ask
 from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for

@@ -21,7 +21,7 @@ from outboxd import __version__
 from outboxd.api.status import OutboxStatus, status_json
 from outboxd.cli.rows import Page, Params
 from outboxd.clock import Clock
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.delivery.next_hop import NextHop
 from outboxd.errors import EventError, NotPermitted, OutboxLocked, Unavailable
 from outboxd.outbox.bulk import BulkChange

@@ -16,7 +16,8 @@ import msgspec
 
 from outboxd.cli.agent import AgentQueue, NoAgent
 from outboxd.cli.rows import Page, Params, read_entry
-from outboxd.config.load import Config, load_client
+from outboxd.config.load import load_client
+from outboxd.config.sections import Config
 from outboxd.errors import EventError, UnknownId
 from outboxd.outbox.filters import may_begin_an_id
 from outboxd.outbox.model import EntryChange

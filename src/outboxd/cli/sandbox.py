@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from outboxd.config.keys import split_listen
+from outboxd.config.addresses import split_listen
 from outboxd.errors import EX_OK, UsageError
 from outboxd.producer.command_line import Arguments
 

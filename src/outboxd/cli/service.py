@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.locations import CONFIG_PATH, CREDENTIAL
 
 SYSTEMCTL_S = 10.0

@@ -13,7 +13,7 @@ from outboxd.cli.agent import AgentQueue
 from outboxd.cli.queue import Queue, client_config, open_queue, socket_path
 from outboxd.cli.rows import one_line, read_entry
 from outboxd.cli.watch import bars, watch
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.errors import EX_OK, ConfigError, OutboxdError, UsageError
 from outboxd.producer.command_line import Arguments
 from outboxd.text import harmless

@@ -39,7 +39,7 @@ def run(arguments: Arguments) -> int:
         raise UsageError(f"there is no webhook {arguments.name!r}", hint)
     for body in bodies:
         event = parse(body, event_type_max, config.intake.event_bytes_max)
-        sent = json.loads(wire_body(event, config.defaults))
+        sent = json.loads(wire_body(event, config.defaults.for_events()))
         print(harmless_json(json.dumps(sent, indent=2, ensure_ascii=False)))
     sys.stdout.flush()
     count = len(bodies)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.errors import ConfigError
 from outboxd.locations import credential_path
 

@@ -7,26 +7,29 @@ nothing.
 from __future__ import annotations
 
 import grp
-import ipaddress
 import os
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from outboxd.config.keys import SECTIONS, split_listen, wrong
+from msgspec.structs import replace
+
+from outboxd.config.addresses import is_loopback, split_listen
+from outboxd.config.keys import SECTIONS, wrong
 from outboxd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from outboxd.config.load import Config
+    from outboxd.config.sections import Config
 
 SOCKET_PATH_MAX = 107
 _PROXY_BYTES_MAX = 4096
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
-def check(config: Config) -> None:
-    """Raise a ConfigError for what cannot work."""
+def check(config: Config) -> Config:
+    """The configuration, with the proxy that proxy_file names; raises a ConfigError for
+    what cannot work."""
     _check_endpoint(config)
-    _check_proxy(config)
+    config = _with_proxy(config)
     _check_files(config)
     if len(os.fsencode(config.intake.socket)) > SOCKET_PATH_MAX:
         why = f"Linux takes {SOCKET_PATH_MAX} bytes for a socket's path"
@@ -49,6 +52,7 @@ def check(config: Config) -> None:
             split_listen(config.http.listen)
         except ValueError:
             raise _wrong(config, "http", "listen") from None
+    return config
 
 
 def _check_listener(config: Config) -> None:
@@ -102,16 +106,6 @@ def _secret_free(url: str) -> str:
     return "…" + url.rpartition("@")[2].partition("?")[0]
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a URL's host can only be this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _check_endpoint(config: Config) -> None:
     endpoint = config.komodor.endpoint
     parts = _split(endpoint)
@@ -128,15 +122,17 @@ def _check_endpoint(config: Config) -> None:
         raise _wrong(config, "komodor", "endpoint", why)
 
 
-def _check_proxy(config: Config) -> None:
+def _with_proxy(config: Config) -> Config:
     if config.komodor.proxy_file:
-        config.komodor.proxy = _proxy_from_file(config)
+        komodor = replace(config.komodor, proxy=_proxy_from_file(config))
+        config = replace(config, komodor=komodor)
     if not config.komodor.proxy:
-        return
+        return config
     parts = _split(config.komodor.proxy)
     if parts is None or parts.scheme not in PROXY_SCHEMES:
         shown = config.komodor.proxy.rpartition("@")[2]
         raise _wrong(config, "komodor", "proxy", "it is the URL of no proxy", shown)
+    return config
 
 
 def _proxy_from_file(config: Config) -> str:
@@ -225,5 +221,5 @@ def _wrong(
     shown: str | None = None,
 ) -> ConfigError:
     key = SECTIONS[section][name]
-    value = shown if shown is not None else getattr(getattr(config, section), name)
+    value = shown if shown is not None else getattr(getattr(config, section), key.attribute)
     return wrong(key, config.source, value, why)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.errors import ConfigError
 from outboxd.locations import PASSWORD_CREDENTIAL, credential_path
 

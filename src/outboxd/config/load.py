@@ -11,197 +11,46 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
+from typing import Any
 
-from outboxd.config.keys import KEYS, PATHS, SECTIONS, as_written, split_listen, wrong
+from msgspec.structs import replace
+
+from outboxd.config.keys import SECTIONS, Key, as_written, wrong
+from outboxd.config.sections import SECTION_TYPES, Config
 from outboxd.errors import ConfigError
 from outboxd.event.jsontext import shown
-from outboxd.event.komodor import Defaults, nearest
+from outboxd.event.komodor import nearest
 from outboxd.locations import CONFIG_PATH, runtime_dir, state_dir
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from outboxd.config.keys import Key
 
 CONFIG_BYTES_MAX = 128 * 1024
 _FAULT_CHARS = 300
-
-
-class Komodor:
-    """[komodor]: where events go."""
-
-    endpoint: str
-    api_key_file: str
-    event_type_max: int
-    proxy: str  # the content of proxy_file, where that is given
-    proxy_file: str
-    ca_file: str
-    client_cert: str
-    client_key: str
-    connect_timeout_s: float
-    request_timeout_s: float
-    retry_after_max_s: float
-    allow_plain_http: bool
-
-
-class Intake:
-    """[intake]: where events come in."""
-
-    socket: str
-    socket_mode: str
-    socket_group: str
-    read_others: bool
-    spool: str
-    event_bytes_max: int
-    listen: str
-    tls_cert: str
-    tls_key: str
-    client_ca: str
-    tokens_file: str
-    connections_max: int
-    connections_per_peer: int
-    allow_plain_listen: bool
-
-    @property
-    def socket_mode_bits(self) -> int:
-        return int(self.socket_mode, 8)
-
-
-class OutboxSection:
-    """[outbox]: where they are kept, and for how long."""
-
-    path: str  # "" where there is a url
-    url: str
-    password_file: str
-    durability: str
-    events_max: int
-    disk_free_min: int
-    retain_delivered_s: float
-    ttl_s: float
-
-    @property
-    def place(self) -> str:
-        """Where they are, for people."""
-        return self.url or self.path
-
-
-class Dedup:
-    """[dedup]: what counts as the same event."""
-
-    key_window_s: float
-    repeat_window_s: float
-
-
-class Delivery:
-    """[delivery]: how they are sent."""
-
-    concurrency_max: int
-    rate_max: int
-    backoff_initial_s: float
-    backoff_max_s: float
-    attempts_max: int
-    hold_probe_s: float
-    stamp: str
-    late_after_s: float
-    drain_timeout_s: float
-    lease_s: float
-    order: str
-    fresh_share: float
-    report_outage: bool
-
-
-class Http:
-    """[http]: the page and metrics over TCP."""
-
-    listen: str
-
-    @property
-    def host_port(self) -> tuple[str, int] | None:
-        """Where to listen, or None."""
-        return split_listen(self.listen) if self.listen else None
-
-
-class MetricsSection:
-    """[metrics]: the file for node_exporter."""
-
-    textfile: str
-
-
-class Log:
-    """[log]: what is written to stderr."""
-
-    level: str
-    format: str
-
-
-class Config:
-    """Every setting, with its default where none was given."""
-
-    __slots__ = (
-        "dedup",
-        "defaults",
-        "delivery",
-        "http",
-        "intake",
-        "komodor",
-        "log",
-        "metrics",
-        "outbox",
-        "source",
-        "webhooks",
-    )
-
-    def __init__(self, source: str | None = None) -> None:
-        self.source = source  # the file's path; None: built-in defaults
-        self.komodor = Komodor()
-        self.intake = Intake()
-        self.defaults = Defaults()
-        self.outbox = OutboxSection()
-        self.dedup = Dedup()
-        self.delivery = Delivery()
-        self.http = Http()
-        self.metrics = MetricsSection()
-        self.log = Log()
-        # [webhooks.NAME]: a part of an event to the expression that finds it.
-        self.webhooks: dict[str, dict[str, str]] = {}
 
 
 def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """The checked configuration: `path`, else $OUTBOXD_CONFIG, else the system's, else built-in."""
     from outboxd.config.checks import check
 
-    config = load_client(path, environ)
-    check(config)
-    return config
+    return check(load_client(path, environ))
 
 
 def load_client(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
     """The same without the checks that only the agent needs (URLs, groups, files)."""
     source = find(path, environ)
-    config = Config(source)
     tables = _read(source) if source else {}
-    config.webhooks = _webhooks(tables.pop("webhooks", {}), source)
-    for section in tables:
-        if section not in SECTIONS:
-            raise _unknown(source, f"[{shown(section)}]", section, tuple(SECTIONS), "section")
-    for section, known in SECTIONS.items():
-        table = tables.get(section, {})
-        if type(table) is not dict:
-            raise ConfigError(
-                f"{source}: {section} is a section, not a value", f"write [{section}] on its line"
-            )
-        for name in table:
-            if name not in known:
-                raise _unknown(source, f"[{section}] {shown(name)}", name, tuple(known), "key")
-    for key in KEYS:
-        given = tables.get(key.section, {})
-        value = _value(key, given, source, environ)
-        setattr(getattr(config, key.section), key.attribute, value)
-    if config.outbox.url:
-        _without_files(config, tables)
-    return config
+    webhooks = _webhooks(tables.pop("webhooks", {}), source)
+    _check_names(tables, source)
+    sections: dict[str, Any] = {
+        section: section_type(
+            **{
+                key.attribute: _value(key, tables.get(section, {}), source, environ)
+                for key in SECTIONS[section].values()
+            }
+        )
+        for section, section_type in SECTION_TYPES.items()
+    }
+    config = Config(source=source, webhooks=webhooks, **sections)
+    return _without_files(config, tables) if config.outbox.url else config
 
 
 # What does not go with [outbox] url, and what to do instead.
@@ -216,12 +65,31 @@ _NOT_WITH_URL = (
 )
 
 
-def _without_files(config: Config, tables: Mapping[str, Any]) -> None:
+def _without_files(config: Config, tables: Mapping[str, Any]) -> Config:
     for section, name, hint in _NOT_WITH_URL:
         if name in tables.get(section, {}):
             label = SECTIONS[section][name].label
             raise ConfigError(f"{config.source}: {label} does not go with [outbox] url", hint)
-    config.outbox.path = config.intake.spool = ""
+    return replace(
+        config,
+        outbox=replace(config.outbox, path=""),
+        intake=replace(config.intake, spool=""),
+    )
+
+
+def _check_names(tables: Mapping[str, Any], source: str | None) -> None:
+    for section in tables:
+        if section not in SECTIONS:
+            raise _unknown(source, f"[{shown(section)}]", section, tuple(SECTIONS), "section")
+    for section, known in SECTIONS.items():
+        table = tables.get(section, {})
+        if type(table) is not dict:
+            raise ConfigError(
+                f"{source}: {section} is a section, not a value", f"write [{section}] on its line"
+            )
+        for name in table:
+            if name not in known:
+                raise _unknown(source, f"[{section}] {shown(name)}", name, tuple(known), "key")
 
 
 def _webhooks(tables: object, source: str | None) -> dict[str, dict[str, str]]:
@@ -262,12 +130,13 @@ def _value(
     key: Key, given: Mapping[str, Any], source: str | None, environ: Mapping[str, str]
 ) -> object:
     if key.name not in given:
-        return _default_path(key, environ) if key.default is None else key.convert(key.default)
+        default = key.kind.default
+        return _default_path(key, environ) if default is None else key.kind.convert(default)
     try:
-        value = key.convert(given[key.name])
+        value = key.kind.convert(given[key.name])
     except ValueError:
         raise wrong(key, source, given[key.name]) from None
-    if key.label in PATHS and value:
+    if key.kind.is_path and value:
         # Relative paths are the configuration file's neighbours, wherever the agent was started.
         base = os.path.dirname(os.path.abspath(source)) if source else ""
         return os.path.join(base, os.path.expanduser(str(value)))

@@ -10,7 +10,8 @@ import os
 from collections.abc import Iterator, Mapping
 from urllib.parse import SplitResult, urlsplit
 
-from outboxd.config.checks import PROXY_SCHEMES, is_loopback
+from outboxd.config.addresses import is_loopback
+from outboxd.config.checks import PROXY_SCHEMES
 from outboxd.errors import ConfigError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}

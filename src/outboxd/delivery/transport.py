@@ -11,10 +11,11 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 from outboxd import __version__
+from outboxd.config.sections import Komodor
 from outboxd.delivery import faults
 from outboxd.delivery.connections import Pool
 from outboxd.delivery.outcome import Answer, Fault
@@ -33,18 +34,6 @@ _OF_THE_WAY = frozenset({408, 421, 425})
 _URL_SAFE = "/%:@!$&'()*+,;=~?"
 
 
-class Settings(Protocol):
-    """What the transport reads of `[komodor]`."""
-
-    endpoint: str
-    proxy: str
-    ca_file: str
-    client_cert: str
-    client_key: str
-    connect_timeout_s: float
-    request_timeout_s: float
-
-
 class Transport:
     """The way to one endpoint. Make it in the running loop, close it there.
 
@@ -52,27 +41,27 @@ class Transport:
         ConfigError: a proxy or a file that cannot be used.
     """
 
-    def __init__(self, settings: Settings, key: str | None) -> None:
-        self._endpoint = settings.endpoint
-        parts = urlsplit(settings.endpoint)
-        proxy = proxy_for(settings.endpoint, settings.proxy)
+    def __init__(self, komodor: Komodor, key: str | None) -> None:
+        self._endpoint = komodor.endpoint
+        parts = urlsplit(komodor.endpoint)
+        proxy = proxy_for(komodor.endpoint, komodor.proxy)
         proxy_parts = urlsplit(proxy or "")
-        files = Tls(settings.ca_file, settings.client_cert, settings.client_key)
+        files = Tls(komodor.ca_file, komodor.client_cert, komodor.client_key)
         # Nobody reads a hundred authorities for an endpoint without TLS.
         over_tls = "https" in (parts.scheme, proxy_parts.scheme)
         self._tls = WatchedTls(files) if over_tls or any(files) else None
         self._proxy_host = proxy_parts.hostname
-        self._request_timeout_s = settings.request_timeout_s
+        self._request_timeout_s = komodor.request_timeout_s
         self._way: Pool | Proxied
         if proxy is None:
             port = parts.port or DEFAULT_PORTS[parts.scheme]
             context = self._context() if parts.scheme == "https" else None
-            self._way = Pool(host_of(parts), port, context, settings.connect_timeout_s)
+            self._way = Pool(host_of(parts), port, context, komodor.connect_timeout_s)
         else:
             from outboxd.delivery.proxied import Proxied
 
             self._way = Proxied(
-                proxy, self._context(), settings.connect_timeout_s, settings.request_timeout_s
+                proxy, self._context(), komodor.connect_timeout_s, komodor.request_timeout_s
             )
         self._renewals = 0
         self._has_untold_files = False  # taken over after a fault, by nobody's call

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from outboxd.budgets import Limits
 from outboxd.clock import Clock
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.errors import ConfigError
 from outboxd.files import FileVersion, file_version
 from outboxd.gateway.gatekeeper import Gatekeeper, GatekeeperMetrics, StrangerWatch
