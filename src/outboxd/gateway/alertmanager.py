@@ -83,6 +83,11 @@ def read_group(
     )
 
 
+def identity_of(fingerprint: str, status: str) -> str:
+    """What an alert in this state is known again by."""
+    return f"alert:{fingerprint[:200]}:{cut(status, 40)}"
+
+
 def _event(
     alert: Mapping[str, Any],
     payload: Mapping[str, Any],
@@ -114,7 +119,7 @@ def _event(
         room //= 2
         body = build_with(details=_details(alert, payload, labels, annotations, status, room))
     fingerprint = _first(alert, "fingerprint")
-    identity = f"alert:{fingerprint[:200]}:{cut(status, 40)}" if fingerprint else None
+    identity = identity_of(fingerprint, status) if fingerprint else None
     return AlertEvent(body, identity, began_at or 0)
 
 

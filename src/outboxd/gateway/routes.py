@@ -16,8 +16,17 @@ from outboxd.errors import EventError, Refused
 from outboxd.gateway.alertmanager import AlertEvent, read_group
 from outboxd.gateway.gatekeeper import WEBHOOK_PATH, Gatekeeper
 from outboxd.gateway.signature import is_signed
+from outboxd.gateway.templated import USER_AGENT, read_templated
 from outboxd.gateway.webhooks import Webhook, read_events
-from outboxd.intake.http import IntakeRoutes, check_rate, producer_of, response_of
+from outboxd.intake.http import (
+    BATCH_PATH,
+    EVENTS_PATH,
+    IntakeRoutes,
+    check_rate,
+    producer_of,
+    read_event,
+    response_of,
+)
 from outboxd.intake.intake import PLAIN_BYTES, Intake, Prepared, receipt_json
 from outboxd.intake.producer import Producer
 from outboxd.outbox.model import Source
@@ -82,6 +91,24 @@ class WebhookRoutes:
             self._metrics.alerts_truncated(truncated)
         # Alertmanager tries again on a 5xx, and on nothing else.
         return await self._keep(prepared, producer, truncated, over_rate=503)
+
+    async def take_templated(self, request: Request, _: str) -> Response:
+        """An event of Alertmanager's own template: Komodor's call, once for each alert."""
+        producer, intake = producer_of(request), self._intake
+        check_rate(intake, producer, 1, 503)
+        body = await read_event(request, intake, producer)
+
+        def read() -> Prepared:
+            return self._prepare_alert(read_templated(body, intake.event_type_max), producer)
+
+        try:
+            beside = len(body) > PLAIN_BYTES
+            item = await intake.in_turn(producer, read) if beside else read()
+            (receipt,) = await intake.keep([item.incoming])
+        except (EventError, Refused) as error:
+            return response_of(intake.refuse(error, producer))
+        status = 201 if receipt.status == "accepted" else 200
+        return reply(status, receipt_json(receipt, item.warnings))
 
     async def take_webhook(self, request: Request, name: str) -> Response:
         """Any other sender's: events by the mapping of its name."""
@@ -172,6 +199,10 @@ def tcp_routes(
 ) -> list[Route]:  # fmt: skip
     """All that a TCP peer can reach."""
 
+    async def take_event(request: Request, _: str) -> Response:
+        is_templated = (request.header("user-agent") or "").startswith(USER_AGENT)
+        return await (webhooks.take_templated if is_templated else intake.take_event)(request, _)
+
     async def validate(_: Request, __: str) -> Response:
         return reply(200, b'{"valid": true, "gateway": true}\n')
 
@@ -182,7 +213,8 @@ def tcp_routes(
         return Response(status=200 if is_ready() else 503)
 
     return [
-        *intake.routes(),
+        Route("POST", EVENTS_PATH, take_event),
+        Route("POST", BATCH_PATH, intake.take_batch),
         *webhooks.routes(),
         Route("GET", "/mgmt/v1/apikey/validate", validate),
         Route("GET", "/healthz", health),

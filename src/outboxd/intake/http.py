@@ -29,6 +29,7 @@ from outboxd.serve.body import body_parts, read_body
 from outboxd.serve.request import Request
 from outboxd.serve.table import Route
 
+EVENTS_PATH, BATCH_PATH = "/mgmt/v1/events", "/v1/events/batch"
 BATCH_BYTES_MAX = 64 * 1024 * 1024
 # Taken at once: less than a spool file's portion, because hundreds may come at a time.
 PORTION_BYTES = 256 * 1024
@@ -56,8 +57,8 @@ class IntakeRoutes:
     def routes(self) -> list[Route]:
         """For the table of the Unix socket alone."""
         return [
-            Route("POST", "/mgmt/v1/events", self.take_event),
-            Route("POST", "/v1/events/batch", self.take_batch),
+            Route("POST", EVENTS_PATH, self.take_event),
+            Route("POST", BATCH_PATH, self.take_batch),
         ]
 
     async def take_event(self, request: Request, _: str) -> Response:
@@ -74,14 +75,7 @@ class IntakeRoutes:
         offers_hop = offer is not None
         if not offers_hop:
             check_rate(self._door, producer, 1)
-        try:
-            data = await read_body(request, self._door.bytes_max(producer))
-        except Refusal as refusal:
-            if refusal.status in (408, 413):
-                is_large = refusal.status == 413
-                reason, told = ("too_large" if is_large else "stalled"), f"its body: {refusal}"
-                self._door.count_refused(producer, reason, 1, told)
-            raise
+        data = await read_event(request, self._door, producer)
         if offers_hop:
             # An agent that did not know yet whom it speaks with. It sends the event again,
             # without the stamps that only the last one on the way may add.
@@ -194,6 +188,17 @@ def producer_of(request: Request) -> Producer:
         return request.identity
     assert request.peer is not None, "without a peer a guard has to say who it is from"
     return user(request.peer.user_id)
+
+
+async def read_event(request: Request, door: Intake, producer: Producer) -> bytes:
+    """The body of one event; raises what `read_body` does, counted."""
+    try:
+        return await read_body(request, door.bytes_max(producer))
+    except Refusal as refusal:
+        if refusal.status in (408, 413):
+            reason = "too_large" if refusal.status == 413 else "stalled"
+            door.count_refused(producer, reason, 1, f"its body: {refusal}")
+        raise
 
 
 def check_rate(door: Intake, producer: Producer, count: int, status: int = 429) -> None:
