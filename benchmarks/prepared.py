@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from pathlib import Path
@@ -39,6 +40,51 @@ def fill(path: Path, count: int) -> None:
             engine.checkpoint()
         count -= portion
     engine.close()
+
+
+def fill_delivered(path: Path, count: int) -> None:
+    """So many delivered events over the last day, of some thousand kinds by a hundred producers."""
+    engine = SqliteEngine(str(path))
+    kinds = [_kind(number) for number in range(13_000)]
+    now = time.time_ns() // 1_000_000
+    attempt = Attempt(now, 1, "delivered", 201, None)
+    for start in range(0, count, 5000):
+        seqs = range(start, min(start + 5000, count))
+        ages_ms = (round((count - seq) / count * 86_400_000) for seq in seqs)
+        items = [
+            kinds[seq % len(kinds)]._replace(received_at=now - age_ms)
+            for seq, age_ms in zip(seqs, ages_ms, strict=True)
+        ]
+        with engine.transaction():
+            engine.accept(items)
+            engine.settle([Settlement(seq + 1, "delivered", attempt) for seq in seqs])
+        if engine.log_bytes() > 64 << 20:
+            engine.checkpoint()
+    engine.close()
+
+
+def _kind(number: int) -> Incoming:
+    """One of many different events."""
+    scope = {
+        "clusters": [f"cluster-{number % 20}"],
+        "namespaces": [f"namespace-{number % 100}"],
+        "servicesNames": [f"service-{number % 650}"],
+    }
+    severity = ("information", "warning", "error")[number % 3]
+    event = {
+        "eventType": f"event type {number % 40}",
+        "summary": f"billing 4.2.{number} is out",
+        "severity": severity,
+        "scope": scope,
+        "details": {"commit": "3f2c1a9", "pipeline": number, "by": "ci", "duration": "3m 12s"},
+    }
+    return incoming()._replace(
+        body=json.dumps(event).encode(),
+        event_type=str(event["eventType"]),
+        severity=severity,
+        scope=json.dumps(scope),
+        producer=f"token:hosts-{number % 100}",
+    )
 
 
 def deliver_all(path: Path, ended_before_s: float) -> None:

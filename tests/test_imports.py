@@ -23,6 +23,7 @@ BOTTOM = {
     "findings",
     "clock",
     "logger",
+    "memory",
     "text",
     "units",
     "times",

@@ -36,7 +36,7 @@ from outboxd.sandbox.server import Sandbox, SandboxServer
 from outboxd.serve.guards import browser_guard
 from outboxd.serve.server import HttpServer
 from outboxd.serve.table import RouteTable
-from outboxd.status import DestinationStatus
+from outboxd.status import DestinationStatus, GatewayStatus
 from outboxd.web.activity import Activity
 from outboxd.web.outbox_source import OutboxSource
 from outboxd.web.page import web_routes
@@ -142,6 +142,7 @@ class AgentSite(Site):
         super().__init__()
         self.path = path
         self.destination = FakeDestination()
+        self.gateway: GatewayStatus | None = None
         self.call(self._start())
 
     def accept(self, *items: Incoming) -> list[Receipt]:
@@ -190,6 +191,7 @@ class AgentSite(Site):
             ready=lambda: True,
             reads_others=lambda: True,
             copied=lambda: copied(self.outbox, engine),
+            gateway=lambda: self.gateway,
         )
         self.source = OutboxSource(self.outbox, self.activity, context.status)
         reading = ReadingRoutes(context, self.source.page).routes()

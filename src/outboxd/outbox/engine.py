@@ -12,13 +12,13 @@ start afresh), `OutboxLocked`, and `OutboxdError` itself for a mistake of ours.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError
-from outboxd.outbox.mentions import Text
+from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import (
     ChangeStep,
     Counts,
@@ -204,9 +204,9 @@ class Engine(Protocol):
     def rows_by_block(self, block_rows: int, seqs: range) -> dict[int, int]:
         """How many entries there are, by `seq // block_rows`."""
 
-    def texts(self, seqs: range) -> Iterator[tuple[int, Text]]:
-        """Seq and texts of each entry with these seqs, in the range's order; read as it
-        is iterated, so that who asks may stop at any time."""
+    def texts(self, seqs: range, wanted: Texts) -> list[tuple[int, Text]]:
+        """Seq and texts of the entries with these seqs, in any order. Those that cannot
+        have the wanted texts may be left out, which saves who asks a look at each."""
 
     # --- for a move to another engine ---
 

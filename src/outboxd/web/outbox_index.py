@@ -1,7 +1,7 @@
 """Keeps a tally of the outbox up to date without ever making its writer wait long.
 
 The one connection belongs to the writer: so every look is a slice of a few
-milliseconds, with a pause after it, and what was seen is kept. Everything is
+milliseconds, in its turn, and what was seen is kept. Everything is
 read once, newest first; after that only the blocks that changed. Which those
 are is found from the small indexes of what is pending, held and dead, so
 nothing that writes has to tell.
@@ -10,26 +10,27 @@ nothing that writes has to tell.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from time import perf_counter
 from typing import TypeVar
 
 from outboxd.clock import Clock
+from outboxd.outbox.engine import Engine
 from outboxd.outbox.mentions import Texts
-from outboxd.outbox.model import Counts, IndexRow, Place, State, Unsettled
-from outboxd.web.searches import ReadableOutbox, Searches
+from outboxd.outbox.model import IndexRow, Place, State, Unsettled
+from outboxd.web.pace import Pace, ReadableOutbox
+from outboxd.web.searches import Searches
 from outboxd.web.tally import BLOCK_ROWS, Tally
 from outboxd.web.text_scan import TextScan
 
 T = TypeVar("T")
 
-PAUSE_S = 0.002  # after each slice, while nothing else happens
-BUSY_PAUSE_S = 0.012  # and while events come and go
 REFRESH_MIN_S = 0.5  # between two looks for changes
 CHECK_SHARE = 4  # checking old entries takes at most one part in so many of the time
 SWEEP_MIN_S = 30.0  # between two counts of every block
-SLICE_ROWS = 6000  # of an index
-_SWEEP_BLOCKS = 8
-_SETTLED_AFTER = 32  # blocks in a row without a gap
+SLICE_ROWS = 4000  # of an index
+_SWEEP_BLOCKS = 32
+_SETTLED_AFTER = 128  # blocks in a row without a gap
 
 # Sums of the seqs that are pending, held and dead: they change when a state does.
 _Signature = tuple[int, int, int]
@@ -40,18 +41,18 @@ class OutboxIndex:
     """A tally, and what it takes to bring it up to date."""
 
     def __init__(self, outbox: ReadableOutbox, clock: Clock) -> None:
-        self.tally = Tally()
+        self._pace = Pace()
+        self.tally = Tally(self._pace)
         self._outbox = outbox
         self._clock = clock
         self._rows: dict[int, int] = {}  # by block
         self._signatures: dict[int, _Signature] = {}  # by block, where not settled
         self._catching_up: asyncio.Task[None] | None = None
-        self._counts_seen: Counts | None = None
         self._dead_seen = 0  # dead letters when the last look began
         self._next_look_s = float("-inf")
         self._next_check_s = float("-inf")
         self._next_sweep_s = float("-inf")
-        self._searches = Searches(outbox, clock.monotonic_s)
+        self._searches = Searches(outbox, self._pace, clock.monotonic_s)
 
     async def catch_up(self, budget_s: float) -> bool:
         """Follow the outbox for at most so long; whether everything has been seen.
@@ -75,14 +76,17 @@ class OutboxIndex:
         """Where the texts stand, as far as it was found within the time; see `Searches`."""
         return await self._searches.find(texts, budget_s)
 
-    def let_go(self) -> None:
-        """Nobody looks: give the memory back. The next look reads everything anew."""
-        if self._catching_up is None or self._catching_up.done():
-            self.tally = Tally()
-            self._rows.clear()
-            self._signatures.clear()
-            self._next_look_s = self._next_check_s = float("-inf")
+    def let_go(self) -> bool:
+        """Nobody looks: forget everything, but where it is just being read (False).
+        The next look reads everything anew."""
         self._searches.forget_old()
+        if self._catching_up is not None and not self._catching_up.done():
+            return False
+        self.tally = Tally(self._pace)
+        self._rows = {}
+        self._signatures = {}
+        self._next_look_s = self._next_check_s = float("-inf")
+        return True
 
     async def close(self) -> None:
         """Stop what goes on in the background."""
@@ -100,7 +104,7 @@ class OutboxIndex:
 
     async def _catch_up(self) -> None:
         acted, self._dead_seen = self._operator_acted(), self._outbox.counts.dead
-        seqs = await self._outbox.read(lambda engine: engine.seq_range())
+        seqs = await self._read(lambda engine: engine.seq_range())
         present = range(seqs.start // BLOCK_ROWS, -(-seqs.stop // BLOCK_ROWS))
         for number in [number for number in self._rows if number not in present]:
             self._forget(number)
@@ -124,6 +128,7 @@ class OutboxIndex:
     async def _read_blocks(self, numbers: Iterable[int]) -> None:
         for number in sorted(numbers, reverse=True):
             rows = await self._read_block(number)
+            began_s = perf_counter()
             self.tally.put(number, rows)
             self._rows[number] = len(rows)  # one without rows is known too
             signature = _signature(rows)
@@ -133,15 +138,14 @@ class OutboxIndex:
                 self._signatures.pop(number, None)
             else:
                 self._signatures[number] = signature
-            await self._pause()
+            self._pace.used(perf_counter() - began_s)
 
-    async def _pause(self) -> None:
-        counts, self._counts_seen = self._counts_seen, self._outbox.counts
-        await asyncio.sleep(PAUSE_S if counts == self._counts_seen else BUSY_PAUSE_S)
+    async def _read(self, verb: Callable[[Engine], T]) -> T:
+        return await self._pace.read(self._outbox, verb)
 
     async def _read_block(self, number: int) -> list[IndexRow]:
         seqs = range(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)
-        return await self._outbox.read(lambda engine: engine.index_rows(seqs))
+        return await self._read(lambda engine: engine.index_rows(seqs))
 
     async def _changed(self) -> set[int]:
         """Blocks whose entries are no longer in the states that they were read in."""
@@ -171,10 +175,9 @@ class OutboxIndex:
             if len(places) < SLICE_ROWS:
                 return sums
             after = places[-1]
-            await self._pause()
 
     async def _unsettled(self, kind: Unsettled, after: Place) -> list[Place]:
-        return await self._outbox.read(lambda engine: engine.unsettled(kind, after, SLICE_ROWS))
+        return await self._read(lambda engine: engine.unsettled(kind, after, SLICE_ROWS))
 
     # --- what is gone ---
 
@@ -199,8 +202,7 @@ class OutboxIndex:
 
     async def _with_gaps(self, numbers: Collection[int]) -> list[int]:
         seqs = range(min(numbers) * BLOCK_ROWS, (max(numbers) + 1) * BLOCK_ROWS)
-        counted = await self._outbox.read(lambda engine: engine.rows_by_block(BLOCK_ROWS, seqs))
-        await self._pause()
+        counted = await self._read(lambda engine: engine.rows_by_block(BLOCK_ROWS, seqs))
         return [number for number in numbers if counted.get(number, 0) != self._rows[number]]
 
     def _forget(self, number: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 from outboxd.clock import Clock
+from outboxd.memory import give_back
 from outboxd.outbox.filters import read_cursor
 from outboxd.outbox.listing import PAGE_BYTES_MAX, Page
 from outboxd.outbox.mentions import Texts
@@ -20,7 +21,7 @@ from outboxd.web.activity import Activity
 from outboxd.web.axis import axis
 from outboxd.web.names import Names
 from outboxd.web.outbox_index import OutboxIndex
-from outboxd.web.searches import ReadableOutbox
+from outboxd.web.pace import ReadableOutbox
 from outboxd.web.source import Json, Kind
 from outboxd.web.tally import TextMatches
 
@@ -156,7 +157,13 @@ class OutboxSource:
         if self._letting_go is not None:
             self._letting_go.cancel()
         loop = asyncio.get_running_loop()
-        self._letting_go = loop.call_later(LET_GO_S, self._index.let_go)
+        self._letting_go = loop.call_later(LET_GO_S, self._let_go)
+
+    def _let_go(self) -> None:
+        if self._index.let_go():
+            asyncio.get_running_loop().run_in_executor(None, give_back)
+        else:
+            self._looked()  # it is still being read: later, then
 
     async def activity(self) -> Json | None:
         return self._activity.to_json()
@@ -165,7 +172,14 @@ class OutboxSource:
         return None
 
     async def status(self) -> Mapping[str, Any]:
-        return self._status()
+        """Without who came to a gateway: a page asks for that in its own time."""
+        status = self._status()
+        gateway = status.get("gateway")
+        if gateway is None:
+            return status
+        left_out = ("producers", "strangers")
+        few = {name: value for name, value in gateway.items() if name not in left_out}
+        return {**status, "gateway": few}
 
     async def changes(self) -> AsyncIterator[str]:
         seen: tuple[object, ...] | None = None

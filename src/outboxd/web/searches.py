@@ -1,44 +1,34 @@
 """The texts that somebody looks for: one scan for each, shared, and bounded.
 
-All scans together take one slice of the writer's time after the other, with a
-pause behind each, and only while somebody asks: a search that its browser gave
-up ends within seconds. It never keeps more than a few.
+All scans together take one slice of the writer's time after the other, in their
+turns, and only while somebody asks: a search that its browser gave up ends within
+seconds. It never keeps more than a few.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable
 
-from outboxd.outbox.engine import Engine
 from outboxd.outbox.mentions import Texts
-from outboxd.outbox.model import Counts
+from outboxd.web.pace import Pace, ReadableOutbox
 from outboxd.web.text_scan import TextScan
-
-T = TypeVar("T")
 
 WANTED_S = 3.0  # a page asks again sooner than this
 KEPT_S = 60.0  # for whoever comes back
 TEXTS_KEPT = 8
-PAUSE_S = 0.008  # after each slice: a scan's share of the writer stays under a third
 _LOOK_S = 0.05
-
-
-class ReadableOutbox(Protocol):
-    """What is read of the outbox."""
-
-    counts: Counts
-
-    def read(self, verb: Callable[[Engine], T]) -> Awaitable[T]: ...
 
 
 class Searches:
     """Scans by their texts."""
 
-    def __init__(self, outbox: ReadableOutbox, monotonic_s: Callable[[], float]) -> None:
+    def __init__(
+        self, outbox: ReadableOutbox, pace: Pace, monotonic_s: Callable[[], float]
+    ) -> None:
         self._outbox = outbox
+        self._pace = pace
         self._monotonic_s = monotonic_s
         self._scans: dict[Texts, TextScan] = {}  # asked for last comes last
         self._asked_s: dict[Texts, float] = {}
@@ -81,8 +71,7 @@ class Searches:
     async def _run(self) -> None:
         while wanted := self._wanted():
             for scan in wanted:
-                await self._outbox.read(scan.step)
-                await asyncio.sleep(PAUSE_S)
+                await self._pace.read(self._outbox, scan.step)
 
     def _wanted(self) -> list[TextScan]:
         since_s = self._monotonic_s() - WANTED_S

@@ -9,25 +9,22 @@ and a change costs one block.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
-from time import perf_counter
 from typing import Any, NamedTuple
 
 from outboxd.outbox.model import UNLISTED, EntryFilter, IndexRow
+from outboxd.web.pace import Pace, Slices
 
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 256  # an entry that changes costs a look at its block
 # Kinds of entries are told apart up to so many bytes; more are counted as 'other'.
 GROUPS_BYTES_MAX = 32 * 1024 * 1024
 VALUES_MAX = 200  # of one filter, in an answer
 VALUE_CHARACTERS_MAX = 1000  # of one value; longer ones cannot be filters
-_SLICE_S = 0.002  # of the loop's time, before others get their turn
-_REST_S = 0.004  # and for how long
 # What Python takes for a group, for a value of one, and for a value not met before.
 _GROUP_BYTES, _NAME_BYTES, _TEXT_BYTES = 700, 8, 150
 
@@ -102,7 +99,8 @@ class _Block:
 class Tally:
     """Groups of like entries, and which entry is of which group."""
 
-    def __init__(self, groups_bytes_max: int = GROUPS_BYTES_MAX) -> None:
+    def __init__(self, pace: Pace | None = None, groups_bytes_max: int = GROUPS_BYTES_MAX) -> None:
+        self._pace = pace or Pace()
         self._groups_bytes_max = groups_bytes_max
         self._blocks: dict[int, _Block] = {}
         self._clear_groups()
@@ -152,20 +150,19 @@ class Tally:
 
     async def facets(self, where: EntryFilter, matches: TextMatches | None = None) -> Facets:
         """Count every value of every filter; a filter's own choice does not narrow itself."""
-        pace = _Pace()
+        slices = Slices(self._pace)
         all_values = self._values
-        totals = await self._count(where.since, where.until, matches, pace)
+        totals = await self._count(where.since, where.until, matches, slices)
         counted: dict[str, Counter[str]] = {name: Counter() for name in DIMENSIONS}
         wanted = _wanted(where)
+        active = [(index, choice) for index, choice in enumerate(wanted) if choice.is_made]
         matched = 0
         for group, count in totals.items():
-            await pace.rest()
+            await slices.rest()
             if count <= 0:
                 continue
             values = all_values[group]
-            misses = [
-                index for index, choice in enumerate(wanted) if not choice.fits(values[index])
-            ]
+            misses = [index for index, choice in active if not choice.fits(values[index])]
             if not misses:
                 matched += count
                 for name, own in zip(DIMENSIONS, values, strict=True):
@@ -176,7 +173,7 @@ class Tally:
                     counted[DIMENSIONS[misses[0]]][value] += count
         shown = {}
         for index, (name, counter) in enumerate(counted.items()):
-            await pace.rest()
+            await slices.rest()
             shown[name] = _most_frequent(counter, wanted[index])
         return Facets(
             matched=matched,
@@ -196,19 +193,19 @@ class Tally:
     ) -> Histogram:
         """Count by time and severity from `since`, which the first bucket begins at."""
         buckets = max(1, -(-(until - since) // step_ms))
-        pace = _Pace()
-        severity_of = await self._matching_groups(where, pace)
+        slices = Slices(self._pace)
+        severity_of = _Severities(_wanted(where), self._values)
         counts = [[0] * buckets for _ in SEVERITIES]
 
         def add(at: int, groups: Iterable[tuple[int, int]]) -> None:
             bucket = (at - since) // step_ms
             for group, count in groups:
-                severity = severity_of.get(group)
-                if severity is not None:
+                severity = severity_of[group]
+                if severity >= 0:
                     counts[severity][bucket] += count
 
         for number, block in list(self._blocks.items()):
-            await pace.rest()
+            await slices.rest()
             if block.last_at < since or block.first_at >= until:
                 continue
             if matches is not None:
@@ -254,7 +251,7 @@ class Tally:
         return group
 
     async def _count(
-        self, since: int | None, until: int | None, matches: TextMatches | None, pace: _Pace
+        self, since: int | None, until: int | None, matches: TextMatches | None, slices: Slices
     ) -> Mapping[int, int]:
         """How many entries of each group there are between two moments."""
         if since is None and until is None and matches is None:
@@ -263,7 +260,7 @@ class Tally:
         high = until if until is not None else 2**62
         totals: Counter[int] = Counter()
         for number, block in list(self._blocks.items()):
-            await pace.rest()
+            await slices.rest()
             if block.last_at < low or block.first_at >= high:
                 continue
             if matches is not None:
@@ -279,28 +276,6 @@ class Tally:
                 totals.update(group for at, group in rows_all if low <= at < high)
         return totals
 
-    async def _matching_groups(self, where: EntryFilter, pace: _Pace) -> dict[int, int]:
-        """The groups that the filter leaves, each with its severity's place."""
-        wanted = _wanted(where)
-        found = {}
-        for group, values in enumerate(self._values):
-            await pace.rest()
-            if all(choice.fits(own) for choice, own in zip(wanted, values, strict=True)):
-                found[group] = SEVERITIES.index(values[1][0])
-        return found
-
-
-class _Pace:
-    """Keeps one answer from taking the loop: some milliseconds of work, then others' turn."""
-
-    def __init__(self) -> None:
-        self._end_s = perf_counter() + _SLICE_S
-
-    async def rest(self) -> None:
-        if perf_counter() > self._end_s:
-            await asyncio.sleep(_REST_S)
-            self._end_s = perf_counter() + _SLICE_S
-
 
 class _Choice(NamedTuple):
     """What a filter wants of one dimension."""
@@ -308,11 +283,30 @@ class _Choice(NamedTuple):
     wanted: frozenset[str]
     unwanted: frozenset[str]
 
+    @property
+    def is_made(self) -> bool:
+        return bool(self.wanted or self.unwanted)
+
     def fits(self, values: tuple[str, ...]) -> bool:
         return not (
             (self.wanted and self.wanted.isdisjoint(values))
             or (self.unwanted and not self.unwanted.isdisjoint(values))
         )
+
+
+class _Severities(dict[int, int]):
+    """The severity's place of each group that a filter leaves, -1 for the others; each
+    group is looked at when it is asked for first."""
+
+    def __init__(self, wanted: Sequence[_Choice], values: Sequence[_Values]) -> None:
+        self._active = [(index, one) for index, one in enumerate(wanted) if one.is_made]
+        self._values = values
+
+    def __missing__(self, group: int) -> int:
+        values = self._values[group]
+        is_left = all(choice.fits(values[index]) for index, choice in self._active)
+        found = self[group] = SEVERITIES.index(values[1][0]) if is_left else -1
+        return found
 
 
 def _add_block(

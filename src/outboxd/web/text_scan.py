@@ -1,7 +1,7 @@
 """Finds texts in very many entries, a few milliseconds at a time.
 
 What was looked at is remembered as one bit an entry, so that new entries cost
-only themselves. It never holds more of the outbox than one body at once.
+only themselves. It never holds more of the outbox than a few entries at once.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from time import perf_counter
 
 from outboxd.outbox.engine import Engine
-from outboxd.outbox.mentions import Text, Texts
+from outboxd.outbox.mentions import Texts
+from outboxd.web.pace import SLICE_S
 from outboxd.web.tally import BLOCK_ROWS
 
-SLICE_S = 0.004
-_SEQ_MAX = 1 << 62
+ROWS_MAX = 256  # entries at once: an event may have 256 KiB
 
 
 class TextScan:
@@ -23,11 +23,21 @@ class TextScan:
         # By block, a bit for each place in it that matches.
         self.places: dict[int, int] = {}
         self.is_done = False
-        self.looked = 0  # entries
         self._texts = texts
         self._low: int | None = None  # everything from here ...
         self._high = 0  # ... to before here has been looked at
         self._again: set[int] = set()  # blocks that have changed since
+        self._rows = ROWS_MAX  # entries of the next look
+
+    @property
+    def looked(self) -> int:
+        """How many entries were looked at, gaps among them."""
+        return 0 if self._low is None else self._high - self._low
+
+    @property
+    def low(self) -> int:
+        """From here on all is known."""
+        return self._low or 0
 
     def look_again(self, block: int) -> None:
         """Entries of this block have changed."""
@@ -51,47 +61,49 @@ class TextScan:
                         return found
         return found
 
-    @property
-    def low(self) -> int:
-        """From here on all is known."""
-        return self._low or 0
-
     def _step(self, engine: Engine, end_s: float) -> bool:
+        present = engine.seq_range()
+        if not present:
+            return True
         if self._low is None:
-            seqs = engine.seq_range()
-            if not seqs:
-                return True
-            self._low = self._high = seqs.stop
-        for seq, text in engine.texts(range(self._high, _SEQ_MAX)):
-            self._look(seq, text)
-            self._high = seq + 1
+            self._low = self._high = present.stop
+        while self._high < present.stop:
+            seqs = range(self._high, min(self._high + self._rows, present.stop))
+            self._look(engine, seqs)
+            self._high = seqs.stop
             if perf_counter() > end_s:
                 return False
         while self._again:
-            if not self._look_again(engine, self._again.pop(), end_s):
-                return False
-        for seq, text in engine.texts(range(self._low - 1, -1, -1)):
-            self._look(seq, text)
-            self._low = seq
+            block = self._again.pop()
+            start = max(block * BLOCK_ROWS, self._low)
+            self._look(engine, range(start, min((block + 1) * BLOCK_ROWS, self._high)))
             if perf_counter() > end_s:
                 return False
-        self._low = 0
+        while self._low > present.start:
+            seqs = range(max(self._low - self._rows, present.start), self._low)
+            self._look(engine, seqs)
+            self._low = seqs.start
+            if perf_counter() > end_s:
+                return False
         return True
 
-    def _look_again(self, engine: Engine, block: int, end_s: float) -> bool:
-        assert self._low is not None
-        start = max(block * BLOCK_ROWS, self._low)
-        stop = min((block + 1) * BLOCK_ROWS, self._high)
-        if start == block * BLOCK_ROWS:
-            self.places.pop(block, None)
-        for seq, text in engine.texts(range(start, stop)):
-            self._look(seq, text)
-        return perf_counter() <= end_s
+    def _look(self, engine: Engine, seqs: range) -> None:
+        """Look at some neighbours; with large ones the next look is at fewer."""
+        began_s = perf_counter()
+        self._forget(seqs)
+        for seq, text in engine.texts(seqs, self._texts):
+            if self._texts.match(text):
+                block, bit = seq // BLOCK_ROWS, 1 << seq % BLOCK_ROWS
+                self.places[block] = self.places.get(block, 0) | bit
+        is_slow = perf_counter() - began_s > SLICE_S
+        self._rows = max(self._rows // 2, 1) if is_slow else min(self._rows * 2, ROWS_MAX)
 
-    def _look(self, seq: int, text: Text) -> None:
-        self.looked += 1
-        block, bit = seq // BLOCK_ROWS, 1 << seq % BLOCK_ROWS
-        if self._texts.match(text):
-            self.places[block] = self.places.get(block, 0) | bit
-        elif block in self.places:
-            self.places[block] &= ~bit
+    def _forget(self, seqs: range) -> None:
+        """What was known of these entries."""
+        for block in range(seqs.start // BLOCK_ROWS, -(-seqs.stop // BLOCK_ROWS)):
+            if block in self.places:
+                first = max(seqs.start - block * BLOCK_ROWS, 0)
+                last = min(seqs.stop - block * BLOCK_ROWS, BLOCK_ROWS)
+                self.places[block] &= ~((1 << last) - (1 << first))
+                if not self.places[block]:
+                    del self.places[block]

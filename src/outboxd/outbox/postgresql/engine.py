@@ -20,7 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from outboxd.clock import Clock
 from outboxd.errors import LeaseLost, OutboxdError, OutboxUnreachable, no_entry
 from outboxd.outbox.identities import key_identities, repeat_identity
-from outboxd.outbox.mentions import Text
+from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import (
     UNBOUNDED,
     ChangeStep,
@@ -654,7 +654,7 @@ class PostgresEngine:
     def rows_by_block(self, block_rows: int, seqs: range) -> dict[int, int]:
         return listing.rows_by_block(self.connection, block_rows, seqs)
 
-    def texts(self, seqs: range) -> Iterator[tuple[int, Text]]:
+    def texts(self, seqs: range, wanted: Texts) -> list[tuple[int, Text]]:
         return listing.texts(self.connection, seqs)
 
     def oldest_pending_at(self) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -194,20 +194,13 @@ def rows_by_block(
     )
 
 
-def texts(connection: psycopg.Connection[Any], seqs: range) -> Iterator[tuple[int, Text]]:
-    """Seq and texts of each entry with these seqs, in the range's order."""
-    while seqs:
-        first, last = sorted((seqs[0], seqs[-1]))
-        order = "ASC" if seqs.step > 0 else "DESC"
-        rows = connection.execute(
-            "SELECT seq, e.id::text, e.dedup_key, s.attempts::text, e.body FROM entries e"
-            " JOIN states s USING (seq) WHERE seq BETWEEN %s AND %s"
-            f" ORDER BY seq {order} LIMIT 100",
-            (first, last),
-        ).fetchall()
-        seq = None
-        for seq, *text in rows:
-            yield seq, Text(*text)
-        if seq is None:
-            return
-        seqs = range(seq + seqs.step, seqs.stop, seqs.step)
+def texts(connection: psycopg.Connection[Any], seqs: range) -> list[tuple[int, Text]]:
+    """Seq and texts of each entry with these seqs."""
+    if not seqs:
+        return []
+    rows = connection.execute(
+        "SELECT seq, e.id::text, e.dedup_key, s.attempts::text, e.body FROM entries e"
+        " JOIN states s USING (seq) WHERE seq BETWEEN %s AND %s",
+        sorted((seqs[0], seqs[-1])),
+    )
+    return [(seq, Text(*text)) for seq, *text in rows]

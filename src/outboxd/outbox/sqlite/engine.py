@@ -17,7 +17,7 @@ import uuid_utils
 
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, SyncFailed, Unavailable
-from outboxd.outbox.mentions import Text
+from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import (
     ChangeStep,
     Counts,
@@ -43,7 +43,7 @@ from outboxd.outbox.model import (
     State,
     Unsettled,
 )
-from outboxd.outbox.sqlite import accepting, carrying, changes, listing, query
+from outboxd.outbox.sqlite import accepting, carrying, changes, listing, query, search
 from outboxd.outbox.sqlite.ballast import Ballast, free_bytes
 from outboxd.outbox.sqlite.connection import connect, migrate, suspect, translate, unusable
 from outboxd.outbox.sqlite.rows import Tally, read_states, write_states
@@ -423,8 +423,8 @@ class SqliteEngine:
     def rows_by_block(self, block_rows: int, seqs: range) -> dict[int, int]:
         return query.rows_by_block(self.connection, block_rows, seqs)
 
-    def texts(self, seqs: range) -> Iterator[tuple[int, Text]]:
-        return query.texts(self.connection, seqs)
+    def texts(self, seqs: range, wanted: Texts) -> list[tuple[int, Text]]:
+        return search.texts(self.connection, seqs, wanted)
 
     # --- for a move ---
 

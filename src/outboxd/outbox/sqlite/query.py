@@ -8,14 +8,12 @@ to go on. Reads nothing that it could change.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from outboxd.errors import no_entry
-from outboxd.outbox.mentions import Text
 from outboxd.outbox.model import (
     SCOPE_LISTED_MAX,
     UNLISTED,
@@ -397,22 +395,6 @@ def rows_by_block(connection: sqlite3.Connection, block_rows: int, seqs: range) 
             (block_rows, seqs.start, seqs.stop),
         ).fetchall()
     )
-
-
-def texts(connection: sqlite3.Connection, seqs: range) -> Iterator[tuple[int, Text]]:
-    """What a text is looked for in of each entry with these seqs, in the range's order."""
-    if not seqs:
-        return
-    first, last = sorted((seqs[0], seqs[-1]))
-    rows = connection.execute(
-        "SELECT e.seq, e.id, e.dedup_key, e.attempts, b.body FROM entries e"
-        " JOIN bodies b ON b.seq = e.seq WHERE e.seq BETWEEN ? AND ?"
-        f" ORDER BY e.seq {'ASC' if seqs.step > 0 else 'DESC'}",
-        (first, last),
-    )
-    with closing(rows):
-        for seq, *text in rows:
-            yield seq, Text(*text)
 
 
 def last_dead_at(connection: sqlite3.Connection) -> int | None:

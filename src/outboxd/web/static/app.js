@@ -11,7 +11,8 @@ import { Histogram } from './histogram.js';
 import { Inventory } from './inventory.js';
 import { List } from './list.js';
 import { Live } from './live.js';
-import { producerName } from './producers.js';
+import { producerName } from './names.js';
+import { Producers } from './producers.js';
 import { Range } from './range.js';
 import { toThisAgent } from './standing.js';
 import { Strip } from './strip.js';
@@ -25,6 +26,7 @@ const PARTIAL_MS = 350; // until an answer that was not complete is asked for ag
 let view = read();
 const inventory = KIND === 'sandbox' ? new Inventory() : null;
 const strip = KIND === 'agent' ? new Strip() : null;
+const producers = KIND === 'agent' ? new Producers({ onFilter: (name, value, wish) => go(withValue(view, name, value, wish)) }) : null;
 const list = new List({ onOpen: openEntry, onActive: (entry) => inventory?.mark(entry) });
 const filters = new Filters({ onChange: (wanted) => go(wanted) });
 const histogram = new Histogram({
@@ -98,6 +100,7 @@ let destinationHeld = false;
 
 function status(now) {
   showStatus(now);
+  producers?.setStatus(now);
   const held = now.destination?.state === 'held';
   if (held !== destinationHeld) {
     destinationHeld = held;
@@ -166,6 +169,7 @@ async function counts() {
       get('/v1/facets', query, 'facets'), get('/v1/histogram', withBuckets, 'histogram'),
     ]);
     filters.setCounts(facets);
+    producers?.setCounts(facets.facets.producer);
     setText(byId('matched'), `${count(facets.matched, 'event', 'events').split(' ')[0]}${facets.complete ? '' : '…'}`);
     byId('matched').title = `${facets.matched} of ${facets.total}`;
     histogram.set(picture, bounds(view).some((bound) => bound !== null));
@@ -314,6 +318,13 @@ byId('overview').addEventListener('click', (event) => {
 });
 
 addEventListener('popstate', () => show(read()));
+// A link to another view of this page needs no new page, but where one is wished for.
+addEventListener('click', (event) => {
+  const link = event.target.closest?.('a[data-view]');
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  go(read(link.search));
+});
 
 // --- the start ---
 

@@ -6,7 +6,7 @@ import { announce, byId, h, svg } from './dom.js';
 import { actions, commands, occurredAt, outcomeWord, SEVERITY_WORDS, time, waiting } from './entry.js';
 import { ago, count, dated, duration, full } from './format.js';
 import { Map as InventoryMap } from './inventory.js';
-import { producerName, producerTitle } from './producers.js';
+import { producerName, producerTitle } from './names.js';
 import { memberText, parse, plain } from './raw.js';
 import { KIND } from './view.js';
 
@@ -228,6 +228,10 @@ function way(entry) {
     step('done', received, 'Received and answered 201', small(arrivals(entry)));
     return h('section', { class: 'way' }, h('h3', {}, 'The way of this event'), h('ol', {}, ...steps));
   }
+  if (entry.hop) {
+    const { ageMs = 0, attempts: tries = 0, host } = entry.hop;
+    step('done', null, `Handed in on ${host || 'another host'}`, small([`sent here ${duration(Number(ageMs))} later`, count(Number(tries), 'attempt', 'attempts')].join(' · ')));
+  }
   const doors = { socket: 'by the socket', batch: 'in a batch', spool: 'from the spool', agent: 'from the agent itself' };
   step('done', received, 'Received', small(doors[entry.source] ?? ''));
   step('done', received, 'Committed to the outbox', small('synced to disk before the receipt'));
@@ -248,7 +252,8 @@ function ended(entry, step, small, began) {
   if (entry.state === 'delivered') {
     const at = time(entry.deliveredAt);
     const twice = entry.possibleDuplicate ? ', possibly twice: an answer was lost' : '';
-    step('done', at, 'Delivered', small(`${duration(at - began)} after it occurred${twice}`));
+    step('done', at, entry.destinationIsGateway ? 'Delivered to the gateway' : 'Delivered',
+      small(`${duration(at - began)} after it occurred${twice}${entry.destinationIsGateway ? '; it sends it on' : ''}`));
   } else if (entry.state === 'dead') {
     const why = { rejected: 'Komodor refused it', exhausted: 'its attempts are spent', expired: 'its time to live ran out' };
     step('failed', time(entry.diedAt), 'Dead letter', small(`${why[entry.deadReason] ?? entry.deadReason}; kept until it is retried or dropped`));

@@ -85,6 +85,9 @@ export function sentence(entry) {
 export function commands(entry) {
   const outboxd = (words) => `outboxd ${words}${toThisAgent()}`;
   const found = [['Show it in a terminal', outboxd(`events show ${entry.id}`)]];
+  if (entry.state === 'delivered' && entry.destinationIsGateway) {
+    found.push(['Ask the gateway what became of it', outboxd(`wait --through ${entry.id}`)]);
+  }
   if (entry.state === 'dead') {
     found.push(['Send it once more', outboxd(`dead-letters retry ${entry.id}`)]);
     found.push(['Remove it for good', outboxd(`dead-letters drop ${entry.id}`)]);

@@ -2,7 +2,7 @@
 
 import { byId, h, setText } from './dom.js';
 import { compact, count, number } from './format.js';
-import { noteNames, producerName, producerTitle } from './producers.js';
+import { noteNames, producerName, producerTitle } from './names.js';
 import { chosen, EMPTY, filterCount, KIND, withValue, without } from './view.js';
 
 const SHOWN = 8; // values of a filter before 'more'

@@ -269,6 +269,7 @@ export class List {
   }
 
   paint() {
+    if (document.body.classList.contains('printing')) return; // all rows stand on the paper
     const height = this.rowHeight();
     this.body.style.height = `${this.entries.length * height}px`;
     const [first, last] = this.range();

@@ -1,24 +1,164 @@
-// What those who hand in events are called: the agent looks the names up.
+// Who hands in: a line that says how many they are and what is wrong with them, and
+// behind it a table. On a gateway it has who was throttled, who was refused and why,
+// whose clock is wrong, and who came without a token.
 
-let names = {};
+import { get } from './api.js';
+import { byId, h, setText } from './dom.js';
+import { ago, compact, count, full, largest, number } from './format.js';
+import { producerName, producerTitle } from './names.js';
 
-/** Notes what the agent found. */
-export function noteNames(found) {
-  names = { ...names, ...found };
+const ASK_MS = 5000;
+const NAMED = 3; // in the line
+const SHOWN_MAX = 100;
+const REASONS = {
+  invalid: 'not valid', too_large: 'too large', stalled: 'stalled', not_allowed: 'not allowed',
+  full: 'the outbox was full', disk_short: 'the disk was short',
+};
+
+export class Producers {
+  /** `onFilter(name, value, wish)` hears of a click on one. */
+  constructor({ onFilter }) {
+    this.onFilter = onFilter;
+    this.counts = [];
+    this.distinct = 0;
+    this.gateway = null;
+    this.line = h('span', { class: 'line-told' });
+    this.trouble = h('span', { class: 'trouble' });
+    this.body = h('div', { class: 'producers-body' });
+    this.element = byId('producers');
+    this.element.append(h('summary', {}, h('b', {}, 'Producers'), this.line, this.trouble), this.body);
+    this.element.addEventListener('toggle', () => this.element.open && this.load());
+    setInterval(() => document.hidden || !this.gateway || this.load(), ASK_MS);
+  }
+
+  /** How the agent stands; whether it is a gateway is in every status, who came is asked for. */
+  setStatus(status) {
+    const isFirst = !this.gateway && status.gateway;
+    this.gateway = status.gateway ? { ...this.gateway, ...status.gateway } : null;
+    if (isFirst) this.load();
+    this.paint();
+  }
+
+  /** How many events there are of each, with the filters that are set. */
+  setCounts({ values, distinct }) {
+    this.counts = values;
+    this.distinct = distinct;
+    this.paint();
+  }
+
+  async load() {
+    try {
+      const { gateway } = await get('/v1/status', null, 'producers');
+      if (gateway) this.gateway = gateway;
+      this.paint();
+    } catch {
+      // The mark 'No answer' says it already.
+    }
+  }
+
+  /** One row each: those who have events here, and those who came to the gateway. */
+  rows() {
+    const found = new Map(this.counts.map((own) => [own.value, { producer: own.value, events: own.count }]));
+    for (const seen of this.gateway?.producers ?? []) {
+      const producer = `token:${seen.name}`;
+      found.set(producer, { producer, events: 0, ...found.get(producer), seen });
+    }
+    const wrong = ({ seen }) => (seen ? seen.wrongClocks.length + seen.refused.length : 0);
+    return [...found.values()].sort((a, b) => wrong(b) - wrong(a) || b.events - a.events);
+  }
+
+  paint() {
+    const rows = this.rows();
+    this.say(rows);
+    if (!this.element.open) return;
+    const text = JSON.stringify([rows, this.gateway]);
+    if (text === this.painted) return;
+    const held = this.body.contains(document.activeElement) ? document.activeElement.dataset.keep : null;
+    this.painted = text;
+    this.body.replaceChildren(...this.head(), this.table(rows), ...this.strangers());
+    if (held) this.body.querySelector(`[data-keep="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
+  }
+
+  /** The line: who has most, and what is wrong. */
+  say(rows) {
+    const named = this.counts.slice(0, NAMED).map((own) => `${producerName(own.value)} ${compact(own.count)}`);
+    const more = this.distinct - named.length;
+    if (more > 0) named.push(`${number(more)} more`);
+    setText(this.line, named.join('  ·  ') || 'nobody yet');
+    const seen = rows.map((row) => row.seen).filter(Boolean);
+    const refused = seen.flatMap((own) => own.refused);
+    const sum = (list) => list.reduce((all, own) => all + own.count, 0);
+    const [throttled, others] = [refused.filter((own) => own.reason === 'rate'), refused.filter((own) => own.reason !== 'rate')];
+    const clocks = seen.reduce((all, own) => all + own.wrongClocks.length, 0);
+    const told = [
+      throttled.length ? `${number(sum(throttled))} throttled` : '',
+      others.length ? `${number(sum(others))} refused` : '',
+      clocks ? count(clocks, 'wrong clock', 'wrong clocks') : '',
+      this.gateway?.unauthenticated ? `${number(this.gateway.unauthenticated)} without a token` : '',
+    ].filter(Boolean);
+    setText(this.trouble, told.join('  ·  '));
+  }
+
+  /** How the gateway itself stands. */
+  head() {
+    const gateway = this.gateway;
+    if (!gateway) return [];
+    const parts = [
+      gateway.address ? `A gateway on ${gateway.address}` : 'A gateway that is not open',
+      `${number(gateway.connections)} of ${number(gateway.connectionsMax)} connections`,
+      count(gateway.tokens, 'name with a token', 'names with a token'),
+      gateway.certificateEndsAt ? `its certificate ends ${full(Date.parse(gateway.certificateEndsAt))}` : '',
+    ];
+    return [h('p', { class: 'gateway-told' }, parts.filter(Boolean).join(' · '))];
+  }
+
+  table(rows) {
+    const isGateway = Boolean(this.gateway);
+    const heads = ['Name', 'Events here', ...(isGateway ? ['Taken since the start', 'Throttled', 'Refused, and why', 'Clock'] : [])];
+    const cells = (row) => [this.name(row.producer), number(row.events), ...(isGateway ? seenCells(row.seen) : [])];
+    const left = Math.max(0, rows.length - SHOWN_MAX) + (this.gateway?.producersLeftOut ?? 0);
+    return h('div', { class: 'producers-table', tabindex: '0', role: 'region', 'aria-label': 'Producers' },
+      h('table', {},
+        h('thead', {}, h('tr', {}, ...heads.map((head) => h('th', { scope: 'col' }, head)))),
+        h('tbody', {}, ...rows.slice(0, SHOWN_MAX).map((row) => h('tr', {}, ...cells(row).map((cell, index) => h(index ? 'td' : 'th', index ? {} : { scope: 'row' }, cell)))))),
+      left > 0 ? h('p', { class: 'progress' }, `${number(left)} more`) : '');
+  }
+
+  name(producer) {
+    const name = producerName(producer);
+    const button = (kind, word, wish, title, label) => h('button', {
+      type: 'button', class: kind, title, 'aria-label': label, 'data-keep': `${kind}-${producer}`,
+      onclick: () => this.onFilter('producer', producer, wish),
+    }, word);
+    return h('span', { class: 'value' },
+      button('filter', name, 1, `${producerTitle(producer)}: only what came from there`, name),
+      button('not', '≠', -1, 'Without what came from there', `Without ${name}`));
+  }
+
+  strangers() {
+    const found = this.gateway?.strangers ?? [];
+    if (found.length === 0) return [];
+    return [h('p', { class: 'gateway-told' }, 'Without a valid token: ',
+      found.slice(0, 5).map((own) => `${own.peer} (${count(own.count, 'request', 'requests')}, ${own.reason}, ${ago(Date.parse(own.at))})`).join('; '),
+      found.length > 5 ? `; ${number(found.length - 5)} more addresses` : '')];
+  }
 }
 
-/** A producer in few words: the user's name or the token's. */
-export function producerName(producer) {
-  const [kind, rest] = [producer.split(':', 1)[0], producer.slice(producer.indexOf(':') + 1)];
-  if (producer === 'agent') return 'the agent itself';
-  const name = names[producer];
-  if (kind === 'token') return rest;
-  return name && name !== producer ? name : `uid ${rest}`;
+/** Taken, throttled, refused and why, clock. */
+function seenCells(seen) {
+  if (!seen) return ['–', '–', '–', '–'];
+  const throttled = seen.refused.find((own) => own.reason === 'rate');
+  const others = seen.refused.filter((own) => own.reason !== 'rate');
+  return [
+    number(seen.accepted),
+    throttled ? told(number(throttled.count), throttled) : '–',
+    others.length ? others.map((own) => told(`${number(own.count)} ${REASONS[own.reason] ?? own.reason}`, own)) : '–',
+    seen.wrongClocks.length ? seen.wrongClocks.map((own) => h('span', { class: 'why' },
+      h('b', {}, `${own.host ?? 'a host'} is ${largest(Math.abs(own.aheadMs))} ${own.aheadMs > 0 ? 'ahead' : 'behind'}`))) : '–',
+  ];
 }
 
-/** The same with what it is. */
-export function producerTitle(producer) {
-  if (producer.startsWith('token:')) return `token ${producer.slice(6)}`;
-  if (producer.startsWith('uid:')) return `user ${producerName(producer)} (${producer})`;
-  return producerName(producer);
+/** What was refused, with what it was told. */
+function told(what, own) {
+  return h('span', { class: 'why' }, h('b', {}, what), h('span', {}, [own.told, `last ${ago(Date.parse(own.at))}`].filter(Boolean).join('; ')));
 }

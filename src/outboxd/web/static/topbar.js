@@ -9,7 +9,7 @@ import { KIND } from './view.js';
 const STATES = {
   ok: ['good', 'Delivering'],
   untried: ['plain', 'Not tried yet'],
-  backingOff: ['bad', 'Komodor is unavailable'],
+  backingOff: ['bad', 'Unavailable'],
   throttled: ['warn', 'Throttled'],
   held: ['bad', 'Held'],
 };
@@ -26,6 +26,7 @@ export function showStatus(status) {
   shown = text;
   byId('status').replaceChildren(...(KIND === 'agent' ? agent(status) : sandbox(status)));
   if (status.host) setText(byId('host'), status.host);
+  if (KIND === 'agent') setText(byId('what'), status.gateway ? 'gateway' : 'outbox of');
   showFindings(status.findings ?? []);
   setTitle();
 }
@@ -61,7 +62,8 @@ function showFindings(findings) {
   element.hidden = findings.length === 0;
   element.replaceChildren(...findings.map(({ level, message, hint }) => h('li', { 'data-level': level },
     h('span', { class: 'level' }, level === 'critical' ? 'Critical' : 'Warning'),
-    h('span', { class: 'finding' }, h('b', {}, message), h('span', { class: 'todo' }, ...withCode(hint))))));
+    h('span', { class: 'finding' }, h('b', {}, message), message.includes('dead letter') ? h('a', { class: 'link', href: '?state=dead', 'data-view': '' }, 'Show them') : '',
+      h('span', { class: 'todo' }, ...withCode(hint))))));
 }
 
 /** A hint with its `commands` as code. */
@@ -71,14 +73,17 @@ function withCode(text) {
 
 function agent({ destination, outbox, findings = [] }) {
   let [tone, word] = STATES[destination.state] ?? ['plain', destination.state];
+  const whose = destination.gateway ? 'The gateway' : 'Komodor';
+  if (destination.state === 'ok' && destination.gateway) word = 'Delivering to a gateway';
+  if (destination.state === 'backingOff') word = `${whose} is unavailable`;
   const critical = findings.find((found) => found.level === 'critical');
   // Green only where nothing is wrong.
   if (tone === 'good' && findings.length) [tone, word] = critical ? ['bad', 'Needs you'] : ['warn', 'With a warning'];
-  const title = [destination.endpoint, destination.reason, destination.since ? `since ${ago(Date.parse(destination.since))}` : null].filter(Boolean).join(' · ');
+  const title = [destination.endpoint, destination.gateway ? 'a gateway, which sends on; what is delivered here, it has' : null, destination.reason, destination.since ? `since ${ago(Date.parse(destination.since))}` : null].filter(Boolean).join(' · ');
   const parts = [h('span', { class: 'chip', 'data-tone': tone, title }, h('span', { class: 'dot', 'aria-hidden': 'true' }), word)];
-  parts.push(figure(outbox.pending, 'waiting', outbox.pending ? 'info' : 'plain'));
-  if (outbox.held) parts.push(figure(outbox.held, 'held', 'warn'));
-  parts.push(figure(outbox.dead, outbox.dead === 1 ? 'dead letter' : 'dead letters', outbox.dead ? 'bad' : 'plain'));
+  parts.push(figure(outbox.pending, 'waiting', outbox.pending ? 'info' : 'plain', '?state=pending'));
+  if (outbox.held) parts.push(figure(outbox.held, 'held', 'warn', '?held=true'));
+  parts.push(figure(outbox.dead, outbox.dead === 1 ? 'dead letter' : 'dead letters', outbox.dead ? 'bad' : 'plain', '?state=dead'));
   return parts;
 }
 
@@ -103,6 +108,7 @@ function faultWords(faults) {
   return words.join(', ');
 }
 
-function figure(value, word, tone) {
-  return h('span', { class: 'count-chip', 'data-tone': tone, title: count(value, word, word) }, h('b', {}, compact(value)), ` ${word}`);
+/** A number that leads to the events that it counts. */
+function figure(value, word, tone, href) {
+  return h(href ? 'a' : 'span', { class: 'count-chip', href, 'data-view': href ? '' : null, 'data-tone': tone, title: count(value, word, word) }, h('b', {}, compact(value)), ` ${word}`);
 }
