@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.agent import GONE, AgentProcess
+from support.agent import ENVIRON, GONE, AgentProcess
 from support.postgresql import Server, needed_binaries
 from support.receiver import Receiver
 
@@ -206,3 +208,38 @@ def test_a_second_agent_on_the_same_socket_is_refused(make_gateway):
     assert second.wait() == 75
     assert f"process {gateway.pid}" in gateway.log_text()
     assert gateway.answers()
+
+
+def run(gateway: AgentProcess, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "outboxd", *words, "-c", str(gateway.config)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=ENVIRON, check=False
+    )
+
+
+@pytest.mark.usefixtures("at_length")
+def test_commands_work_with_an_agent_and_by_the_database_without_one(pair, komodor):
+    first, other = pair
+    assert give(other, "a name") == 201
+    until(lambda: "a name" in komodor.order)
+    assert "Delivered by: this gateway" in run(first, "status").stdout
+    assert "Delivered by: the gateway on" in run(other, "status").stdout
+    assert "PostgreSQL " in run(other, "check").stdout
+    first.stop()
+    assert "a name" in run(first, "events").stdout
+    assert "what the outbox's database says" in run(first, "status").stdout
+    assert run(first, "hold", "--reason", "by hand").returncode == 0
+    until(lambda: other.status()["destination"]["state"] == "held")
+    told = run(first, "backup", str(first.directory / "copy"))
+    assert told.returncode == 69
+    assert "pg_dump" in told.stderr
+
+
+def test_a_database_that_cannot_keep_the_promise_stops_the_start(make_gateway):
+    gateway = make_gateway("a")
+    gateway.stop()
+    text = gateway.config.read_text().replace('"local"', '"replicated"')
+    gateway.config.write_text(text)
+    done = run(gateway, "run")
+    assert done.returncode == 78
+    assert "no synchronous standby" in done.stderr

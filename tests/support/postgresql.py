@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import time
 import uuid
 from pathlib import Path
 from urllib.parse import quote
@@ -58,6 +59,16 @@ class Server:
     def url(self, database: str = "postgres") -> str:
         return f"host={self.sockets} dbname={database} user=postgres"
 
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def fresh_database(self) -> str:
+        """The name of an empty database, for what knows no schema of one's own."""
+        name = "d" + uuid.uuid4().hex
+        self.execute(f"CREATE DATABASE {name}")
+        return name
+
     def fresh_url(self) -> str:
         """As `fresh`, for a configuration."""
         name = self.fresh().rpartition("=")[2].strip("'")
@@ -71,3 +82,42 @@ class Server:
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(f"CREATE SCHEMA {name}")
         return f"{self.url()} options='-c search_path={name}'"
+
+
+class Bouncer:
+    """pgbouncer before a server, in a pool mode."""
+
+    def __init__(self, directory: Path, server: Server, mode: str) -> None:
+        self._directory, self.port = directory, 6432
+        (directory / "users").write_text('"postgres" ""\n')
+        (directory / "ini").write_text(
+            f"[databases]\n* = host={server.sockets} port=5432\n[pgbouncer]\n"
+            f"unix_socket_dir = {directory}\nlisten_port = {self.port}\nauth_type = trust\n"
+            f"auth_file = {directory}/users\npool_mode = {mode}\n"
+            "ignore_startup_parameters = extra_float_digits\n"
+            f"logfile = {directory}/log\n"
+        )
+        if server.user:
+            for path in (directory, *directory.iterdir()):
+                os.chown(path, os.stat(server.data).st_uid, os.stat(server.data).st_gid)
+        self._process = subprocess.Popen(
+            ["pgbouncer", str(directory / "ini")],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **server.user,
+        )  # fmt: skip
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self._directory}&port={self.port}"
+
+    def await_ready(self, database: str, patience_s: float = 20.0) -> None:
+        end_s = time.monotonic() + patience_s
+        while True:
+            try:
+                psycopg.connect(self.url(database)).close()
+                return
+            except psycopg.OperationalError:
+                assert time.monotonic() < end_s, (self._directory / "log").read_text()
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from outboxd.clock import Clock
@@ -14,9 +16,10 @@ from outboxd.config.database_password import read_database_password
 from outboxd.config.sections import Config
 from outboxd.errors import ConfigError, OutboxLocked
 from outboxd.observe import logs
+from outboxd.outbox.engine import Engine
 from outboxd.outbox.opened import Opened
 from outboxd.outbox.sqlite.lock import OutboxLock
-from outboxd.outbox.sqlite.opening import make_directory, open_outbox
+from outboxd.outbox.sqlite.opening import make_directory, open_offline, open_outbox
 from outboxd.outbox.sqlite.rescue.recovery import Recovery
 
 if TYPE_CHECKING:
@@ -51,13 +54,9 @@ def connect_configured(config: Config, clock: Clock) -> OpenedPostgres:
         ConfigError: the extra is missing, or the password cannot be read.
         OutboxUnusable, OutboxUnreachable
     """
-    try:
-        from outboxd.outbox.postgresql.opening import open_postgres
-    except ImportError as error:
-        raise ConfigError(
-            f"[outbox] url needs psycopg, which cannot be loaded: {error}",
-            "install it with: pip install 'outboxd[postgresql]'",
-        ) from error
+    loaded_postgresql()
+    from outboxd.outbox.postgresql.opening import open_postgres
+
     password = read_database_password(config)
     logs.keep_secret([password])
     return open_postgres(
@@ -70,6 +69,42 @@ def connect_configured(config: Config, clock: Clock) -> OpenedPostgres:
         lease_s=config.delivery.lease_s,
         password=password,
     )
+
+
+@contextmanager
+def open_offline_configured(config: Config) -> Iterator[Engine]:
+    """The outbox for one command, while no agent runs on this host.
+
+    Raises what `open_offline` does, and of a shared one what `connect_configured` does.
+    """
+    if not config.outbox.url:
+        with open_offline(config.outbox.path) as engine:
+            yield engine
+        return
+    loaded_postgresql()
+    from outboxd.outbox.postgresql.engine import PostgresEngine
+
+    shared = PostgresEngine(
+        config.outbox.url,
+        gateway=f"{socket.gethostname()}/command",
+        durability=config.outbox.durability,
+        password=read_database_password(config),
+    )
+    try:
+        yield shared
+    finally:
+        shared.close()
+
+
+def loaded_postgresql() -> None:
+    """Raises ConfigError where the extra is missing."""
+    try:
+        import outboxd.outbox.postgresql.engine  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"[outbox] url needs psycopg, which cannot be loaded: {error}",
+            "install it with: pip install 'outboxd[postgresql]'",
+        ) from error
 
 
 class SharedOutbox:

@@ -18,7 +18,13 @@ from outboxd.producer.command_line import Arguments
 def run(arguments: Arguments) -> int:
     """0 once the copy is on its disk."""
     path = os.path.abspath(arguments.file)
-    _check(path, client_config(arguments).outbox.path)
+    outbox = client_config(arguments).outbox
+    if outbox.url:
+        raise Unavailable(
+            "the outbox is on PostgreSQL, and no file of this host's",
+            "copy it with pg_dump, or as that server is copied",
+        )
+    _check(path, outbox.path)
     part = path + ".part"
     try:
         descriptor = _create(part)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import msgspec
 
 from outboxd.agent.examination import findings_of
-from outboxd.cli import check_gateway, check_local, check_remote, render
+from outboxd.cli import check_database, check_gateway, check_local, check_remote, render
 from outboxd.cli.agent import AgentQueue, NoAgent
 from outboxd.cli.queue import socket_path
 from outboxd.cli.service import Service, agent_user, credentials_for, service_of
@@ -147,6 +147,7 @@ def _look(
     local += check_local.side_parts(config, running)
     local += check_local.secrets(config)
     local += check_gateway.of_listener(config)
+    local += check_database.database(config)
     for finding in local:
         yield finding if as_the_agent else _of_a_stranger(finding)
     key = read_api_key(config)

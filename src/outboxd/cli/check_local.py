@@ -33,6 +33,12 @@ LITTLE_SPACE_SHARE = 4  # free disk below so many times the minimum is worth a n
 
 def directories(config: Config, service: Service | None) -> Iterator[Finding]:
     """Where outbox, spool and socket lie, or would lie."""
+    if not config.outbox.url:
+        yield from _of_files(config, service)
+    yield _directory("socket", os.path.dirname(os.path.abspath(config.intake.socket)), service)
+
+
+def _of_files(config: Config, service: Service | None) -> Iterator[Finding]:
     yield _directory("outbox", os.path.dirname(os.path.abspath(config.outbox.path)), service)
     spool = config.intake.spool
     yield _directory("spool", spool, service, others_may_write=True)
@@ -51,7 +57,6 @@ def directories(config: Config, service: Service | None) -> Iterator[Finding]:
         )
     if unit_of(config) is not None:
         yield from _closed_to_producers(there)
-    yield _directory("socket", os.path.dirname(os.path.abspath(config.intake.socket)), service)
 
 
 def _closed_to_producers(parts: list[str]) -> Iterator[Finding]:
@@ -67,6 +72,8 @@ def _closed_to_producers(parts: list[str]) -> Iterator[Finding]:
 
 def disk(config: Config) -> Finding:
     """Free space against what intake wants."""
+    if config.outbox.url:
+        return good("disk", "no event is kept on this host")
     free = free_bytes(config.outbox.path)
     least = config.outbox.disk_free_min
     if free is None:
@@ -153,7 +160,7 @@ def secrets(config: Config) -> Iterator[Finding]:
 def sandbox(config: Config, service: Service) -> Iterator[Finding]:
     """Whether the unit lets the agent write where the configuration wants it to."""
     for name, path in (
-        ("outbox", os.path.dirname(os.path.abspath(config.outbox.path))),
+        ("outbox", config.outbox.path and os.path.dirname(os.path.abspath(config.outbox.path))),
         ("spool", config.intake.spool),
         ("textfile", os.path.dirname(config.metrics.textfile)),
     ):

@@ -1,4 +1,4 @@
-"""The queue by way of its file, for when no agent runs.
+"""The queue by way of its file (or its database), for when no agent runs.
 
 Takes the outbox's lock, so that no agent starts in the middle, looks or
 changes, and lets go. It never creates an outbox: a command that only looks
@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from outboxd import __version__
+from outboxd.agent.opening import open_offline_configured
 from outboxd.api.status import OutboxStatus, status_json
 from outboxd.cli.rows import Page, Params
 from outboxd.clock import Clock
@@ -25,12 +26,12 @@ from outboxd.config.sections import Config
 from outboxd.delivery.next_hop import NextHop
 from outboxd.errors import EventError, NotPermitted, OutboxLocked, Unavailable
 from outboxd.outbox.bulk import BulkChange
+from outboxd.outbox.engine import Engine
 from outboxd.outbox.filters import read_filter
 from outboxd.outbox.listing import read_page
 from outboxd.outbox.model import Counts, Damage, DestinationHold, EntryChange, State
 from outboxd.outbox.shapes import attempts_json, entry_json
 from outboxd.outbox.sqlite.engine import SqliteEngine
-from outboxd.outbox.sqlite.opening import open_offline
 from outboxd.status import DestinationState, DestinationStatus, Through
 
 NOT_RUNNING = "no agent is running"
@@ -43,21 +44,20 @@ class FileQueue:
 
     def __init__(self, config: Config) -> None:
         """Opens it; raises Unavailable where there is none or someone has it."""
-        path = config.outbox.path
         self._config = config
         self._opened = ExitStack()
-        self._engine: SqliteEngine | None = None
-        if not _exists(path):
+        self._engine: Engine | None = None
+        if not config.outbox.url and not _exists(config.outbox.path):
             return
         try:
-            self._engine = self._opened.enter_context(open_offline(path))
+            self._engine = self._opened.enter_context(open_offline_configured(config))
         except OutboxLocked as error:
             raise Unavailable(
                 error.message,
                 "an agent or another command has it; if it is the agent, give it time to open"
                 " its socket, or name that with --socket",
             ) from None
-        if self._engine.put_back:
+        if isinstance(self._engine, SqliteEngine) and self._engine.put_back:
             print(f"outboxd: {self._engine.put_back}", file=sys.stderr)
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class FileQueue:
             outbox=_outbox_status(engine),
             accepting=False,
             refusal=NOT_RUNNING,
-            free_bytes=free_bytes(self._config.outbox.path),
+            free_bytes=None if self._config.outbox.url else free_bytes(self._config.outbox.path),
         ) | {"agent": {"running": False}}
 
     def activity(self) -> dict[str, Any] | None:
@@ -143,6 +143,11 @@ class FileQueue:
     def copy(self) -> Iterator[bytes]:
         """The outbox's file, whole, in parts; raises Unavailable where there is none."""
         engine = self._open()
+        if not isinstance(engine, SqliteEngine):
+            raise Unavailable(
+                f"the outbox is on PostgreSQL ({engine.path}), and no file of this host's",
+                "copy it with pg_dump, or as that server is copied",
+            )
         copy = engine.begin_copy()
         offset = 0
         while offset < copy.size_bytes:
@@ -172,10 +177,10 @@ class FileQueue:
         was = {"state": "held", "reason": f"held by {hold.by}"} if hold else {"state": "untried"}
         return {"state": "untried", "was": was}
 
-    def _open(self) -> SqliteEngine:
+    def _open(self) -> Engine:
         if self._engine is None:
             raise Unavailable(
-                f"no agent is running, and there is no outbox at {self._config.outbox.path}",
+                f"no agent is running, and there is no outbox at {self._config.outbox.place}",
                 "start one with `outboxd run`, or name its configuration with -c",
             )
         return self._engine
@@ -221,7 +226,7 @@ def _by() -> str:
         return f"uid {os.getuid()}"
 
 
-def _outbox_status(engine: SqliteEngine | None) -> OutboxStatus:
+def _outbox_status(engine: Engine | None) -> OutboxStatus:
     if engine is None:
         return OutboxStatus(Counts(0, 0, 0, 0), None, None, 0, Damage(0, 0))
     return OutboxStatus(

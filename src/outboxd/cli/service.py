@@ -81,7 +81,7 @@ def agent_user(config: Config, service: Service | None) -> pwd.struct_passwd:
             return pwd.getpwnam(service.user)
         except KeyError:
             pass
-    path = os.path.abspath(config.outbox.path)
+    path = os.path.abspath(config.outbox.path or config.intake.socket)
     while not os.path.exists(path):
         path = os.path.dirname(path)
     try:

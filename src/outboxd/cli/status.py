@@ -121,12 +121,14 @@ def screen(picture: Picture, config: Config, coloured: bool) -> list[str]:
     if picture.running:
         head = f"outboxd {status['version']}, the agent at {picture.socket_path}"
     else:
-        head = "no agent is running; this is what the outbox's file says"
+        kept = "database" if config.outbox.url else "file"
+        head = f"no agent is running; this is what the outbox's {kept} says"
         head = render.colour(head, "red", coloured)
     lines = [harmless(head) if not coloured else head, ""]
     return lines + render.fields(
         [
             *_destination_fields(picture, coloured),
+            *_deliverer_fields(picture, coloured),
             *_outbox_fields(picture),
             *_room_fields(picture, config, coloured),
             *callers.fields(status.get("gateway"), picture.now_ms),
@@ -153,6 +155,27 @@ def _destination_fields(picture: Picture, coloured: bool) -> list[tuple[str, str
             ("Sending", f"{destination['inFlight']} in flight, {destination['permits']} permitted")
         )
     return found
+
+
+def _deliverer_fields(picture: Picture, coloured: bool) -> list[tuple[str, str]]:
+    """Who delivers, where several gateways share the outbox, and how its database is."""
+    deliverer = picture.status.get("deliverer")
+    if deliverer is None:
+        return []
+    left_s = deliverer["leaseLeftSeconds"]
+    lease = "" if left_s is None else f", its lease runs for {max(0.0, left_s):.0f} s"
+    told = render.colour("no gateway", "red", coloured)
+    if deliverer["here"]:
+        told = f"this gateway{lease}"
+    elif deliverer["gateway"] is not None:
+        told = f"the gateway on {harmless(deliverer['gateway'])}{lease}"
+    answer_s, lag_s = deliverer["databaseAnswerSeconds"], deliverer["standbyLagSeconds"]
+    database = "not asked yet" if answer_s is None else f"answers in {answer_s * 1000:.0f} ms"
+    if lag_s is not None:
+        database += f", its standby is {lag_s:.1f} s behind"
+    if deliverer["trouble"]:
+        database = render.colour(harmless(deliverer["trouble"]), "red", coloured)
+    return [("Delivered by", told), ("Database", database)]
 
 
 def _outbox_fields(picture: Picture) -> list[tuple[str, str]]:
@@ -190,6 +213,8 @@ def _room_fields(picture: Picture, config: Config, coloured: bool) -> list[tuple
     found = [("Intake", accepting if intake["accepting"] else refusing + why)]
     free_bytes = status["disk"]["freeBytes"]
     disk = "unknown" if free_bytes is None else f"{format_size(free_bytes)} free"
+    if "deliverer" in status or config.outbox.url:
+        disk = "the database's"
     found.append(("Disk", f"{disk}, the outbox has {format_size(outbox['bytes'])}"))
     if picture.arriving is not None:
         left_s = figures.outage_s(

@@ -114,7 +114,7 @@ class PostgresEngine:
         self.gateway, self._destination = gateway, destination
         self.set_windows(key_window_s, repeat_window_s)
         self._in_commit = False
-        self._stored_bytes = 0
+        self.stored_bytes = 0
         self.standby_lag_s: float | None = None
         self._tallies: Tallies = Tallies() if beside is None else beside._tallies
         self._changes = Changes()
@@ -234,7 +234,7 @@ class PostgresEngine:
         """The database keeps what a next start should know."""
 
     def sizes(self) -> Sizes:
-        return Sizes(self._stored_bytes, 0, UNBOUNDED)
+        return Sizes(self.stored_bytes, 0, UNBOUNDED)
 
     def measure(self) -> None:
         """Look how much room the tables take, for `sizes`, and how far standbys are
@@ -243,7 +243,7 @@ class PostgresEngine:
             "SELECT extract(epoch FROM max(replay_lag))::float8 FROM pg_stat_replication"
         )
         names = ["entries", "states", "dedup", "tallies", "deliverers"]
-        self._stored_bytes = int(
+        self.stored_bytes = int(
             self._one(
                 "SELECT sum(pg_total_relation_size(to_regclass(n))) FROM unnest(%s::text[]) n",
                 (names,),

@@ -40,6 +40,7 @@ class OpenedPostgres:
 
         async def measure() -> None:
             await outbox.read(lambda _: self.reading.measure())
+            self.engine.stored_bytes = self.reading.stored_bytes
 
         return [Job("database", MEASURE_S, measure)]
 
