@@ -46,9 +46,11 @@ class DestinationStatus(NamedTuple):
 class Deliverer(NamedTuple):
     """Who delivers, where several gateways share an outbox."""
 
+    outbox: str  # the database, as people name it
     gateway: str | None  # None: nobody now
     is_here: bool
-    lease_left_s: float | None  # below 0: it has ended
+    lease_left_s: float | None  # below 0: it has ended so long ago; None: nobody has one
+    unled_s: float  # for how long nobody has had one, as far as was seen
     answer_s: float | None  # how long the database took to answer; None: not yet
     trouble: str | None  # why the database cannot be used now
     standby_lag_s: float | None = None  # of the slowest standby; None: none, or none seen

@@ -24,7 +24,8 @@ FULL = (
     b'"generatorURL":"http://prometheus:9090/graph?g0.expr=up+%3D%3D+0\\u0026g0.tab=1",'
     b'"instance":"10.0.0.7:9100","job":"node","namespace":"payments","pod":"checkout-1",'
     b'"service":"checkout-api","severity":"critical",'
-    b'"startsAt":"2026-11-21 10:00:00.123 +0000 UTC","status":"firing"},"eventType":"HighLatency","scope":{"clusters":["prod-eks-01"],'
+    b'"startsAt":"2026-11-21 10:00:00.123 +0000 UTC","status":"firing"},'
+    b'"eventType":"HighLatency","scope":{"clusters":["prod-eks-01"],'
     b'"namespaces":["payments"],"servicesNames":["checkout-api"]},"severity":"error",'
     b'"summary":"checkout is slow \\u003e 2s"}\n'
 )

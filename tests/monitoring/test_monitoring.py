@@ -19,19 +19,27 @@ import pytest
 
 from outboxd.monitoring import NAMES, read
 from outboxd.observe.metrics import Metrics
+from outboxd.status import Deliverer
 
 HERE = Path(__file__).parent
 METRIC = re.compile(r"\boutboxd_[a-z_]+\b")
 
 
+def metrics() -> Metrics:
+    """Those of a gateway that shares its outbox, which has all there are."""
+    found = Metrics()
+    found.watch(deliverer=lambda: Deliverer("db/outboxd", "a", True, 9.0, 0.0, 0.001, None, 0.1))
+    return found
+
+
 def series_names() -> set[str]:
     """Every name that a query may use."""
-    return {sample.name for family in Metrics().families() for sample in family.samples}
+    return {sample.name for family in metrics().families() for sample in family.samples}
 
 
 def family_names() -> set[str]:
     """Every metric, a histogram once."""
-    return {family.name for family in Metrics().families()}
+    return {family.name for family in metrics().families()}
 
 
 def named_in(text: str) -> set[str]:

@@ -43,6 +43,7 @@ class Election:
         self._seen: LookAround | None = None
         self._seen_s = 0.0
         self._answer_s: float | None = None
+        self._unled_since_s: float | None = None
         self._trouble: Refused | None = None
         self._log = get_logger("gateway")
 
@@ -65,10 +66,13 @@ class Election:
         seen, left_s = self._seen, None
         if seen is not None and seen.lease_left_s is not None:
             left_s = seen.lease_left_s - (self._clock.since_boot_s() - self._seen_s)
+        now_s = self._clock.since_boot_s()
         return Deliverer(
+            outbox=self._outbox.path,
             gateway=None if seen is None else seen.deliverer,
             is_here=self._is_deliverer,
             lease_left_s=left_s,
+            unled_s=0.0 if self._unled_since_s is None else now_s - self._unled_since_s,
             answer_s=self._answer_s,
             trouble=None if self._trouble is None else self._trouble.message,
             standby_lag_s=self._reading.standby_lag_s,
@@ -164,6 +168,10 @@ class Election:
 
     def _hear(self, seen: LookAround) -> None:
         before, self._seen = self._seen, seen
+        if seen.deliverer is not None:
+            self._unled_since_s = None
+        elif self._unled_since_s is None:
+            self._unled_since_s = self._seen_s
         self._outbox.take_counts()
         if before is None or self._sender is None:
             return

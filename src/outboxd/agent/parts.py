@@ -206,6 +206,7 @@ class AgentParts:
             accepting=lambda: self.admission.state().accepting,
             spool_waiting=self.spool.files_waiting if self.spool is not None else lambda: 0,
             destination=self.sender.status,
+            deliverer=self._deliverer,
         )
         self.metrics.limits(
             events_max=config.outbox.events_max, disk_free_min_bytes=config.outbox.disk_free_min

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from outboxd.agent.opening import loaded_postgresql
 from outboxd.config.database_password import read_database_password
-from outboxd.config.load import Config
+from outboxd.config.sections import Config
 from outboxd.errors import EX_CONFIG, OutboxdError
 from outboxd.findings import Finding, bad
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from outboxd.clock import Clock
-from outboxd.status import DestinationState
+from outboxd.status import Deliverer, DestinationState
 
 
 class Gauges:
@@ -28,6 +28,7 @@ class Gauges:
         yield from self._entries()
         yield from self._outbox()
         yield from self._destination()
+        yield from self._deliverer()
         yield _gauge("outboxd_intake_accepting", "1 while intake takes events.",
                      self._number("accepting"))  # fmt: skip
         yield _gauge("outboxd_http_connections", "Connections open on the agent's listeners.",
@@ -84,6 +85,28 @@ class Gauges:
                      _field(status, "permits"))  # fmt: skip
         yield _gauge("outboxd_delivery_in_flight", "Requests that run now.",
                      _field(status, "in_flight"))  # fmt: skip
+
+    def _deliverer(self) -> Iterator[Metric]:
+        """Who delivers, where gateways share an outbox; without a value where none do."""
+        deliverer = self._read("deliverer")
+        shared = deliverer if isinstance(deliverer, Deliverer) else None
+        here = 1 if shared is None else int(shared.is_here)
+        yield _gauge("outboxd_delivers", "1 where this agent delivers, and not another gateway.",
+                     here)  # fmt: skip
+        for name, help, value in (
+            ("outboxd_lease_left_seconds", "Until the lease of who delivers ends; below 0: nobody "
+             "delivers.", None if shared is None else shared.lease_left_s or -shared.unled_s),
+            ("outboxd_database_answer_seconds", "Time in which the outbox's database answered.",
+             None if shared is None else shared.answer_s),
+            ("outboxd_database_usable", "0 while the outbox's database cannot be used.",
+             None if shared is None else int(shared.trouble is None)),
+            ("outboxd_database_standby_lag_seconds", "How far its slowest standby is behind.",
+             None if shared is None else shared.standby_lag_s or 0.0),
+        ):  # fmt: skip
+            family = GaugeMetricFamily(name, help, labels=["outbox"])
+            if shared is not None:
+                family.add_metric([shared.outbox], math.nan if value is None else value)
+            yield family
 
     def _read(self, name: str) -> object:
         """What the reader gives; 0 without one, None where it fails."""

@@ -22,7 +22,7 @@ from outboxd.observe.gauges import Gauges
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from outboxd.outbox.model import Counts, Damage
-    from outboxd.status import DestinationStatus
+    from outboxd.status import Deliverer, DestinationStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -207,6 +207,7 @@ class Metrics(Collector):
         spool_waiting: Callable[[], int] | None = None,
         destination: Callable[[], DestinationStatus] | None = None,
         connections: Callable[[], int] | None = None,
+        deliverer: Callable[[], Deliverer | None] | None = None,
     ) -> None:
         """Say where to read these; each is called at a scrape, must be cheap,
         and if it raises its metrics show NaN. Those not given stay as they are."""
