@@ -127,6 +127,37 @@ def test_the_key_window_survives_reopening_and_pruning(engine, path, clock, even
     again.close()
 
 
+DAY_S = 86400
+
+
+@pytest.mark.parametrize("jumps_s", [(30 * DAY_S,), (8 * DAY_S, 8 * DAY_S), (-DAY_S, 40 * DAY_S)])
+def test_a_clock_that_is_set_forward_ends_no_window(path, clock, event, jumps_s):
+    """Or an event whose answer was lost would be taken for a new one."""
+    engine = SqliteEngine(path, clock)
+    (first,) = keep(engine, event(key="k"))
+    for jump_s in jumps_s:
+        clock.jump(jump_s)
+        with engine.transaction():
+            assert engine.prune_dedup(100) == 0
+        (again,) = keep(engine, event(key="k"))
+        assert (again.status, again.id) == ("duplicate", first.id)
+    (later,) = keep(engine, event(key="later"))
+    clock.advance(7 * DAY_S - 1)
+    assert keep(engine, event(key="k"))[0].status == "duplicate"
+    clock.advance(1)
+    assert keep(engine, event(key="k"))[0].status == "accepted", "a window has passed"
+    assert keep(engine, event(key="later"))[0].id != later.id
+    engine.close()
+
+
+def test_a_repeat_is_told_by_the_clock_that_is_set(path, clock, event):
+    engine = SqliteEngine(path, clock, repeat_window_s=60)
+    keep(engine, event())
+    clock.jump(3600)
+    assert keep(engine, event())[0].status == "accepted"
+    engine.close()
+
+
 def test_ended_windows_are_forgotten_in_steps(engine, clock, event):
     keep(engine, *[event(key=f"k{i}") for i in range(10)])
     clock.advance(8 * 86400)

@@ -85,6 +85,13 @@ class Windows:
         self.has_old_keys = has_old_keys
 
 
+class Now(NamedTuple):
+    """The moment of an acceptance, in ms since 1970."""
+
+    wall_ms: int
+    keys_ms: int  # by it keys are remembered; see `window_clock`
+
+
 def has_old_keys(connection: sqlite3.Connection) -> bool:
     """Whether there are keys without their producer."""
     (found,) = connection.execute(
@@ -99,7 +106,7 @@ def accept(
     ids: Callable[[], object],
     next_seq: int,
     windows: Windows,
-    now: int,
+    now: Now,
     tally: Tally,
 ) -> list[Receipt]:
     """Keep the events that are not known yet; a receipt each, in order."""
@@ -119,7 +126,7 @@ def accept(
 
 
 def state_of_key(
-    connection: sqlite3.Connection, producer: str, dedup_key: str, now: int
+    connection: sqlite3.Connection, producer: str, dedup_key: str, now: Now
 ) -> str | None:
     """The state of the producer's entry with this key; None where it is not known."""
     keys = key_identities(producer, dedup_key)
@@ -150,7 +157,7 @@ def _unknown_rows(
     ids: Callable[[], object],
     next_seq: int,
     windows: Windows,
-    now: int,
+    now: Now,
 ) -> _Rows:
     """The rows of those events whose identities are not known."""
     known = _known(connection, {key for keys in wanted for key in keys}, now)
@@ -165,7 +172,7 @@ def _unknown_rows(
                 repeats[first.seq] = (count + 1, item.occurred_at or item.received_at)
             elif first.mark:
                 # What comes again and again is remembered from its last time on.
-                expires_at = now + windows.key_ms
+                expires_at = now.wall_ms + windows.key_ms
                 rows.dedup.append(DedupRow.made(found, first.seq, first.id, expires_at, first.mark))
             rows.receipts.append(Receipt(first.id, "duplicate", "", is_repeat))
             continue
@@ -179,7 +186,7 @@ def _unknown_rows(
             window_ms = windows.repeat_ms if key.startswith(REPEAT) else windows.key_ms
             mark = 0 if key.startswith(REPEAT) else item.dedup_mark
             known[key] = _Known(seq, id, mark)
-            rows.dedup.append(DedupRow.made(key, seq, id, now + window_ms, mark))
+            rows.dedup.append(DedupRow.made(key, seq, id, now.wall_ms + window_ms, mark))
         rows.receipts.append(Receipt(id, "accepted", "pending"))
     fresh = {row.id for row in rows.entries}
     first_ones = {first.id: first.seq for first in known.values() if first.id not in fresh}
@@ -245,13 +252,18 @@ def _own_keys(item: Incoming, windows: Windows) -> tuple[str, ...]:
     return tuple(keys if windows.has_old_keys else keys[:1])
 
 
-def _known(connection: sqlite3.Connection, keys: Collection[str], now: int) -> dict[str, _Known]:
+def _known(connection: sqlite3.Connection, keys: Collection[str], now: Now) -> dict[str, _Known]:
     (text,) = connection.execute(
-        "SELECT json_group_array(json_array(key, seq, id, mark)) FROM dedup"
+        "SELECT json_group_array(json_array(key, expires_at, seq, id, mark)) FROM dedup"
         " WHERE key IN (SELECT value FROM json_each(?)) AND expires_at > ?",
-        (msgspec.json.encode(list(keys)).decode(), now),
+        (msgspec.json.encode(list(keys)).decode(), min(now)),
     ).fetchone()
-    return {key: _Known(*first) for key, *first in msgspec.json.decode(text)}
+    return {
+        key: _Known(*first)
+        for key, expires_at, *first in msgspec.json.decode(text)
+        # A repeat is one by the clock that people read.
+        if expires_at > (now.wall_ms if key.startswith(REPEAT) else now.keys_ms)
+    }
 
 
 def _fresh_row(seq: int, id: str, item: Incoming) -> _FreshRow:

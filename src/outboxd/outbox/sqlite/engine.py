@@ -47,6 +47,7 @@ from outboxd.outbox.sqlite import accepting, carrying, changes, listing, query, 
 from outboxd.outbox.sqlite.ballast import Ballast, free_bytes
 from outboxd.outbox.sqlite.connection import connect, migrate, suspect, translate, unusable
 from outboxd.outbox.sqlite.rows import Tally, read_states, write_states
+from outboxd.outbox.window_clock import WindowClock
 
 # A checkpoint's work is bounded by the log's size; a small log also bounds
 # what damage to it can cost.
@@ -104,6 +105,7 @@ class SqliteEngine:
         self._copies: set[FileCopy] = set()
         self._descriptor: int | None = None
         self.put_back = ""  # what kind of copy the file is, in words; "" for none
+        self._key_clock = WindowClock(self.clock, round(key_window_s * 1000))
         self.set_windows(key_window_s, repeat_window_s)
         try:
             self.connection = connect(path)
@@ -225,6 +227,7 @@ class SqliteEngine:
         self._windows = accepting.Windows(
             round(key_window_s * 1000), round(repeat_window_s * 1000), has_old_keys=True
         )
+        self._key_clock.window_ms = self._windows.key_ms
 
     def tidy(self) -> None:
         """Keep the log small: explicitly, so that a failure is seen."""
@@ -258,7 +261,7 @@ class SqliteEngine:
             uuid_utils.uuid7,
             self._next_seq + self._accepted_in_transaction,
             self._windows,
-            self.clock.wall_ms(),
+            accepting.Now(self.clock.wall_ms(), self._key_clock.now_ms()),
             self._tally,
         )
         self._accepted_in_transaction += sum(r.status == "accepted" for r in receipts)
@@ -331,7 +334,7 @@ class SqliteEngine:
         changes.set_meta(self.connection, "last_seq", str(last))
 
     def prune_dedup(self, limit: int) -> int:
-        count = changes.prune_dedup(self.connection, self.clock.wall_ms(), limit)
+        count = changes.prune_dedup(self.connection, self._key_clock.now_ms(), limit)
         self._windows.has_old_keys = accepting.has_old_keys(self.connection)
         return count
 
@@ -391,7 +394,8 @@ class SqliteEngine:
         return self._doubted(query.get(self.connection, id))
 
     def state_of_key(self, producer: str, dedup_key: str) -> str | None:
-        return accepting.state_of_key(self.connection, producer, dedup_key, self.clock.wall_ms())
+        now = accepting.Now(self.clock.wall_ms(), self._key_clock.now_ms())
+        return accepting.state_of_key(self.connection, producer, dedup_key, now)
 
     def list_step(
         self, where: EntryFilter, place: ListPlace, limit: int, bytes_max: int, is_begun: bool
