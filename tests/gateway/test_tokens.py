@@ -78,6 +78,17 @@ def test_a_name_may_have_two_tokens_while_one_replaces_the_other(tmp_path):
         append_token(path, new_token("web", Limits())[1])
 
 
+def test_a_rotation_ends_with_the_newest_token_alone(tmp_path):
+    path = str(tmp_path / "tokens")
+    made = [new_token("web", Limits()), new_token("other", Limits()), new_token("web", Limits())]
+    for _, token in made:
+        append_token(path, token)
+    assert revoke(path, "web", but_newest=True) == 1
+    assert revoke(path, "web", but_newest=True) == 0
+    book = TokenBook(read_tokens(path))
+    assert [book.find(secret) is not None for secret, _ in made] == [False, True, True]
+
+
 def test_a_revoked_name_is_nobodys_and_the_others_stay(tmp_path):
     path = str(tmp_path / "tokens")
     gone, token = new_token("web", Limits())

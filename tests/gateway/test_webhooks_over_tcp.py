@@ -92,6 +92,7 @@ def test_truncated_alerts_are_told_and_counted(gateway, token):
     answer = gateway.request("POST", "/v1/alertmanager", body, token)
     assert answer.json["truncated"] == 7
     assert "outboxd_gateway_alerts_truncated_total 7.0" in gateway.agent.metrics()
+    gateway.agent.await_log("gateway.alerts_truncated")
 
 
 def test_alertmanager_on_the_socket_too(gateway):
@@ -146,7 +147,9 @@ def test_a_signature_stands_in_for_a_token_and_a_wrong_one_for_nothing(make_gate
         signed = {"X-Hub-Signature-256": signature} if signature else {}
         return gateway.request("POST", path, body, headers=signed | (headers or {}))
 
-    assert post(good).status == 200
+    known = post(good)
+    assert known.status == 200
+    assert known.headers["Outboxd-Gateway"].startswith("1; dedup=")
     constant = gateway.request("GET", "/v1/status").raw
     for answer in (
         post(None),

@@ -443,6 +443,7 @@ _TOKEN = Command(
             "revoke",
             "end all tokens of a name",
             positionals=(Positional("NAME", "the producer's name"),),
+            options=(Option("--old", "", "all but the newest, which has replaced them"),),
         ),
     ),
     default="list",

@@ -114,9 +114,10 @@ def _as_json(token: Token) -> dict[str, object]:
 
 
 def _revoke(path: str, arguments: Arguments) -> int:
-    count = revoke(path, arguments.name)
+    count = revoke(path, arguments.name, arguments.old)
     if not count:
-        print(f"outboxd: there is no token named {arguments.name!r} in {path}", file=sys.stderr)
+        what = "older token" if arguments.old else "token"
+        print(f"outboxd: there is no {what} named {arguments.name!r} in {path}", file=sys.stderr)
         return EX_DATAERR
     print(f"{count} token{'s' if count > 1 else ''} of {arguments.name} revoked", file=sys.stderr)
     return EX_OK

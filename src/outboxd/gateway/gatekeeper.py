@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-import structlog
-
 from outboxd.clock import Clock
 from outboxd.event.hop import GREETING, UNAUTHENTICATED
 from outboxd.gateway.authority import GatewayProducer
 from outboxd.gateway.tokens import NAME_CHARACTERS_MAX, Limits, TokenBook
+from outboxd.logger import get_logger
 from outboxd.serve.answers import Refusal
 from outboxd.serve.request import Request
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 OPEN_PATHS = ("/healthz", "/readyz")
 WEBHOOK_PATH = "/v1/webhooks/"
@@ -98,8 +97,9 @@ class Gatekeeper:
         header = self.signed_webhooks.get(request.path.removeprefix(WEBHOOK_PATH))
         return header is not None and request.header(header) is not None
 
-    def signed_by(self, webhook: str) -> GatewayProducer:
+    def signed_by(self, request: Request, webhook: str) -> GatewayProducer:
         """The producer that a webhook's good signature stands for."""
+        request.answer_headers = {GREETING: self._describes_itself()}
         return self._producer(f"webhook-{webhook}", Limits())
 
     def refusal(self, request: Request, because: str) -> Refusal:

@@ -29,6 +29,7 @@ from outboxd.intake.http import (
 )
 from outboxd.intake.intake import PLAIN_BYTES, Intake, Prepared, receipt_json
 from outboxd.intake.producer import Producer
+from outboxd.logger import get_logger
 from outboxd.outbox.model import Source
 from outboxd.serve.answers import Refusal, Response, reply
 from outboxd.serve.body import read_body
@@ -41,6 +42,7 @@ WEBHOOK_BYTES_MAX = 8 * 1024 * 1024
 # runs (Python parses JSON without a pause) and in memory. An alert has about 25.
 VALUES_MAX = 250_000
 _T = TypeVar("_T")
+_log = get_logger()
 _HINT = "send fewer at once (max_alerts in Alertmanager)"
 
 
@@ -89,6 +91,12 @@ class WebhookRoutes:
         prepared, truncated = await self._read(body, producer, read)
         if truncated:
             self._metrics.alerts_truncated(truncated)
+            _log.warning(
+                "gateway.alerts_truncated",
+                producer=producer.name,
+                count=truncated,
+                hint="Alertmanager left them out: raise max_alerts of its webhook, or set 0",
+            )
         # Alertmanager tries again on a 5xx, and on nothing else.
         return await self._keep(prepared, producer, truncated, over_rate=503)
 
@@ -147,7 +155,7 @@ class WebhookRoutes:
             body, request.header(signature.header) or "", signature.secret
         ):
             raise self._gatekeeper.refusal(request, "a wrong signature")
-        return self._gatekeeper.signed_by(name)
+        return self._gatekeeper.signed_by(request, name)
 
     async def _read(self, body: bytes, producer: Producer, read: Callable[[], _T]) -> _T:
         """What `read` makes of the body; beside the loop where that may take long."""

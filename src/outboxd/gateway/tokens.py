@@ -16,7 +16,7 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -207,22 +207,25 @@ def append_token(path: str, token: Token, owner: Owner | None = None) -> None:
         _rewrite(path, lambda text: f"{text.rstrip(chr(10))}\n{line}\n".lstrip("\n"), owner)
 
 
-def revoke(path: str, name: str) -> int:
-    """Take all tokens of `name` out of the file; how many there were.
+def revoke(path: str, name: str, but_newest: bool = False) -> int:
+    """Take the tokens of `name` out of the file, all of them or all but the one that was
+    made last; how many there were.
 
     Raises:
         ConfigError: as for `append_token`.
     """
     path = os.path.realpath(path)
     with _alone(path):
-        count = sum(token.name == name for token in read_tokens(path))
-        if count:
-            _rewrite(path, lambda text: "".join(_lines_without(text, name)))
-    return count
+        digests = [token.digest for token in read_tokens(path) if token.name == name]
+        ended = set(digests[:-1] if but_newest else digests)
+        if ended:
+            _rewrite(path, lambda text: "".join(_lines_without(text, ended)))
+    return len(ended)
 
 
-def _lines_without(text: str, name: str) -> list[str]:
-    return [line for line in text.splitlines(keepends=True) if line.split()[:1] != [name]]
+def _lines_without(text: str, digests: Collection[str]) -> list[str]:
+    lines = text.splitlines(keepends=True)
+    return [line for line in lines if not set(line.split()[1:2]) & set(digests)]
 
 
 @contextmanager
