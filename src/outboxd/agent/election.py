@@ -111,7 +111,7 @@ class Election:
             self._note(
                 OutboxUnreachable(
                     f"the outbox's database has not answered for {HANGS_S:g} s",
-                    "events are refused until it does; see its own log",
+                    "events are refused until it does; is its synchronous standby away?",
                     RETRY_AFTER_S,
                 )
             )
@@ -181,6 +181,7 @@ class Election:
             self._outbox.destination_hold = seen.hold
             self._sender.heard_hold(seen.hold)
         if seen.changes != before.changes:
+            self._engine.look_from_start()
             self._sender.wake()
         elif seen.accepted != before.accepted:
             self._sender.arrived()

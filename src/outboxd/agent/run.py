@@ -294,8 +294,8 @@ class Agent:
         parts.sender.stop(drain_timeout_s)
         if self._sender_task is not None:
             # Meanwhile events are taken: what flies must not make a producer wait.
-            with suppress(OutboxdError, asyncio.CancelledError):
-                await self._sender_task
+            # It ends within the drain, but where a database does not answer.
+            await asyncio.wait({self._sender_task}, timeout=drain_timeout_s + STOP_MARGIN_S / 4)
         await parts.give_up_delivery()
         await parts.close_intake()
         for task in self._tasks:

@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 # Between two slices of a scan: its share of the writer stays under a third.
 SCAN_PAUSE_S = 0.008
+# What a stop waits for each connection of a shared outbox.
+SERVER_PATIENCE_S = 3.0
 
 
 class Outbox:
@@ -70,16 +72,15 @@ class Outbox:
         self.on_damage: Callable[[int, str], None] = _nothing
         self.fatal: OutboxdError | None = None
         self._claim: asyncio.Future[Fetched] | None = None
-        self._engines = [engine]
         self._writer = make_writer(engine, self._loop, self._committed, self._failed)
         self._delivery = self._reader = self._writer
+        self._writers = {self._writer: engine}
         if delivering is not None:
-            self._engines.append(delivering)
             self._delivery = make_writer(delivering, self._loop, self._committed, self._failed)
+            self._writers[self._delivery] = delivering
         if reading is not None:
-            self._engines.append(reading)
             self._reader = make_writer(reading, self._loop, self._committed, self._failed)
-        self._writers = dict.fromkeys((self._writer, self._delivery, self._reader))
+            self._writers[self._reader] = reading
         self._accepting: set[asyncio.Future[list[Receipt]]] = set()
 
     @classmethod
@@ -104,12 +105,14 @@ class Outbox:
                 the file is not closed, because that would sync it again: the
                 process must end at once.
         """
-        for writer in self._writers:
-            await writer.stop()
+        # A server's commit may wait for its standby as long as it likes: that is left
+        # alone, as it is when the process dies.
+        within_s = None if self._delivery is self._writer else SERVER_PATIENCE_S
+        ended = [engine for writer, engine in self._writers.items() if await writer.stop(within_s)]
         if self.fatal is not None:
             return
         try:
-            for engine in self._engines:
+            for engine in ended:
                 await asyncio.to_thread(engine.close)
         except SyncFailed as error:
             self.fatal = error

@@ -217,11 +217,12 @@ class Writer:
             return False
         return True
 
-    async def stop(self) -> None:
-        """Finish what was handed in, and end the thread."""
+    async def stop(self, within_s: float | None = None) -> bool:
+        """Finish what was handed in, and end the thread; whether it has ended."""
         self._hand_over()
         self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, within_s)
+        return not self._thread.is_alive()
 
     # --- on the thread ---
 

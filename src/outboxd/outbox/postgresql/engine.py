@@ -55,6 +55,7 @@ from outboxd.outbox.postgresql.connection import (
     migrate,
     translate,
 )
+from outboxd.outbox.postgresql.cursor import LOOK_AGAIN_S, Cursor
 from outboxd.outbox.postgresql.lease import Lease
 from outboxd.outbox.postgresql.tallies import Changes, Tallies
 
@@ -69,6 +70,13 @@ _BEGIN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'"
 # Tables that grew since they were last analysed look small to the planner, which then
 # reads them whole: 513 settlements a second instead of 4,183.
 _BY_INDEX = "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_seqscan = off"
+
+
+class _Doubt(NamedTuple):
+    """A commit whose end was not seen, by what tells whether it was made."""
+
+    lease: Lease  # as it is if it was
+    settlements: Sequence[Settlement]
 
 
 class LookAround(NamedTuple):
@@ -118,6 +126,9 @@ class PostgresEngine:
         self.standby_lag_s: float | None = None
         self._tallies: Tallies = Tallies() if beside is None else beside._tallies
         self._changes = Changes()
+        self._cursor = Cursor(self.clock)
+        self._settling: list[Settlement] = []  # in this transaction
+        self._doubt: _Doubt | None = None
         try:
             self.connection = connect(url, password)
         except psycopg.Error as error:
@@ -156,7 +167,7 @@ class PostgresEngine:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         self._connected()
-        self._changes = Changes()
+        self._changes, self._settling = Changes(), []
         lease = self.lease
         try:
             self.connection.execute(_BEGIN + _BY_INDEX)
@@ -176,7 +187,12 @@ class PostgresEngine:
         self._tallies.add(self._changes)
 
     def _roll_back(self, lease: Lease | None, is_gone: bool = False) -> None:
-        if not self._in_commit and self.lease is not None:
+        if self._in_commit and self._settling and lease is not None and self.lease != lease:
+            assert self.lease is not None
+            self._doubt = _Doubt(self.lease, self._settling)
+        if self.lease is not None:
+            # After a commit of which nobody knows, too: the database says with the next
+            # renewal which turn it is.
             self.lease = lease
         if self._in_commit or is_gone:
             # Whatever became of it: this connection says nothing more about it. One to
@@ -285,7 +301,13 @@ class PostgresEngine:
             return False
         (turn,) = row
         self.lease = Lease(holder, turn, asked_at_s, self.lease_s)
+        self._doubt = None
+        self._cursor.reset()
         return True
+
+    def look_from_start(self) -> None:
+        """Others have changed entries: some may wait again that were passed. From any thread."""
+        self._cursor.reset()
 
     def renew_lease(self) -> None:
         """Go on delivering; what is in flight stays as it is. Raises LeaseLost."""
@@ -378,6 +400,10 @@ class PostgresEngine:
         raise AssertionError("a gateway on PostgreSQL has no spool")
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
+        if self._doubt is not None:
+            settlements = self._without_settled(settlements)
+        self._settling += settlements
+        self._cursor.may_wait_again(settlements)
         rows = [
             {
                 "seq": each.seq,
@@ -413,6 +439,20 @@ class PostgresEngine:
             {"rows": json.dumps(rows), "now": self.clock.wall_ms(), "kept": ATTEMPTS_KEPT},
         ).fetchall()
         self._moved(changed)
+
+    def _without_settled(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+        """The connection ended while these were committed. The turn tells whether they
+        were: so no attempt counts twice. Waits for that commit, should it go on."""
+        doubt, self._doubt = self._doubt, None
+        assert doubt is not None
+        row = self.connection.execute(
+            "SELECT turn FROM deliverers WHERE destination = %s AND holder = %s FOR UPDATE",
+            (self._destination, doubt.lease.holder),
+        ).fetchone()
+        if row is None or row[0] < doubt.lease.turn:
+            return settlements
+        done = set(doubt.settlements)
+        return [each for each in settlements if each not in done]
 
     def change(self, change: EntryChange, id: str) -> Entry:
         entry = self.get(id)
@@ -560,28 +600,56 @@ class PostgresEngine:
         next_due_at = self._one(
             f"SELECT min(due_at) FROM states WHERE {_DUE} AND due_at > %s", (now,)
         )
+        if len(entries) < count and not self._cursor.saw_all:
+            soon_at = now + round(LOOK_AGAIN_S * 1000)
+            next_due_at = soon_at if next_due_at is None else min(next_due_at, soon_at)
         return Fetched(entries, [], next_due_at)
 
     def _mixed(self, values: dict[str, Any], count: int, fresh_share: float) -> list[int]:
-        chosen: list[int] = []
-        for clause, share in (
-            ("due_at = 0 AND {} ORDER BY seq DESC", round(count * fresh_share)),
-            ("due_at > %(horizon)s AND {} ORDER BY due_at, seq", count),
-            ("due_at > 0 AND due_at <= %(now)s AND {} ORDER BY due_at, seq", count),
-            ("due_at = 0 AND {} ORDER BY seq", count),
+        fresh = round(count * fresh_share)
+        chosen = self._newest(values, fresh) if fresh else []
+        for clause in (
+            "due_at > %(horizon)s ORDER BY due_at, seq",
+            "due_at > 0 AND due_at <= %(now)s ORDER BY due_at, seq",
         ):
-            wanted = min(share, count - len(chosen))
-            if wanted > 0:
-                taken = [*values["taken"], *chosen]
-                sql = clause.format("seq <> ALL(%(taken)s::bigint[])")
-                chosen += [
-                    seq
-                    for (seq,) in self.connection.execute(
-                        f"SELECT seq FROM states WHERE {_DUE} AND {sql} LIMIT %(wanted)s",
-                        {**values, "taken": taken, "wanted": wanted},
-                    )
-                ]
-        return chosen
+            chosen += self._due(clause, values, count - len(chosen), chosen)
+        return chosen + self._oldest(values, count - len(chosen), chosen)
+
+    def _newest(self, values: dict[str, Any], count: int) -> list[int]:
+        """Those above what was seen first; what lies between was taken before."""
+        cursor = self._cursor
+        above = {**values, "above": cursor.highest}
+        found = self._due("due_at = 0 AND seq > %(above)s ORDER BY seq DESC", above, count, ())
+        if len(found) < count:
+            below = {**values, "below": cursor.newest}
+            clause = "due_at = 0 AND seq <= %(below)s ORDER BY seq DESC"
+            found += self._due(clause, below, count - len(found), found)
+        cursor.found_newest(found)
+        return found
+
+    def _oldest(self, values: dict[str, Any], count: int, chosen: Sequence[int]) -> list[int]:
+        if count <= 0:
+            return []
+        cursor = self._cursor
+        clause = "due_at = 0 AND seq >= %(from)s ORDER BY seq"
+        found = self._due(clause, {**values, "from": cursor.start()}, count, chosen)
+        if len(found) < count and cursor.may_look_from_start():
+            found = self._due(clause, {**values, "from": cursor.start()}, count, chosen)
+        cursor.found_oldest(found, (*values["taken"], *chosen))
+        return found
+
+    def _due(
+        self, clause: str, values: dict[str, Any], count: int, chosen: Sequence[int]
+    ) -> list[int]:
+        if count <= 0:
+            return []
+        where, order, by = clause.partition(" ORDER BY ")
+        rows = self.connection.execute(
+            f"SELECT seq FROM states WHERE {_DUE} AND {where}"
+            f" AND seq <> ALL(%(not)s::bigint[]){order}{by} LIMIT %(wanted)s",
+            {**values, "not": [*values["taken"], *chosen], "wanted": count},
+        )
+        return [seq for (seq,) in rows]
 
     def _fifo(self, values: dict[str, Any]) -> list[int]:
         rows = self.connection.execute(
