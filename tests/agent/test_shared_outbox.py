@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.agent import ENVIRON, GONE, AgentProcess
-from support.postgresql import Server, needed_binaries
+from support.postgresql import Bouncer, Server, needed_binaries
 from support.receiver import Receiver
 
 LEASE_S = 2.0
@@ -198,6 +198,57 @@ def test_while_the_database_is_away_events_are_refused_and_then_taken_again(
     until(lambda: give(gateway, "afterwards") == 201)
     until(lambda: "afterwards" in komodor.order)
     assert gateway.status()["deliverer"]["trouble"] is None
+
+
+@pytest.mark.usefixtures("at_length")
+def test_a_commit_that_waits_for_a_standby_is_left_alone_and_nobody_waits_for_it(
+    server, pair, komodor
+):
+    def standby(name: str) -> None:
+        server.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+        server.execute("SELECT pg_reload_conf()")
+
+    first, other = pair
+    standby("nobody")
+    try:
+        until(lambda: server.shown("synchronous_standby_names") == "nobody")
+        assert give(first, "waits") == 0, "no answer: nobody knows what becomes of it"
+        assert {give(gateway, "refused") for gateway in pair} == {503}
+        began_s = time.monotonic()
+        assert other.stop() == 0
+        assert time.monotonic() < began_s + 40
+    finally:
+        standby("")
+    until(lambda: give(first, "afterwards") == 201)
+    assert give(first, "waits") == 200, "it was made all the same"
+    until(lambda: {"waits", "afterwards"} <= set(komodor.order))
+    assert not unmarked_duplicates(komodor)
+
+
+@pytest.mark.usefixtures("at_length")
+def test_behind_a_pooler_of_transactions_all_is_the_same(
+    server, make_gateway, komodor, need, tmp_path
+):
+    need("pgbouncer")
+    database = server.fresh_database()
+    with tempfile.TemporaryDirectory(prefix="outboxd-pgb-") as directory:
+        bouncer = Bouncer(Path(directory), server, "transaction")
+        try:
+            bouncer.await_ready(database)
+            url = {"url": bouncer.url(database)}
+            pair = [make_gateway("a", outbox=url), make_gateway("b", outbox=url)]
+            given = [f"{n}" for n in range(40)]
+            assert {give(pair[n % 2], name) for n, name in enumerate(given)} == {201}
+            until(lambda: set(given) <= set(komodor.order))
+            (first,) = [gateway for gateway in pair if delivers(gateway)]
+            (other,) = [gateway for gateway in pair if gateway is not first]
+            first.kill()
+            assert give(other, "after") == 201
+            until(lambda: "after" in komodor.order)
+            assert not unmarked_duplicates(komodor)
+            assert other.stop() == 0
+        finally:
+            bouncer.stop()
 
 
 def test_a_second_agent_on_the_same_socket_is_refused(make_gateway):

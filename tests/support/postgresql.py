@@ -63,6 +63,11 @@ class Server:
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             connection.execute(statement)
 
+    def shown(self, setting: str) -> str:
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            (value,) = connection.execute("SELECT current_setting(%s)", (setting,)).fetchone()
+        return value
+
     def fresh_database(self) -> str:
         """The name of an empty database, for what knows no schema of one's own."""
         name = "d" + uuid.uuid4().hex

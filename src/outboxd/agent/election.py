@@ -108,13 +108,14 @@ class Election:
                 self._hear(seen)
                 await self._see_to_lease(seen)
         except TimeoutError:
-            self._note(
-                OutboxUnreachable(
-                    f"the outbox's database has not answered for {HANGS_S:g} s",
-                    "events are refused until it does; is its synchronous standby away?",
-                    RETRY_AFTER_S,
+            if self._trouble is None:
+                self._note(
+                    OutboxUnreachable(
+                        f"the outbox's database has not answered for {HANGS_S:g} s",
+                        "events are refused until it does; is its synchronous standby away?",
+                        RETRY_AFTER_S,
+                    )
                 )
-            )
         except LeaseLost:
             pass  # `_follow` tells
         except Refused as error:

@@ -64,7 +64,7 @@ def connect_configured(config: Config, clock: Clock) -> OpenedPostgres:
         clock,
         config.dedup.key_window_s,
         config.dedup.repeat_window_s,
-        gateway=socket.gethostname(),
+        gateway=f"{socket.gethostname()} {config.intake.socket}",
         durability=config.outbox.durability,
         lease_s=config.delivery.lease_s,
         password=password,
@@ -86,7 +86,7 @@ def open_offline_configured(config: Config) -> Iterator[Engine]:
 
     shared = PostgresEngine(
         config.outbox.url,
-        gateway=f"{socket.gethostname()}/command",
+        gateway=f"{socket.gethostname()} command",
         durability=config.outbox.durability,
         password=read_database_password(config),
     )

@@ -108,6 +108,9 @@ class PostgresEngine:
     ) -> None:
         """Connect, check what the server promises, migrate.
 
+        `gateway`: the host, and behind a space what tells this connection from all
+        others there.
+
         Another connection of the same gateway, `beside` its first one, shares its
         counts and finds the rest done.
 
@@ -155,7 +158,7 @@ class PostgresEngine:
             self.clock,
             self._key_window_ms / 1000,
             self._repeat_window_ms / 1000,
-            gateway=f"{self.gateway}/{name}",
+            gateway=f"{self.gateway} {name}",
             destination=self._destination,
             lease_s=self.lease_s,
             password=self._password,
@@ -293,7 +296,7 @@ class PostgresEngine:
                 {
                     "d": self._destination,
                     "h": holder,
-                    "g": self.gateway.partition("/")[0],
+                    "g": self.gateway.partition(" ")[0],
                     "l": self.lease_s,
                 },
             ).fetchone()
