@@ -25,6 +25,25 @@ class Clock:
         return time.time_ns() // 1_000_000
 
 
+class CorrectedClock(Clock):
+    """The system's clocks, with the wall clock as another one has it: that of a database
+    which hosts share, so that it does no harm if one of theirs is wrong."""
+
+    _NOTICED_MS = 1000  # less is the way to the other clock and back
+
+    def __init__(self) -> None:
+        self._ahead_ms = 0  # of the host's own clock
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970 (UTC) by the other clock."""
+        return super().wall_ms() + self._ahead_ms
+
+    def correct(self, true_ms: int) -> None:
+        """What the other clock shows now. From any thread."""
+        if abs(true_ms - self.wall_ms()) >= self._NOTICED_MS:
+            self._ahead_ms = true_ms - super().wall_ms()
+
+
 class FakeClock(Clock):
     """A clock that moves only when a test says so."""
 

@@ -28,7 +28,7 @@ from outboxd.agent.parts import AgentParts
 from outboxd.agent.status_line import StatusLine
 from outboxd.agent.systemd import Notifier, PassedSocket, passed_sockets
 from outboxd.api.operation import OperationRoutes
-from outboxd.clock import Clock
+from outboxd.clock import Clock, CorrectedClock
 from outboxd.config.api_key import ApiKey, read_api_key
 from outboxd.config.load import load
 from outboxd.config.sections import Config
@@ -49,8 +49,8 @@ def run_agent(config_path: str | None) -> int:
         ConfigError: exit code 78.
         OutboxLocked: another agent has the outbox; exit code 75.
     """
-    clock = Clock()
     config = load(config_path)
+    clock = CorrectedClock() if config.outbox.url else Clock()
     key = read_api_key(config)
     logs.configure(config.log.level, config.log.format)
     logs.keep_secret([key.value])

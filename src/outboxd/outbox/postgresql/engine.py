@@ -17,12 +17,20 @@ import msgspec
 import psycopg
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from outboxd.clock import Clock
-from outboxd.errors import LeaseLost, OutboxdError, OutboxUnreachable, no_entry
+from outboxd.clock import Clock, CorrectedClock
+from outboxd.errors import (
+    CommitUnknown,
+    LeaseLost,
+    OutboxdError,
+    OutboxUnreachable,
+    OutboxUnusable,
+    no_entry,
+)
 from outboxd.outbox.identities import key_identities, repeat_identity
 from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import (
     UNBOUNDED,
+    Attempt,
     ChangeStep,
     Claimed,
     Counts,
@@ -59,14 +67,22 @@ from outboxd.outbox.postgresql.cursor import LOOK_AGAIN_S, Cursor
 from outboxd.outbox.postgresql.lease import Lease
 from outboxd.outbox.postgresql.tallies import Changes, Tallies
 
+RETRY_AFTER_S = 5
 RECONNECT_S = 1.0  # of waiting within one piece of work; the next tries again
 ATTEMPTS_KEPT = 50
 _DUE = "state = 'pending' AND NOT held"
+_NOW_MS = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+# A lease that would run for so much longer than one lasts was written by another clock: a
+# server was promoted whose clock is behind.
+_CLOCKS_DIFFER_S = 60.0
 
 # A gateway that stops in the middle of a transaction (SIGSTOP, a partition) would keep
 # its rows locked; the server ends that session instead. Never during COMMIT. Set in each
 # transaction, because behind a pooler there is no session.
-_BEGIN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'"
+# And no timeout of the role's may cancel anything, a COMMIT least of all.
+_BEGIN = (
+    "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL statement_timeout = 0"
+)
 # Tables that grew since they were last analysed look small to the planner, which then
 # reads them whole: 513 settlements a second instead of 4,183.
 _BY_INDEX = "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_seqscan = off"
@@ -124,7 +140,9 @@ class PostgresEngine:
         self._url, self._password = url, password
         self.gateway, self._destination = gateway, destination
         self.set_windows(key_window_s, repeat_window_s)
+        self._durability = durability
         self._in_commit = False
+        self._warning = ""  # of the server's, during a commit
         self.stored_bytes = 0
         self.standby_lag_s: float | None = None
         self._tallies: Tallies = Tallies() if beside is None else beside._tallies
@@ -133,19 +151,34 @@ class PostgresEngine:
         self._settling: list[Settlement] = []  # in this transaction
         self._doubt: _Doubt | None = None
         try:
-            self.connection = connect(url, password)
+            self._connect()
         except psycopg.Error as error:
             raise translate(error) from error
         if beside is not None:
             return
         try:
             with self.reading():
-                check_promises(self.connection, durability)
                 migrate(self.connection)
                 self._tallies.load(self.connection)
         except BaseException:
             self.connection.close()
             raise
+
+    def _connect(self) -> None:
+        """Raises psycopg.Error, and OutboxUnusable where a receipt could not be kept."""
+        self.connection = connect(self._url, self._password)
+        self.connection.add_notice_handler(self._noticed)
+        try:
+            check_promises(self.connection, self._durability)
+            if isinstance(self.clock, CorrectedClock):
+                self.clock.correct(int(self._one(f"SELECT {_NOW_MS}")))
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _noticed(self, notice: psycopg.errors.Diagnostic) -> None:
+        if self._in_commit and notice.severity_nonlocalized == "WARNING":
+            self._warning = notice.message_primary or "a warning"
 
     def beside(self, name: str) -> PostgresEngine:
         """Another connection of this gateway, for other work at the same time.
@@ -160,6 +193,7 @@ class PostgresEngine:
             self._repeat_window_ms / 1000,
             gateway=f"{self.gateway} {name}",
             destination=self._destination,
+            durability=self._durability,
             lease_s=self.lease_s,
             password=self._password,
             beside=self,
@@ -176,8 +210,15 @@ class PostgresEngine:
             self.connection.execute(_BEGIN + _BY_INDEX)
             yield
             self._changes.write(self.connection, self.gateway)
-            self._in_commit = True
+            self._in_commit, self._warning = True, ""
             self.connection.execute("COMMIT")
+            if self._warning:
+                # Somebody has cancelled it while it waited for its standby: it is there,
+                # and may not be replicated.
+                raise CommitUnknown(
+                    f"the server warned of a commit: {self._warning}",
+                    "nothing to do: whoever waits asks again with the same key",
+                )
         except psycopg.Error as error:
             failure = translate(error, self._in_commit)
             self._roll_back(lease, is_gone=isinstance(failure, OutboxUnreachable))
@@ -227,10 +268,12 @@ class PostgresEngine:
             reraise=True,
         )
         try:
-            self.connection = retrying(connect, self._url, self._password)
+            retrying(self._connect)
             self._tallies.load(self.connection)
         except psycopg.Error as error:
             raise translate(error) from error
+        except OutboxUnusable as error:  # another server than at the start, or changed
+            raise OutboxUnreachable(error.message, error.hint, RETRY_AFTER_S) from error
 
     def close(self) -> None:
         """Give the lease up, so that another need not wait for its end, and disconnect."""
@@ -292,12 +335,15 @@ class PostgresEngine:
                 " ON CONFLICT (destination) DO UPDATE SET holder = %(h)s, gateway = %(g)s,"
                 " turn = d.turn + 1,"
                 " lease_ends_at = clock_timestamp() + %(l)s * interval '1 second'"
-                " WHERE d.holder IS NULL OR d.lease_ends_at < clock_timestamp() RETURNING turn",
+                " WHERE d.holder IS NULL OR d.lease_ends_at < clock_timestamp()"
+                " OR d.lease_ends_at > clock_timestamp() + %(b)s * interval '1 second'"
+                " RETURNING turn",
                 {
                     "d": self._destination,
                     "h": holder,
                     "g": self.gateway.partition(" ")[0],
                     "l": self.lease_s,
+                    "b": 2 * self.lease_s + _CLOCKS_DIFFER_S,
                 },
             ).fetchone()
         if row is None:
@@ -346,6 +392,12 @@ class PostgresEngine:
                 "another gateway delivers now", "nothing to do: this one goes on taking events"
             )
         (turn,) = row
+        if turn <= lease.turn:
+            self.lease = None
+            raise LeaseLost(
+                "the database is one that lacks what this gateway had written there",
+                "a standby was promoted that was behind; the lease is taken anew",
+            )
         self.lease = lease.renewed(turn, asked_at_s)
 
     def recover_sending(self) -> int:
@@ -363,16 +415,28 @@ class PostgresEngine:
         return found.rowcount
 
     def look_around(self) -> LookAround:
-        """What the gateways share; the counts of all are known from then on."""
+        """What the gateways share; the counts of all are known from then on, and what
+        the server's clock shows.
+
+        Raises:
+            OutboxUnusable: the server does not keep the promise any more.
+        """
+        check_promises(self.connection, self._durability)
         self._tallies.load(self.connection)
         row = self.connection.execute(
-            "SELECT hold, changes, CASE WHEN holder IS NOT NULL THEN gateway END, CASE WHEN"
-            " holder IS NOT NULL THEN extract(epoch FROM lease_ends_at - clock_timestamp())::float8"
-            " END FROM deliverers WHERE destination = %s",
+            f"SELECT {_NOW_MS}, hold, changes, CASE WHEN holder IS NOT NULL THEN gateway END,"
+            " CASE WHEN holder IS NOT NULL THEN"
+            " extract(epoch FROM lease_ends_at - clock_timestamp())::float8 END"
+            " FROM (SELECT 1) one LEFT JOIN deliverers ON destination = %s",
             (self._destination,),
         ).fetchone()
-        hold, changes, gateway, left_s = row or (None, 0, None, None)
-        return LookAround(_hold(hold), changes, self._tallies.accepted, gateway, left_s)
+        assert row is not None
+        now, hold, changes, gateway, left_s = row
+        if isinstance(self.clock, CorrectedClock):
+            self.clock.correct(now)
+        if left_s is not None and left_s > 2 * self.lease_s + _CLOCKS_DIFFER_S:
+            left_s = 0.0
+        return LookAround(_hold(hold), changes or 0, self._tallies.accepted, gateway, left_s)
 
     def _operator_acted(self) -> None:
         """Tell the other gateways: the deliverer may have read ahead what is held now."""
@@ -411,7 +475,7 @@ class PostgresEngine:
             {
                 "seq": each.seq,
                 "state": each.state,
-                "attempt": each.attempt,
+                "attempt": _legible(each.attempt),
                 "due_at": each.due_at,
                 "spent": each.spent,
                 "doubtful": each.possible_duplicate,
@@ -772,6 +836,13 @@ class PostgresEngine:
 
 def _hold(text: str | None) -> DestinationHold | None:
     return None if text is None else msgspec.json.decode(text, type=DestinationHold)
+
+
+def _legible(attempt: Attempt | None) -> Attempt | None:
+    """jsonb knows no U+0000, which an answer may hold."""
+    if attempt is None or attempt.error is None:
+        return attempt
+    return attempt._replace(error=attempt.error.replace("\0", "\ufffd"))
 
 
 def _entry(row: Sequence[Any]) -> Entry:

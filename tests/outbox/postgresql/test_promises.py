@@ -1,0 +1,97 @@
+"""What may happen to a receipt's promise while a gateway runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psycopg
+import pytest
+
+from outboxd.clock import CorrectedClock
+from outboxd.errors import CommitUnknown, OutboxUnusable
+from outboxd.outbox.postgresql.engine import PostgresEngine
+
+PATIENCE_S = 20.0
+
+
+def keep(engine, *items):
+    with engine.transaction():
+        return engine.accept(items)
+
+
+@pytest.fixture
+def without_standby(server):
+    """Commits wait for one that is not there; whatever becomes of the test, not for long."""
+
+    def standby(name: str) -> None:
+        server.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+        server.execute("SELECT pg_reload_conf()")
+        end_s = time.monotonic() + PATIENCE_S
+        while server.shown("synchronous_standby_names") != name:
+            assert time.monotonic() < end_s
+            time.sleep(0.02)
+
+    standby("nobody")
+    yield
+    standby("")
+
+
+def test_a_commit_that_somebody_cancels_while_it_waits_for_a_standby_is_no_receipt(
+    engine, url, event, without_standby
+):
+    """It returns as if it were made, with a warning: it is on one server alone."""
+    pid = engine.connection.info.backend_pid
+    ended = threading.Event()
+
+    def cancel() -> None:
+        with psycopg.connect(url, autocommit=True) as admin:
+            while not ended.is_set():
+                admin.execute(
+                    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
+                    " WHERE pid = %s AND wait_event = 'SyncRep'",
+                    (pid,),
+                )
+                ended.wait(0.05)
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    try:
+        with pytest.raises(CommitUnknown, match="replication"):
+            keep(engine, event(key="k"))
+    finally:
+        ended.set()
+        canceller.join(PATIENCE_S)
+
+
+def test_a_promise_that_the_server_gives_up_is_noticed(url, clock):
+    engine = PostgresEngine(url, clock)
+    engine.connection.execute("SET synchronous_commit = off")
+    with pytest.raises(OutboxUnusable, match="synchronous_commit"):
+        engine.look_around()
+    engine.close()
+
+
+@pytest.mark.parametrize("wrong_by_s", [-3600, 3600])
+def test_the_servers_clock_is_every_gateways(url, event, wrong_by_s):
+    class Wrong(CorrectedClock):
+        def __init__(self) -> None:
+            super().__init__()
+            self._ahead_ms = wrong_by_s * 1000
+
+    clock = Wrong()
+    engine = PostgresEngine(url, clock)
+    assert abs(clock.wall_ms() - time.time() * 1000) < 5000
+    clock._ahead_ms += wrong_by_s * 1000  # somebody sets it while it runs
+    engine.look_around()
+    assert abs(clock.wall_ms() - time.time() * 1000) < 5000
+    engine.close()
+
+
+def test_a_lease_that_another_clock_wrote_keeps_nobody_from_delivering(engine, url, clock):
+    other = PostgresEngine(url, clock, gateway="other")
+    assert not other.take_lease()
+    other.connection.execute("UPDATE deliverers SET lease_ends_at = now() + interval '1 hour'")
+    assert other.look_around().lease_left_s == 0
+    assert other.take_lease()
+    other.close()
