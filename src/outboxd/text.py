@@ -47,6 +47,25 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
+def spellings(secret: str) -> list[str]:
+    """How a secret may stand in a text that quotes it: as it is, as in a URL, in JSON, in
+    HTML or in a program's message; the longest first, so that no end of one stays behind."""
+    from html import escape
+    from urllib.parse import quote, quote_plus
+
+    in_json = secret.replace("\\", "\\\\").replace('"', '\\"')
+    in_url = quote(secret, safe="")
+    found = {secret, repr(secret)[1:-1], in_json, in_json.replace("/", "\\/"), escape(secret)}
+    found |= {in_url, quote(secret), quote_plus(secret), in_url.replace("%", "%25")}
+    return sorted(found | {_lower_escapes(each) for each in found}, key=len, reverse=True)
+
+
+def _lower_escapes(quoted: str) -> str:
+    """`%2F` as `%2f`."""
+    first, *others = quoted.split("%")
+    return "%".join([first, *(other[:2].lower() + other[2:] for other in others)])
+
+
 def cut(text: str, length: int) -> str:
     """At most `length` characters of it; the last one says that there were more."""
     return text if len(text) <= length else text[: length - 1] + "…"

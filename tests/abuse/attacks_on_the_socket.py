@@ -80,34 +80,6 @@ def _drip(target: str, seconds: float, count: int, start: bytes) -> None:
         time.sleep(0.2)
 
 
-def unread_answers(target: str, seconds: float, count: int = 64) -> None:
-    """Ask for as much as there is, again and again, and read nothing."""
-    many_descriptors()
-    ends_s = time.monotonic() + seconds
-    asked = b"GET /v1/events?limit=1000 HTTP/1.1\r\nHost: x\r\n\r\n" * 50
-    opened: list[socket.socket] = []
-    while time.monotonic() < ends_s:
-        while len(opened) < count:
-            one = connected(target)
-            if one is None:
-                break
-            one.setblocking(False)
-            opened.append(one)
-        opened = [one for one in opened if _push(one, asked)]
-        time.sleep(0.05)
-
-
-def _push(one: socket.socket, data: bytes) -> bool:
-    try:
-        one.send(data)
-    except BlockingIOError:
-        return True
-    except OSError:
-        one.close()
-        return False
-    return True
-
-
 def bad_batches(target: str, seconds: float, count: int = 300) -> None:
     """Batches of long lines that are wrong at their ends, and nobody waits for the answer."""
     many_descriptors()

@@ -24,7 +24,7 @@ def as_root() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def attacked(full, as_root):
     """`with attacked(patch, section={...}) as abuse:`; in a directory that every user can enter."""
     if not full:

@@ -439,7 +439,9 @@ def test_an_endless_answer_is_read_no_further_than_its_limit(loopback):
             await writer.drain()
 
     answer, _ = answer_of(loopback, script)
-    assert (answer.status, answer.complete, len(answer.body_start)) == (201, False, 2048)
+    assert (answer.status, answer.complete) == (201, False)
+    # But for its end, where the beginning of the key might stand.
+    assert len(answer.body_start) == 2048 - len("secret")
     assert written < 16 * 2**20
 
 

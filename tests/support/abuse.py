@@ -22,15 +22,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from support.agent import GONE, AgentProcess
+from support.agent import GONE
+from support.outside import Agent
 
 NOBODY = 65534
 P99_MAX_MS = 250.0
-CALM_P99_MS = 10.0  # of a machine that has nothing else to do
+# Of a machine that has nothing else to do; and how much slower it may be, that what is
+# measured still says something. Beyond that an attack is not told from the machine.
+CALM_P99_MS, SLOWER_MAX = 10.0, 4.0
 RSS_MAX_MIB = 256.0
 OVER_MAX_S = 5.0
 
 ATTACKER = """
+import encodings.idna  # a user who is nobody cannot load it later
 import json, os, runpy, sys
 path, name, target, seconds, user = json.loads(sys.argv[1])
 attack = runpy.run_path(path)[name]
@@ -104,11 +108,21 @@ class Report(NamedTuple):
     rss_mib: float  # the highest
     over_s: float  # from the attack's end until the agent is as before
 
+    @property
+    def allowed_ms(self) -> float:
+        """The bound of a receipt's p99: 250 ms, which is what is promised.
+
+        It is a promise for a machine on which a receipt takes a few ms when nobody
+        attacks (a commit is one sync of the disk, and that is not ours). One that is
+        slower before the attack has as many times longer, up to four: so the test
+        judges what the attack adds, and a slow disk alone is no fault. On the machine
+        that runs CI, with nothing beside it, the factor is 1.
+        """
+        return P99_MAX_MS * min(SLOWER_MAX, max(1.0, self.calm.p99_ms / CALM_P99_MS))
+
     def faults(self) -> list[str]:
         """Every expectation that does not hold; [] is a pass."""
-        attacked = self.attacked
-        # A loaded machine slows the calm figure down as well.
-        allowed_ms = P99_MAX_MS * max(1.0, self.calm.p99_ms / CALM_P99_MS)
+        attacked, allowed_ms = self.attacked, self.allowed_ms
         found = []
         if attacked.failures:
             found.append(f"{len(attacked.failures)} events refused: {attacked.failures[0][:200]}")
@@ -131,17 +145,18 @@ class Report(NamedTuple):
 
 
 class Abuse:
-    """An agent whose destination is held, so that all it accepted can be looked for."""
+    """An agent that delivers nothing, so that all it accepted can be looked for."""
 
-    def __init__(self, agent: AgentProcess) -> None:
+    def __init__(self, agent: Agent) -> None:
         self.agent = agent
+        self._calm: Measured | None = None  # before the first attack
 
     def attack(
         self,
         attack: Callable[[str, float], None],
         *,
         target: str | None = None,
-        seconds: float = 3.0,
+        seconds: float = 2.5,
         processes: int = 1,
         users: Sequence[int | None] = (NOBODY,),
     ) -> Report:
@@ -151,7 +166,7 @@ class Abuse:
         """
         agent = self.agent
         target = target or str(agent.socket)
-        calm = self._measure(1.0)
+        calm = self._calm = self._calm or self._measure(1.0)
         Path(f"/proc/{agent.pid}/clear_refs").write_text("5")  # the highest RSS begins anew
         before = len(os.listdir(f"/proc/{agent.pid}/fd"))
         where = inspect.getsourcefile(attack)
@@ -165,14 +180,24 @@ class Abuse:
                 go(attacker)
             attacked = self._measure(seconds)
             for attacker in attackers:
-                attacker.wait(seconds + 30)
+                _, errors = attacker.communicate(timeout=seconds + 30)
+                assert attacker.returncode == 0, errors
         finally:
             for attacker in attackers:
                 attacker.kill()
-                attacker.communicate()
+                attacker.wait()
         over_s = self._until_over(before)
         lost = [id for id in (*calm.ids, *attacked.ids) if not self._has(id)]
         return Report(calm, attacked, lost, self._rss_mib(), over_s)
+
+    def let(self, act: Callable[[str, float], None], user: int = NOBODY) -> None:
+        """Have a user do something to its end, such as hand in what an attack asks for."""
+        where = inspect.getsourcefile(act)
+        given = json.dumps([where, act.__name__, str(self.agent.socket), 0.0, user])
+        process = ready([ATTACKER, given])
+        go(process)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
 
     def _measure(self, seconds: float) -> Measured:
         producer = ready([PRODUCER, str(self.agent.socket), str(seconds)])
@@ -182,9 +207,9 @@ class Abuse:
         return Measured(*json.loads(output))
 
     def _until_over(self, descriptors_before: int) -> float:
-        """Seconds until it answers at once and holds no more than before; at most 10."""
+        """Seconds until it answers at once and holds no more than before, or beyond the bound."""
         began_s = time.monotonic()
-        while (passed_s := time.monotonic() - began_s) < 10:
+        while (passed_s := time.monotonic() - began_s) < OVER_MAX_S + 0.5:
             asked_s = time.monotonic()
             try:
                 quick = self.agent.request("GET", "/readyz", timeout_s=5)[0] == 200
@@ -206,8 +231,13 @@ class Abuse:
 
 
 @contextmanager
-def abused(directory: Path, patch: str = "", **settings: dict[str, object]) -> Iterator[Abuse]:
-    """A running agent, changed by `patch` before it starts (a control)."""
+def abused(
+    directory: Path, patch: str = "", endpoint: str = "", **settings: dict[str, object]
+) -> Iterator[Abuse]:
+    """A running agent, changed by `patch` before it starts (a control).
+
+    Its destination is held, or else `endpoint`, which must deliver nothing.
+    """
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)
     environ = {}
@@ -216,12 +246,16 @@ def abused(directory: Path, patch: str = "", **settings: dict[str, object]) -> I
         (directory / "patch" / "sitecustomize.py").write_text(patch)
         environ["PYTHONPATH"] = str(directory / "patch")
     intake = {"socket_mode": "0666", **settings.pop("intake", {})}
-    agent = AgentProcess(
-        directory, "http://127.0.0.1:9/", extra={"intake": intake, **settings}, environ=environ
+    agent = Agent(
+        directory,
+        endpoint or "http://127.0.0.1:9/",
+        extra={"intake": intake, **settings},
+        environ=environ,
     )
     agent.start()
     try:
-        assert agent.request("POST", "/v1/hold", b"{}")[0] == 200
+        if not endpoint:
+            assert agent.request("POST", "/v1/hold", b"{}")[0] == 200
         yield Abuse(agent)
     finally:
         agent.kill()

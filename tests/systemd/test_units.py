@@ -47,6 +47,18 @@ def test_the_service_is_exposed_by_less_than_one_and_a_half(host, need, name):
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.parametrize("name", ["outboxd.service", "outboxd@.service"])
+def test_memory_tasks_descriptors_and_ports_have_a_limit(name):
+    service = settings(name)
+    bytes_of = {"high": service["MemoryHigh"][0], "max": service["MemoryMax"][0]}
+    # What the agent stays under when it is attacked has room below where it is slowed.
+    assert 256 < int(bytes_of["high"].removesuffix("M")) < int(bytes_of["max"].removesuffix("M"))
+    assert (service["ProcSubset"], service["ProtectProc"]) == (["pid"], ["invisible"])
+    assert service["SocketBindDeny"] == ["any"]
+    for limit in ("TasksMax", "LimitNOFILE", "LimitCORE"):
+        assert limit in service
+
+
 def test_only_what_starting_again_cannot_help_is_left_stopped():
     prevented = settings("outboxd.service")["RestartPreventExitStatus"][0].split()
     assert {int(code) for code in prevented} == {

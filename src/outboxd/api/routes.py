@@ -27,7 +27,7 @@ from outboxd.status import Through
 
 # Each holds a page of a megabyte, and some of the writer's time.
 LISTINGS_AT_ONCE = 4
-LISTINGS_WAITING_MAX = 32
+LISTINGS_WAITING_MAX = 16
 ASKED_AT_ONCE = 8  # of the gateway, what became of an event
 _ENCODED_AT_ONCE = 100  # entries, before others get their turn on the loop
 
@@ -109,9 +109,11 @@ class ReadingRoutes:
                     page = await self._context.outbox.page(
                         where, cursor, LIMIT_MAX, lambda: request.is_gone
                     )
-                if page.entries:
-                    yield b"".join([_encode(entry_json(e)) + b"\n" for e in page.entries])
+                part = b"".join([_encode(entry_json(e)) + b"\n" for e in page.entries])
                 cursor = page.next
+                del page  # what waits to be read holds one copy, which is counted
+                if part:
+                    yield part
                 if cursor is None:
                     return
 

@@ -18,11 +18,12 @@ from outboxd import __version__
 from outboxd.config.sections import Komodor
 from outboxd.delivery import faults
 from outboxd.delivery.connections import Pool
-from outboxd.delivery.outcome import Answer, Fault
+from outboxd.delivery.outcome import BODY_START_BYTES, Answer, Fault
 from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for
 from outboxd.delivery.tls import Tls, WatchedTls
 from outboxd.errors import ConfigError
 from outboxd.event.hop import ASKED, OFFER, OFFERED
+from outboxd.text import spellings
 
 if TYPE_CHECKING:
     from outboxd.delivery.proxied import Proxied
@@ -79,8 +80,7 @@ class Transport:
             headers["x-api-key"] = key
         self._headers = headers
         self._post_head = head_of("POST", self._endpoint, headers)
-        self._key = key
-        self._key_bytes = key.encode() if key else None
+        self._spellings = spellings(key) if key else []
 
     async def send(self, id: str, body: bytes, offers_hop: bool = False) -> Answer:
         """One POST of an event; always an Answer, within `request_timeout`.
@@ -199,21 +199,22 @@ class Transport:
 
     def _without_key(self, answer: Answer) -> Answer:
         """An answer may echo the request; the key must not reach a log by that way."""
-        key, key_bytes = self._key, self._key_bytes
-        if key is None or key_bytes is None:
-            return answer
-        if key_bytes in answer.body_start:
-            body = answer.body_start.replace(key_bytes, _REDACTED.encode())
-            answer = answer._replace(body_start=body)
-        for name, value in answer.headers.items():
-            if key in value:
-                headers = {**answer.headers, name: value.replace(key, _REDACTED)}
-                answer = answer._replace(headers=headers)
-        return answer
+        body = answer.body_start
+        for spelt in self._spellings:
+            if spelt.encode() in body:
+                body = body.replace(spelt.encode(), _REDACTED.encode())
+            for name, value in answer.headers.items():
+                if spelt in value:
+                    headers = {**answer.headers, name: value.replace(spelt, _REDACTED)}
+                    answer = answer._replace(headers=headers)
+        if self._spellings and len(answer.body_start) >= BODY_START_BYTES:
+            # It was cut there: what stands at its end may be the beginning of the key.
+            body = body[: -len(self._spellings[0])]
+        return answer if body is answer.body_start else answer._replace(body_start=body)
 
     def _described(self, fault: Fault, text: str) -> str:
-        if self._key:
-            text = text.replace(self._key, _REDACTED)
+        for spelt in self._spellings:
+            text = text.replace(spelt, _REDACTED)
         where = None
         if fault in (Fault.PROXY, Fault.PROXY_AUTH):
             where = self._proxy_host

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+
+from outboxd.text import spellings
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger
@@ -44,8 +45,7 @@ class Redactor:
         spelt = set(self._secrets)
         for secret in secrets:
             if secret and len(secret) >= _SECRET_CHARS_MIN:
-                spelt |= {secret, repr(secret)[1:-1], quote(secret, safe="")}
-                spelt.add(secret.replace("\\", "\\\\").replace('"', '\\"'))
+                spelt.update(spellings(secret))
         # The longest first, so that no end of a longer one stays behind.
         self._secrets = tuple(sorted(spelt, key=len, reverse=True))
 

@@ -196,7 +196,8 @@ class Engine(Protocol):
         """The seqs of all entries; there may be gaps."""
 
     def index_rows(self, seqs: range) -> list[IndexRow]:
-        """The entries with these seqs, in any order."""
+        """The first of the entries with these seqs, in order: as many as a few milliseconds
+        allow, at least one; none where there are none. The rest is asked for behind it."""
 
     def unsettled(self, kind: Unsettled, after: Place, limit: int) -> list[Place]:
         """At most `limit` entries of an index, in its order, from behind a place on."""

@@ -19,8 +19,8 @@ TEXT_CHARACTERS_MAX = 20_000
 # A name that ends with one of these holds a secret, whatever stands before it.
 _STRONG = r"passw(?:or)?d|passphrase|secret|token|api[_-]?key|(?:access|private|secret)[_-]?key"
 # These only as a word of their own.
-_WEAK = r"pass|pwd|pw|key|auth|credentials?"
-_NAME = rf"(?:[\w.-]*(?:{_STRONG})s?|(?:[\w.-]*[_.-])?(?:{_WEAK}))"
+_WEAK = r"pwd|pw|key|auth|credentials?"
+_NAME = rf"(?:[\w.-]*(?:{_STRONG}|pass)s?|(?:[\w.-]*[_.-])?(?:{_WEAK}))"
 _STRONG_NAME = rf"[\w.-]*(?:{_STRONG})s?"
 _VALUE = r"\"[^\"\n]*\"?|'[^'\n]*'?|[^\s\"'&;,)}\]]+"
 
@@ -66,6 +66,7 @@ _TEXTS = tuple(
 )
 _OPTION = re.compile(rf"--?{_NAME}", re.IGNORECASE)
 _ASSIGNMENT = re.compile(rf"(-{{0,2}}{_NAME}=)(.+)", re.IGNORECASE | re.DOTALL)
+_BARE = re.compile(rf"\w*(?:{_STRONG})", re.IGNORECASE)
 _BLANKS = re.compile(r"(\s+)")
 
 # Programs whose short options hold a secret: glued to the option's letter, and as its next word.
@@ -73,27 +74,47 @@ _GLUED = {
     "-p": ("mysql", "mariadb", "sshpass", "mongo", "7z", "7za", "7zz", "rar", "unrar"),
     "-a": ("redis-cli",),
     "-w": ("ldap",),
-    "-P": ("zip", "unzip"),
-    "-u": ("curl",),
+    "-P": ("zip", "unzip", "sqlcmd", "bcp"),
+    "-u": ("curl", "lftp"),
     "-U": ("curl", "smbclient"),
+    "-b": ("curl",),
+    "-E": ("curl",),
 }
 _NEXT = {
-    "-p": ("sshpass", "mongo", "docker", "podman", "helm", "az"),
-    "-a": ("redis-cli",),
+    "-p": (
+        *("sshpass", "mongo", "docker", "podman", "helm", "az"),
+        *("cqlsh", "twine", "beeline", "rabbitmqadmin", "ncftp"),
+    ),
+    "-a": ("redis-cli", "http"),
     "-w": ("ldap",),
-    "-P": ("zip", "unzip"),
-    "-u": ("curl",),
+    "-P": ("zip", "unzip", "sqlcmd", "bcp", "ipmitool", "mosquitto_"),
+    "-u": ("curl", "lftp"),
     "-U": ("curl", "smbclient"),
+    "-b": ("curl",),
+    "-E": ("curl",),
+    "-k": ("openssl",),
+    "-K": ("openssl",),
+    "-A": ("snmp",),
+    "-X": ("snmp",),
     "--user": ("curl",),
     "--proxy-user": ("curl",),
-    "--pass": ("curl",),
+    "--cookie": ("curl",),
+    "--cert": ("curl",),
+    "--oauth2-bearer": ("curl",),
 }
+# Those that are given USER/PASSWORD.
+_LOGIN = ("sqlplus", "expdp", "impdp", "sqlldr", "rman")
+_USER_AND_PASSWORD = re.compile(r"([^\s/@\"']+/)[^\s/@\"']+")
 
 
 def masked_command(argv: list[str]) -> list[str]:
     """The command and its arguments, each word without what looks like a secret."""
     words = _Words()
-    return [words.masked(word[:TEXT_CHARACTERS_MAX]) for word in argv[:1000]]
+    shown = [words.masked(word[:TEXT_CHARACTERS_MAX]) for word in argv[:1]]
+    for word in argv[1:1000]:
+        shown.append(words.masked(word[:TEXT_CHARACTERS_MAX]))
+        words.expect_value(word)
+    return shown
 
 
 def masked_text(text: str) -> str:
@@ -131,6 +152,12 @@ class _Words:
         self._look_ahead(word)
         return masked_text(word)
 
+    def expect_value(self, name: str) -> None:
+        """Behind a bare `password`, as mysqladmin and others take it; of a command line
+        alone: a text says such words of itself."""
+        if _BARE.fullmatch(name):
+            self._next_is_secret = True
+
     def masked_in_text(self, word: str) -> str:
         """The same where the text around it was looked at already."""
         bare = word.strip("\"'`();")
@@ -148,6 +175,8 @@ class _Words:
         return is_secret and word != "" and not word.startswith("-")
 
     def _glued(self, word: str) -> str | None:
+        if self._program.startswith(_LOGIN) and (login := _USER_AND_PASSWORD.match(word)):
+            return f"{login[1]}{MASK}{word[login.end() :]}"
         programs = _GLUED.get(word[:2], ())
         if len(word) > 2 and self._program.startswith(programs) and programs:
             return f"{word[:2]}{MASK}"
@@ -166,4 +195,7 @@ class _Words:
 
 # What a shell's next word is a script behind.
 _TAKE_SCRIPT = ("-c", "-ec", "-euc", "-euxc", "-lc", "-xc", "-exc")
-_PROGRAMS = tuple({name for table in (_GLUED, _NEXT) for names in table.values() for name in names})
+_PROGRAMS = (
+    *{name for table in (_GLUED, _NEXT) for names in table.values() for name in names},
+    *_LOGIN,
+)

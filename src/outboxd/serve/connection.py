@@ -455,8 +455,8 @@ class Connection(asyncio.Protocol):
             body = self._current.body
             if body.is_awaited and now_s - self._wait_began_s >= self._patience.left_s:
                 self._body_stalled(body)
-            elif self._half_closed and peers.has_hung_up(self._transport):
-                self._leave()
+            elif (self._half_closed or self._paused) and peers.has_hung_up(self._transport):
+                self._leave()  # nobody reads, so nobody else sees it
         elif self._task is None:
             self._check_idle(now_s)
 

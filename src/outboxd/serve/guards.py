@@ -64,10 +64,15 @@ def _foreign() -> Refusal:
 
 
 def _host_name(header: str) -> str:
+    """The host without its port; "" for what is neither."""
     header = header.strip().lower()
     if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0].rstrip(".")
+        name, _, port = header[1:].partition("]")
+        has_port = port.startswith(":")
+    else:
+        name, colon, port = header.partition(":")
+        name, port, has_port = name.rstrip("."), colon + port, bool(colon)
+    return name if not port or (has_port and port[1:].isdecimal()) else ""
 
 
 def _is_address(host: str) -> bool:

@@ -68,12 +68,12 @@ def _network(address: str) -> str:
 
 
 def has_hung_up(transport: asyncio.BaseTransport) -> bool:
-    """Whether a Unix peer that sends no more has closed altogether, not one side alone.
+    """Whether a peer has closed altogether, not one side alone.
 
-    On TCP the kernel cannot tell until something is written.
+    On TCP the kernel cannot tell until something was written that the peer did not want.
     """
     shown = transport.get_extra_info("socket")
-    if shown is None or shown.family != socket.AF_UNIX:
+    if shown is None:
         return False
     poll = select.poll()
     poll.register(shown.fileno(), 0)

@@ -144,7 +144,16 @@ class OutboxIndex:
         return await self._pace.read(self._outbox, verb)
 
     async def _read_block(self, number: int) -> list[IndexRow]:
-        seqs = range(number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)
+        start, stop = number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS
+        rows: list[IndexRow] = []
+        while some := await self._index_rows(range(start, stop)):
+            rows += some
+            start = some[-1].seq + 1
+            if start >= stop:
+                break
+        return rows
+
+    async def _index_rows(self, seqs: range) -> list[IndexRow]:
         return await self._read(lambda engine: engine.index_rows(seqs))
 
     async def _changed(self) -> set[int]:

@@ -13,7 +13,8 @@ from outboxd.outbox.mentions import Texts
 from outboxd.web.pace import SLICE_S
 from outboxd.web.tally import BLOCK_ROWS
 
-ROWS_MAX = 256  # entries at once: an event may have 256 KiB
+# Entries at once: an event may have 256 KiB, so a few at first, and more while that is quick.
+ROWS_FIRST, ROWS_MAX = 4, 64
 
 
 class TextScan:
@@ -26,8 +27,9 @@ class TextScan:
         self._texts = texts
         self._low: int | None = None  # everything from here ...
         self._high = 0  # ... to before here has been looked at
-        self._again: set[int] = set()  # blocks that have changed since
-        self._rows = ROWS_MAX  # entries of the next look
+        # Blocks that have changed since, and from where on they are to be looked at.
+        self._again: dict[int, int] = {}
+        self._rows = ROWS_FIRST  # entries of the next look
 
     @property
     def looked(self) -> int:
@@ -41,7 +43,7 @@ class TextScan:
 
     def look_again(self, block: int) -> None:
         """Entries of this block have changed."""
-        self._again.add(block)
+        self._again[block] = block * BLOCK_ROWS
         self.is_done = False
 
     def step(self, engine: Engine) -> bool:
@@ -73,16 +75,19 @@ class TextScan:
             self._high = seqs.stop
             if perf_counter() > end_s:
                 return False
-        while self._again:
-            block = self._again.pop()
-            start = max(block * BLOCK_ROWS, self._low)
-            self._look(engine, range(start, min((block + 1) * BLOCK_ROWS, self._high)))
-            if perf_counter() > end_s:
-                return False
         while self._low > present.start:
             seqs = range(max(self._low - self._rows, present.start), self._low)
             self._look(engine, seqs)
             self._low = seqs.start
+            if perf_counter() > end_s:
+                return False
+        while self._again:
+            block, start = self._again.popitem()
+            start, stop = max(start, self._low), min((block + 1) * BLOCK_ROWS, self._high)
+            seqs = range(start, min(start + self._rows, stop))
+            self._look(engine, seqs)
+            if seqs.stop < stop:
+                self._again[block] = seqs.stop
             if perf_counter() > end_s:
                 return False
         return True

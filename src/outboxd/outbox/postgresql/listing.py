@@ -169,7 +169,7 @@ def index_rows(connection: psycopg.Connection[Any], seqs: range) -> list[IndexRo
         "SELECT e.seq, e.received_at, e.event_type, e.severity, s.state, s.held::int,"
         " CASE WHEN length(e.scope) > %s THEN %s ELSE e.scope END, s.dead_reason,"
         " (s.attempts -> -1 ->> 3)::int, e.source, e.producer"
-        " FROM entries e JOIN states s USING (seq) WHERE e.seq >= %s AND e.seq < %s",
+        " FROM entries e JOIN states s USING (seq) WHERE e.seq >= %s AND e.seq < %s ORDER BY e.seq",
         (SCOPE_LISTED_MAX, UNLISTED, seqs.start, seqs.stop),
     )
     return [IndexRow(*row) for row in rows]

@@ -20,11 +20,12 @@ import msgspec
 
 from outboxd.outbox.mentions import Text, in_last_error, mentions
 from outboxd.outbox.model import Entry, EntryFilter, ListPlace, ListStep
-from outboxd.outbox.sqlite.query import ENTRY, NEIGHBOURS, entry_of
+from outboxd.outbox.sqlite.query import ENTRY, NEIGHBOURS, SLICE_S, entry_of
 from outboxd.outbox.sqlite.rows import EntryRow
 
-SLICE_S = 0.004  # of the writer's time, at most, and one row
-SCAN_ROWS = 500  # looked at between two looks at the clock: under a millisecond
+# Looked at between two looks at the clock: a few at first, as each may hold 250 KB of
+# names that SQL looks through; then as many more each time as the slice has room for.
+SCAN_ROWS_FIRST, SCAN_ROWS = 4, 500
 # Pending entries with a backoff of their own are few; from here on their index,
 # which is not in the order of receipt, is no help.
 BACKOFFS_MAX = 2000
@@ -87,6 +88,7 @@ class _Step:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._is_begun = is_begun  # the page has an entry
+        self._rows = SCAN_ROWS_FIRST
         self._conditions, self._values = conditions(where)
 
     def look(self, end_s: float) -> bool:
@@ -95,13 +97,14 @@ class _Step:
         assert place is not None
         if place.ids_after is not None:
             return self._go_on_jumping(place, place.ids_after)
-        seqs = candidates(self._connection, self._where, place.before_seq, SCAN_ROWS)
+        count, self._rows = self._rows, min(2 * self._rows, SCAN_ROWS)
+        seqs = candidates(self._connection, self._where, place.before_seq, count)
         values: list[Any]
         if seqs is None:
             floor, newest_at = self._connection.execute(
                 "SELECT min(seq), max(received_at) FROM (SELECT seq, received_at FROM entries"
                 " WHERE seq < ? ORDER BY seq DESC LIMIT ?)",
-                (place.before_seq, SCAN_ROWS),
+                (place.before_seq, count),
             ).fetchone()
             since = self._where.since
             if floor is not None and since is not None and newest_at < since:
