@@ -11,15 +11,18 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from outboxd.clock import Clock
 from outboxd.monitoring import NAMES, read
 from outboxd.observe.metrics import Metrics
-from outboxd.status import Deliverer
+from outboxd.observe.textfile import write_textfile
+from outboxd.status import Deliverer, DestinationStatus
 
 HERE = Path(__file__).parent
 METRIC = re.compile(r"\boutboxd_[a-z_]+\b")
@@ -195,63 +198,128 @@ def test_the_dashboard_chooses_job_and_host_and_links_to_the_page():
     assert "{{instance}}" in state["targets"][0]["legendFormat"]
 
 
-AGENT_METRICS = (
-    'outboxd_build_info{version="1"} 1\n'
-    'outboxd_destination_state{state="ok"} %d\noutboxd_destination_state{state="held"} %d\n'
-    "outboxd_destination_held %d\n"
-)
+@pytest.fixture
+def start():
+    """Starts a program that listens on a free port, given with its flag; gives the port."""
+    running = []
+
+    def started(*words: str, flag: str) -> int:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = int(free.getsockname()[1])
+        command = [*words, f"{flag}=127.0.0.1:{port}"]
+        running.append(
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        )
+        return port
+
+    yield started
+    for process in running:
+        process.terminate()
+        process.wait(30)
 
 
-def test_a_real_prometheus_tells_two_agents_apart_by_scrape_and_by_textfile(need, tmp_path):
-    """Two agents scraped, and the same two through node_exporter's text files."""
-    prometheus = need("prometheus", "prometheus")
-    handler = type("Metrics", (http.server.BaseHTTPRequestHandler,), {
-        "do_GET": lambda self: serve_metrics(self), "log_message": lambda *_: None,
-    })  # fmt: skip
-    servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
-    for number, server in enumerate(servers):
-        server.is_held = number  # type: ignore[attr-defined]
+@pytest.fixture
+def two_agents():
+    """The metrics of two agents, of which the second is held, and where each is scraped."""
+    agents, servers = [], []
+    for state in ("ok", "held"):
+        standing = DestinationStatus("https://komodor.test", state, None, 0, None, 8, 0)
+        metrics = Metrics("1.2.3", Clock())
+        metrics.watch(destination=lambda standing=standing: standing)
+        handler = type("Scraped", (http.server.BaseHTTPRequestHandler,), {
+            "do_GET": lambda self, metrics=metrics: serve(self, metrics),
+            "log_message": lambda *_: None,
+        })  # fmt: skip
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-    targets = [f"127.0.0.1:{server.server_address[1]}" for server in servers]
+        agents.append((metrics, f"127.0.0.1:{server.server_address[1]}"))
+        servers.append(server)
+    yield agents
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_real_prometheus_tells_two_agents_apart_by_scrape_and_by_textfile(
+    need, start, two_agents, tmp_path
+):
+    """By scrape two targets, by node_exporter one, which reads both text files of a host."""
+    prometheus = need("prometheus")
+    exporter = need("prometheus-node-exporter")
+    (tmp_path / "texts").mkdir()
+    for name, (metrics, _) in zip(("web", "batch"), two_agents, strict=True):
+        path = tmp_path / "texts" / f"{name}.prom"
+        write_textfile(str(path), metrics, f"/var/lib/{name}/outbox.db", time.time())
+    directory = f"--collector.textfile.directory={tmp_path}/texts"
+    node_port = start(exporter, directory, flag="--web.listen-address")
+    targets = {"outboxd": [target for _, target in two_agents], "node": [f"127.0.0.1:{node_port}"]}
     (tmp_path / "rules.yml").write_text(read("rules"))
-    jobs = [{"job_name": name, "static_configs": [{"targets": targets}]}
-            for name in ("outboxd", "node")]  # fmt: skip
+    jobs = [{"job_name": name, "static_configs": [{"targets": own}]}
+            for name, own in targets.items()]  # fmt: skip
     config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
               "rule_files": ["rules.yml"], "scrape_configs": jobs}  # fmt: skip
     (tmp_path / "prometheus.yml").write_text(json.dumps(config))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [prometheus, f"--config.file={tmp_path}/prometheus.yml",
-         f"--storage.tsdb.path={tmp_path}/d", f"--web.listen-address=127.0.0.1:{port}"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        dashboard = json.loads(read("dashboard"))
-        (panel,) = [p for p in dashboard["panels"] if p["title"].startswith("Destination,")]
-        query = panel["targets"][0]["expr"].replace("$instance", ".*")
-        for job in ("outboxd", "node"):
-            found = until_four(port, query.replace("$job", job))
-            states = {one["metric"]["instance"]: one["metric"]["state"] for one in found}
-            assert states == {targets[0]: "ok", targets[1]: "held"}
-        alerts = ask(port, "/api/v1/rules")["data"]["groups"][0]["rules"]
-        assert all(rule["health"] in ("ok", "unknown") for rule in alerts)
-        assert all(rule["annotations"]["runbook_url"] for rule in alerts)
-    finally:
-        process.terminate()
-        process.wait(30)
-        for server in servers:
-            server.shutdown()
-            server.server_close()
+    port = start(
+        prometheus,
+        f"--config.file={tmp_path}/prometheus.yml",
+        f"--storage.tsdb.path={tmp_path}/d",
+        flag="--web.listen-address",
+    )
+    dashboard = json.loads(read("dashboard"))
+    (panel,) = [p for p in dashboard["panels"] if p["title"].startswith("Destination,")]
+    query = panel["targets"][0]["expr"].replace("$instance", ".*")
+    scraped = until_both(port, query.replace("$job", "outboxd"))
+    states = {one["metric"]["instance"]: one["metric"]["state"] for one in scraped}
+    assert states == dict(zip(targets["outboxd"], ("ok", "held"), strict=True))
+    read_of = until_both(port, query.replace("$job", "node"))
+    assert {one["metric"]["agent"]: one["metric"]["state"] for one in read_of} == {
+        "web": "ok",
+        "batch": "held",
+    }
+    alerts = ask(port, "/api/v1/rules")["data"]["groups"][0]["rules"]
+    assert all(rule["health"] in ("ok", "unknown") for rule in alerts)
+    assert all(rule["annotations"]["runbook_url"] for rule in alerts)
+    text = metrics_of(node_port)
+    assert "node_textfile_scrape_error 0" in text
+    assert text.count("\noutboxd_build_info{") == 2
+    assert "node_cpu_seconds_total" in text, "its own are there beside them"
 
 
-def serve_metrics(request) -> None:
-    held = request.server.is_held
-    body = (AGENT_METRICS % (1 - held, held, held)).encode()
+def test_without_their_labels_node_exporter_shows_one_of_two_agents(
+    need, start, two_agents, tmp_path
+):
+    """The control: what `agent` and `outbox` are for."""
+    exporter = need("prometheus-node-exporter")
+    for number, (metrics, _) in enumerate(two_agents):
+        path = tmp_path / "web.prom"
+        write_textfile(str(path), metrics, "/var/lib/web/outbox.db", time.time())
+        shutil.copy(path, tmp_path / f"copy-{number}.prom")
+    path.unlink()
+    directory = f"--collector.textfile.directory={tmp_path}"
+    text = metrics_of(start(exporter, directory, flag="--web.listen-address"))
+    assert text.count("\noutboxd_build_info{") == 1
+
+
+def serve(request, metrics: Metrics) -> None:
     request.send_response(200)
-    request.send_header("Content-Type", "text/plain; version=0.0.4")
+    request.send_header("Content-Type", metrics.content_type)
     request.end_headers()
-    request.wfile.write(body)
+    request.wfile.write(metrics.render())
+
+
+def metrics_of(port: int) -> str:
+    """What the exporter on a port tells, also where it refuses to."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    ends_at = time.monotonic() + 60
+    while True:
+        try:
+            with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as refused:
+            return refused.read().decode()
+        except OSError:
+            assert time.monotonic() < ends_at, "nothing listens"
+            time.sleep(0.05)
 
 
 def ask(port: int, path: str):
@@ -260,7 +328,7 @@ def ask(port: int, path: str):
         return json.loads(answer.read())
 
 
-def until_four(port: int, query: str):
+def until_both(port: int, query: str):
     """The result of a query, once both agents are in it."""
     ends_at = time.monotonic() + 60
     while time.monotonic() < ends_at:
