@@ -16,6 +16,7 @@ from outboxd.delivery.facts import (
     SettlingFailed,
     SettlingResumed,
 )
+from outboxd.outbox.model import EntryChange
 
 HOUR_S = 3600.0
 
@@ -120,6 +121,30 @@ def test_after_three_hours_of_outage_all_is_delivered_in_time_proportional(backl
         assert outage.ended_at - outage.began_at >= 3 * HOUR_S * 1000
         world.finish()
         assert not world.checks.spent
+
+    world.run(main())
+
+
+def test_what_the_operator_holds_was_not_delayed_by_an_outage():
+    """Neither its number nor its age is told of the outage."""
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        outbox = world.agent.outbox
+        world.network.turn("refused")
+        (held,) = await world.give()
+        await outbox.change(lambda engine: engine.change(EntryChange.HOLD, held))
+        await asyncio.sleep(3 * DAY_S)
+        await world.give(5)
+        await asyncio.sleep(HOUR_S)
+        await outbox.refresh()
+        world.network.turn("fine")
+        await asyncio.sleep(HOUR_S)
+        (outage,) = told(world, OutageEnded)
+        assert outage.delayed == 5
+        assert outage.ended_at - outage.oldest_at < 2 * HOUR_S * 1000
+        assert world.engine.counts().pending == 1
 
     world.run(main())
 

@@ -395,7 +395,7 @@ def test_it_is_usable_at_a_width_of_360(stocked, open_page) -> None:
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-def test_what_an_event_says_is_text_and_nothing_else(agent_site, event, open_page) -> None:
+def test_what_an_event_says_is_text_and_nothing_else(agent_site, event, settled, open_page) -> None:
     scope = {
         "clusters": [HOSTILE],
         "namespaces": ['"><b>x'],
@@ -407,8 +407,17 @@ def test_what_an_event_says_is_text_and_nothing_else(agent_site, event, open_pag
         "__proto__": "x",
         "url": "javascript:1",
     }
-    agent_site.accept(event(HOSTILE, HOSTILE, "error", scope=scope, details=details))
+    whose = {"producer": f"token:{HOSTILE}", "dedup_key": HOSTILE}
+    hop = json.dumps({"ageMs": 1, "attempts": 1, "host": HOSTILE})
+    item = event(HOSTILE, HOSTILE, "error", scope=scope, details=details)
+    agent_site.accept(item._replace(hop=hop, **whose))
+    agent_site.settle(settled.dead(1, int(time.time() * 1000), HOSTILE))
+    agent_site.destination.now = agent_site.destination.now._replace(
+        state="held", reason=HOSTILE, endpoint=f"https://komodor.test/{HOSTILE}"
+    )
     page = open_page(agent_site.url)
+    expect(page.locator("#findings")).to_contain_text(f"the destination is held: {HOSTILE}")
+    expect(page.locator('#filters [data-group="producer"] .value')).to_have_text(HOSTILE)
     expect(rows(page).locator("b")).to_have_text(HOSTILE)
     expect(page.locator('#filters [data-group="cluster"] .value')).to_have_text(HOSTILE)
     rows(page).click()
@@ -416,10 +425,13 @@ def test_what_an_event_says_is_text_and_nothing_else(agent_site, event, open_pag
     expect(drawer.get_by_role("heading", level=2)).to_have_text(HOSTILE)
     expect(drawer.locator(".sent")).to_be_visible()
     expect(drawer.locator(".details")).to_contain_text("__proto__: x")
+    expect(drawer.locator(".way")).to_contain_text(f"Handed in on {HOSTILE}")
+    expect(drawer.locator(".way")).to_contain_text(f"status 400 · 31ms · {HOSTILE}")
     page.locator('#filters [data-group="cluster"] input').check()
     expect(page.locator("#matched")).to_have_text("1")
-    assert page.title() == "1 waiting · web-1.example · outboxd"
-    assert page.locator("img, #grid script, #drawer script, #filters script").count() == 0
+    assert page.title() == "⛔ 1 dead · web-1.example · outboxd"
+    scripts = page.locator("img, body script")
+    assert scripts.count() == 0
 
 
 def test_the_policy_stops_a_script_that_got_in_all_the_same(agent_site, chromium) -> None:
@@ -950,6 +962,49 @@ def test_without_the_link_nothing_can_be_done(stocked, open_page) -> None:
     expect(page.get_by_role("button", name=re.compile("^(Retry|Drop|Hold|Try now)"))).to_have_count(
         0
     )
+
+
+FOREIGN = """async (url) => {
+  const ask = (path, options) => fetch(url + path, { credentials: 'include', ...options });
+  const json = { 'Content-Type': 'application/json', 'X-Outboxd-Key': 'guess' };
+  const frame = document.createElement('iframe');
+  frame.name = 'aim';
+  document.body.append(frame);
+  const form = document.createElement('form');
+  const action = `${url}/v1/hold`;
+  Object.assign(form, { method: 'POST', action, target: 'aim', enctype: 'text/plain' });
+  document.body.append(form);
+  const answered = new Promise((resolve) => { frame.onload = resolve; });
+  form.submit();
+  const tries = await Promise.allSettled([
+    ask('/v1/hold', { method: 'POST', mode: 'no-cors', body: '{}' }),
+    ask('/v1/hold', { method: 'POST', headers: json, body: '{}' }),
+    ask('/v1/events'),
+  ]);
+  await answered;
+  return tries.map((one) => one.status);
+}"""
+
+
+def test_another_site_can_neither_act_nor_read_with_the_browsers_right(
+    agent_site, chromium
+) -> None:
+    """Not even one at another port of this host, for which the cookie is its own site's."""
+    context = chromium.new_context()
+    page = context.new_page()
+    token = agent_site.sessions.issue("alice (uid 0, pid 1)")
+    page.goto(f"{agent_site.url}/#act={token}")
+    expect(page.locator("#acting")).to_have_text("May act")
+    other = context.new_page()
+    elsewhere = "http://127.0.0.1:9/"
+    other.route(elsewhere, lambda route: route.fulfill(body="<p>", content_type="text/html"))
+    other.goto(elsewhere)
+    assert other.evaluate(FOREIGN, agent_site.url) == ["rejected"] * 3
+    assert agent_site.destination.now.state == "ok"
+    page.get_by_role("button", name="Hold the destination").click()
+    page.get_by_role("button", name="Do it").click()
+    expect(page.locator("#status")).to_contain_text("Held")
+    context.close()
 
 
 @pytest.mark.parametrize("path", ["/", "/?state=dead", "/?state=dead&q=nothing+like+it"])

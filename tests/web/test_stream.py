@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
+import socket
+import time
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from outboxd.web import stream
+from outboxd.web import outbox_source, stream
 
 
 def listen(site) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
@@ -78,3 +81,29 @@ def test_more_listeners_than_there_is_room_for_are_told_to_ask(agent_site, monke
         with closing(other):
             assert refused.status == 503
             assert refused.headers["Retry-After"]
+
+
+def test_a_listener_that_reads_nothing_is_let_go_and_its_place_is_free(
+    agent_site, monkeypatch
+) -> None:
+    monkeypatch.setattr(stream, "LISTENERS_MAX", 1)
+    monkeypatch.setattr(stream, "INTERVAL_MIN_S", 0.0)
+    monkeypatch.setattr(outbox_source, "LOOK_S", 0.001)
+    agent_site.server.stall_s = 0.2
+    with socket.socket() as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        unread.connect(("127.0.0.1", urlsplit(agent_site.url).port))
+        unread.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        ends_at_s = time.monotonic() + 20
+        for number in itertools.count():
+            # Each message is large, and soon there is no more room on the way.
+            reason = f"{number}" + "x" * 500_000
+            agent_site.destination.now = agent_site.destination.now._replace(reason=reason)
+            if number == 0:
+                unread.recv(1)
+            connection, answer = listen(agent_site)
+            with closing(connection):
+                if answer.status == 200:
+                    break
+            assert time.monotonic() < ends_at_s, "its place is still taken"
+    assert number > 0, "the place was taken at first"

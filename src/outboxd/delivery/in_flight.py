@@ -269,7 +269,7 @@ class InFlight:
         elif effect.change is not Change.NONE:
             self._claims.look_again()
         if effect.change is Change.RECOVERED:
-            waiting_at = self._outbox.oldest_pending_at
+            waiting_at = self._outbox.oldest_due_at
             oldest_at = entry.received_at
             if waiting_at is not None:
                 oldest_at = min(oldest_at, self._clock_steps.corrected(waiting_at))

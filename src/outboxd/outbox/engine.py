@@ -181,8 +181,9 @@ class Engine(Protocol):
     def entries_of(self, where: EntryFilter, seqs: Sequence[int]) -> list[Entry]:
         """Those of a few entries that match but for its texts, newest first."""
 
-    def oldest_pending_at(self) -> int | None:
-        """When the pending entry that waits longest was received."""
+    def oldest_pending_at(self, *, with_held: bool = True) -> int | None:
+        """When the pending entry that waits longest was received; perhaps but for those
+        that the operator keeps back."""
 
     def last_dead_at(self) -> int | None:
         """When an entry last became a dead letter, as far as a short look tells."""

@@ -60,6 +60,7 @@ class Outbox:
         self.damage: Damage = engine.damage()
         self.destination_hold: DestinationHold | None = engine.destination_hold()
         self.oldest_pending_at: int | None = engine.oldest_pending_at()
+        self.oldest_due_at: int | None = engine.oldest_pending_at(with_held=False)
         self.last_dead_at: int | None = engine.last_dead_at()
         self.spool_progress: dict[str, int] = engine.spool_progress()
         # Called on the loop: events came in; they did, and some of them were claimed
@@ -339,6 +340,11 @@ class Outbox:
     async def refresh(self) -> None:
         """Look again at what is kept in memory but cannot be counted along."""
         self.oldest_pending_at = await self.read(lambda engine: engine.oldest_pending_at())
+        self.oldest_due_at = self.oldest_pending_at
+        if self.counts.held:
+            self.oldest_due_at = await self.read(
+                lambda engine: engine.oldest_pending_at(with_held=False)
+            )
         self.last_dead_at = await self.read(lambda engine: engine.last_dead_at())
         self.damage = await self.read(lambda engine: engine.damage())
 

@@ -792,12 +792,13 @@ class PostgresEngine:
     def texts(self, seqs: range, wanted: Texts) -> list[tuple[int, Text]]:
         return listing.texts(self.connection, seqs)
 
-    def oldest_pending_at(self) -> int | None:
+    def oldest_pending_at(self, *, with_held: bool = True) -> int | None:
+        held = " UNION ALL (SELECT seq FROM states WHERE held ORDER BY seq LIMIT 1)"
         at: int | None = self._one(
             "SELECT min(e.received_at) FROM entries e WHERE e.seq IN ("
             f"(SELECT seq FROM states WHERE {_DUE} AND due_at = 0 ORDER BY seq LIMIT 1)"
             f" UNION ALL (SELECT seq FROM states WHERE {_DUE} AND due_at > 0 LIMIT 1000)"
-            " UNION ALL (SELECT seq FROM states WHERE held ORDER BY seq LIMIT 1))"
+            f"{held if with_held else ''})"
         )
         return at
 

@@ -406,8 +406,8 @@ class SqliteEngine:
     def entries_of(self, where: EntryFilter, seqs: Sequence[int]) -> list[Entry]:
         return listing.entries_of(self.connection, where, seqs)
 
-    def oldest_pending_at(self) -> int | None:
-        return query.oldest_pending_at(self.connection)
+    def oldest_pending_at(self, *, with_held: bool = True) -> int | None:
+        return query.oldest_pending_at(self.connection, with_held)
 
     def last_dead_at(self) -> int | None:
         return query.last_dead_at(self.connection)

@@ -327,16 +327,18 @@ def own_reports_pending(connection: sqlite3.Connection) -> int:
     return int(count)
 
 
-def oldest_pending_at(connection: sqlite3.Connection) -> int | None:
-    """When the pending entry that waits longest was received."""
+def oldest_pending_at(connection: sqlite3.Connection, with_held: bool) -> int | None:
+    """When the pending entry that waits longest was received; see `Engine`."""
+    held = (
+        " UNION ALL SELECT * FROM (SELECT seq FROM entries INDEXED BY entries_held"
+        " WHERE held = 1 ORDER BY seq LIMIT 1)"
+    )
     (at,) = connection.execute(
         "SELECT min(received_at) FROM entries WHERE seq IN ("
         "SELECT * FROM (SELECT seq FROM entries INDEXED BY entries_due"
         f" WHERE {_DUE} AND due_at = 0 ORDER BY seq LIMIT 1)"
         " UNION ALL SELECT * FROM (SELECT seq FROM entries INDEXED BY entries_due"
-        f" WHERE {_DUE} AND due_at > 0 LIMIT 1000)"
-        " UNION ALL SELECT * FROM (SELECT seq FROM entries INDEXED BY entries_held"
-        " WHERE held = 1 ORDER BY seq LIMIT 1))"
+        f" WHERE {_DUE} AND due_at > 0 LIMIT 1000){held if with_held else ''})"
     ).fetchone()
     return None if at is None else int(at)
 
