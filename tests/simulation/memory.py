@@ -19,6 +19,7 @@ from outboxd.errors import DiskShort
 from outboxd.outbox.sqlite.ballast import Ballast
 from outboxd.outbox.sqlite.connection import migrate
 from outboxd.outbox.sqlite.engine import SqliteEngine
+from outboxd.outbox.window_clock import WindowClock
 from outboxd.outbox.writer import Change, Claim, Exchange, Operation, Read, Writer
 
 
@@ -41,6 +42,7 @@ class MemoryEngine(SqliteEngine):
         self.path = ":memory:"
         self.clock = clock
         self.ballast = Ballast(self.path)
+        self._key_clock = WindowClock(clock, round(key_window_s * 1000))
         self.set_windows(key_window_s, repeat_window_s)
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.connection.deserialize(MemoryEngine._template)
