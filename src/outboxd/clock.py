@@ -26,22 +26,26 @@ class Clock:
 
 
 class CorrectedClock(Clock):
-    """The system's clocks, with the wall clock as another one has it: that of a database
-    which hosts share, so that it does no harm if one of theirs is wrong."""
+    """The system's clocks, with the wall clock of a database that hosts share: so it does
+    no harm if one of theirs is wrong, or is set while the agent runs."""
 
     _NOTICED_MS = 1000  # less is the way to the other clock and back
 
     def __init__(self) -> None:
-        self._ahead_ms = 0  # of the host's own clock
+        self._base: tuple[int, float] | None = None  # what it showed, and since boot then
 
     def wall_ms(self) -> int:
-        """Milliseconds since 1970 (UTC) by the other clock."""
-        return super().wall_ms() + self._ahead_ms
+        """Milliseconds since 1970 (UTC) by the other clock; by the host's before it was heard."""
+        base = self._base
+        if base is None:
+            return super().wall_ms()
+        shown_ms, at_s = base
+        return shown_ms + round((self.since_boot_s() - at_s) * 1000)
 
-    def correct(self, true_ms: int) -> None:
+    def correct(self, shown_ms: int) -> None:
         """What the other clock shows now. From any thread."""
-        if abs(true_ms - self.wall_ms()) >= self._NOTICED_MS:
-            self._ahead_ms = true_ms - super().wall_ms()
+        if self._base is None or abs(shown_ms - self.wall_ms()) >= self._NOTICED_MS:
+            self._base = shown_ms, self.since_boot_s()
 
 
 class FakeClock(Clock):

@@ -33,12 +33,16 @@ def accept(
     key_window_ms: int,
     repeat_window_ms: int,
     now: int,
+    keys_now: int,
 ) -> tuple[list[Receipt], list[Incoming]]:
-    """Keep the events that are not known yet; a receipt each, in order, and those kept."""
+    """Keep the events that are not known yet; a receipt each, in order, and those kept.
+
+    `keys_now` is what keys are remembered by (see `window_clock`), in ms.
+    """
     receipts: list[Receipt] = []
     kept: list[Incoming] = []
     for some in _in_turns(items):
-        more, also = _accept(connection, some, key_window_ms, repeat_window_ms, now)
+        more, also = _accept(connection, some, key_window_ms, repeat_window_ms, now, keys_now)
         receipts += more
         kept += also
     return receipts, kept
@@ -66,6 +70,7 @@ def _accept(
     key_window_ms: int,
     repeat_window_ms: int,
     now: int,
+    keys_now: int,
 ) -> tuple[list[Receipt], list[Incoming]]:
     seqs = [
         seq
@@ -86,7 +91,7 @@ def _accept(
         fresh.append(one)
         first.update(dict.fromkeys(keys, one))
         of_item.append((one, ""))
-    known_before = _claim(connection, fresh, key_window_ms, repeat_window_ms, now)
+    known_before = _claim(connection, fresh, key_window_ms, repeat_window_ms, now, keys_now)
     kept = [one for one in fresh if one.seq not in known_before]
     _insert(connection, kept)
     receipts = [_receipt(one, key, known_before) for one, key in of_item]
@@ -116,6 +121,7 @@ def _claim(
     key_window_ms: int,
     repeat_window_ms: int,
     now: int,
+    keys_now: int,
 ) -> dict[int, _Known]:
     """Which of them are known already, by seq."""
     rows = [
@@ -139,8 +145,9 @@ def _claim(
             ' (key text, seq bigint, id uuid, mark bigint, ends bigint) ORDER BY key COLLATE "C"'
             " ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, id = excluded.id,"
             " mark = excluded.mark, expires_at = excluded.expires_at"
-            " WHERE dedup.expires_at <= %s OR excluded.mark > dedup.mark RETURNING key",
-            (json.dumps(rows), now),
+            " WHERE dedup.expires_at <= CASE WHEN excluded.key LIKE 'r:%%' THEN %s ELSE %s END"
+            " OR excluded.mark > dedup.mark RETURNING key",
+            (json.dumps(rows), now, keys_now),
         )
     }
     if len(claimed) == len(rows):

@@ -66,6 +66,7 @@ from outboxd.outbox.postgresql.connection import (
 from outboxd.outbox.postgresql.cursor import LOOK_AGAIN_S, Cursor
 from outboxd.outbox.postgresql.lease import Lease
 from outboxd.outbox.postgresql.tallies import Changes, Tallies
+from outboxd.outbox.window_clock import WindowClock
 
 RETRY_AFTER_S = 5
 RECONNECT_S = 1.0  # of waiting within one piece of work; the next tries again
@@ -139,7 +140,6 @@ class PostgresEngine:
         self.lease_s = lease_s
         self._url, self._password = url, password
         self.gateway, self._destination = gateway, destination
-        self.set_windows(key_window_s, repeat_window_s)
         self._durability = durability
         self._in_commit = False
         self._warning = ""  # of the server's, during a commit
@@ -154,6 +154,9 @@ class PostgresEngine:
             self._connect()
         except psycopg.Error as error:
             raise translate(error) from error
+        # Once the clock is the server's: that is no step of it.
+        self._key_clock = WindowClock(self.clock, round(key_window_s * 1000))
+        self.set_windows(key_window_s, repeat_window_s)
         if beside is not None:
             return
         try:
@@ -284,6 +287,7 @@ class PostgresEngine:
 
     def set_windows(self, key_window_s: float, repeat_window_s: float) -> None:
         self._key_window_ms = round(key_window_s * 1000)
+        self._key_clock.window_ms = self._key_window_ms
         self._repeat_window_ms = round(repeat_window_s * 1000)
 
     def tidy(self) -> None:
@@ -455,6 +459,7 @@ class PostgresEngine:
             self._key_window_ms,
             self._repeat_window_ms,
             self.clock.wall_ms(),
+            self._key_clock.now_ms(),
         )
         for item in kept:
             self._changes.accept(item.producer)
@@ -608,7 +613,7 @@ class PostgresEngine:
         return self.connection.execute(
             "DELETE FROM dedup WHERE key IN (SELECT key FROM dedup WHERE expires_at <= %s"
             " ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED)",
-            (self.clock.wall_ms(), limit),
+            (self._key_clock.now_ms(), limit),
         ).rowcount
 
     # --- counting ---
@@ -758,7 +763,7 @@ class PostgresEngine:
         row = self.connection.execute(
             "SELECT coalesce(s.state, 'delivered') FROM dedup d LEFT JOIN states s USING (seq)"
             " WHERE d.key = %s AND d.expires_at > %s",
-            (key, self.clock.wall_ms()),
+            (key, self._key_clock.now_ms()),
         ).fetchone()
         return None if row is None else str(row[0])
 
