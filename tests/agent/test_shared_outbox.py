@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.agent import ENVIRON, GONE, AgentProcess
 from support.postgresql import Bouncer, Server, needed_binaries
-from support.receiver import Receiver
+from support.receiver import OK, Receiver
 
 LEASE_S = 2.0
 PATIENCE_S = 30.0
@@ -178,6 +178,22 @@ def test_an_operators_hold_is_everybodys(pair, komodor):
     assert give(other, "held back, too") == 201
     assert other.request("POST", "/v1/release", b"{}")[0] == 200
     until(lambda: len(komodor.order) == 2)
+
+
+@pytest.mark.usefixtures("at_length")
+def test_every_gateway_tells_how_the_destination_stands_to_who_delivers(pair, komodor):
+    first, other = pair
+    refused = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
+    komodor.behave = lambda body: refused
+    assert give(other, "waits") == 201
+    until(lambda: first.status()["destination"]["state"] == "held")
+    until(lambda: other.status()["destination"]["state"] == "held")
+    assert "401" in other.status()["destination"]["reason"]
+    komodor.behave = lambda body: OK
+    status, answer = other.request("POST", "/v1/release", b"{}")
+    assert status == 200, answer
+    until(lambda: other.status()["outbox"]["pending"] == 0)
+    assert delivers(first)
 
 
 @pytest.mark.usefixtures("at_length")

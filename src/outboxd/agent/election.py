@@ -9,6 +9,7 @@ write in the name of one that was lost.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
 from outboxd.clock import Clock
@@ -19,7 +20,7 @@ from outboxd.outbox.engine import Engine
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.postgresql.engine import LookAround
 from outboxd.outbox.postgresql.opening import OpenedPostgres
-from outboxd.status import Deliverer
+from outboxd.status import Deliverer, DestinationStatus, Through
 
 LOOK_S = 0.2
 # A server that has not answered a look after so long does not answer.
@@ -44,6 +45,7 @@ class Election:
         self._seen_s = 0.0
         self._answer_s: float | None = None
         self._unled_since_s: float | None = None
+        self._shown: tuple[str | None, ...] = ()  # of the destination, to the other gateways
         self._trouble: Refused | None = None
         self._log = get_logger("gateway")
 
@@ -77,6 +79,24 @@ class Election:
             trouble=None if self._trouble is None else self._trouble.message,
             standby_lag_s=self._reading.standby_lag_s,
         )
+
+    def told(self) -> DestinationStatus | None:
+        """How the destination stands to who delivers elsewhere; None: it does here, or
+        nobody has said."""
+        seen = self._seen
+        if self._is_deliverer or seen is None or seen.told is None or self._sender is None:
+            return None
+        if self._outbox.destination_hold is not None:
+            return None  # which every gateway knows by itself
+        state, reason, since_at, next_probe_at = json.loads(seen.told)
+        return self._sender.status()._replace(
+            state=state, reason=reason, since_at=since_at, next_probe_at=next_probe_at
+        )
+
+    async def tell_release(self) -> None:
+        """An operator ends every wait, here; who delivers elsewhere hears of it."""
+        if not self._is_deliverer:
+            await self._outbox.change_delivery(lambda _: self._engine.tell_release())
 
     async def run(self) -> None:
         """Look, and do what is to be done, until cancelled."""
@@ -142,8 +162,10 @@ class Election:
             return
         lease = self._engine.lease
         if lease is not None:
-            if self._clock.since_boot_s() >= lease.renew_at_s():
-                await self._outbox.change_delivery(lambda _: self._engine.renew_lease())
+            told, shown = _told(self._sender)
+            if shown != self._shown or self._clock.since_boot_s() >= lease.renew_at_s():
+                await self._outbox.change_delivery(lambda _: self._engine.renew_lease(told))
+                self._shown = shown
         elif seen.deliverer is None or (seen.lease_left_s or 0.0) <= 0:
             await self._outbox.change_delivery(self._take)
 
@@ -181,6 +203,8 @@ class Election:
         if seen.hold != before.hold and seen.hold != self._outbox.destination_hold:
             self._outbox.destination_hold = seen.hold
             self._sender.heard_hold(seen.hold)
+        if seen.releases != before.releases and self._is_deliverer:
+            self._sender.heard_hold(None)
         if seen.changes != before.changes:
             self._engine.look_from_start()
             self._sender.wake()
@@ -194,3 +218,33 @@ class Election:
             self._log.warning("database.lost", error=trouble.message, hint=trouble.hint)
         elif trouble is None and before is not None:
             self._log.info("database.back")
+
+
+class SharedDestination:
+    """The destination as an operator sees it at any gateway: as it stands to who delivers."""
+
+    def __init__(self, sender: Sender, election: Election) -> None:
+        self._sender, self._election = sender, election
+        self.hold, self.wake = sender.hold, sender.wake
+
+    def status(self) -> DestinationStatus:
+        """The destination at this moment, as far as was heard."""
+        return self._election.told() or self._sender.status()
+
+    async def release(self, by: str) -> None:
+        """End every wait, whoever imposed it, wherever it is delivered."""
+        await self._sender.release(by)
+        await self._election.tell_release()
+
+    async def ask_through(self, id: str) -> Through:
+        """What became of an entry that it took."""
+        return await self._sender.ask_through(id)
+
+
+def _told(sender: Sender | None) -> tuple[str | None, tuple[str | None, ...]]:
+    """How the destination stands, as text; and what of it others should hear of at once."""
+    if sender is None:
+        return None, ()
+    status = sender.status()
+    shown = (status.state, status.reason)
+    return json.dumps([*shown, status.since_at, status.next_probe_at]), shown

@@ -52,7 +52,7 @@ from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.upkeep import TICK_S, Job, OutboxUpkeep
 from outboxd.serve.table import Route
 from outboxd.spool.reader import SpoolReader
-from outboxd.status import Deliverer, GatewayStatus
+from outboxd.status import Deliverer, Destination, GatewayStatus
 from outboxd.web.activity import Activity
 from outboxd.web.outbox_source import OutboxSource
 from outboxd.web.page import web_routes
@@ -158,7 +158,7 @@ class AgentParts:
         self._api = ApiContext(
             outbox=outbox,
             intake=self.admission,
-            destination=self.sender,
+            destination=_destination(self.sender, self.election),
             metrics=self.metrics,
             clock=clock,
             version=__version__,
@@ -172,7 +172,7 @@ class AgentParts:
             gateway=self._gateway_status,
             deliverer=self._deliverer,
         )
-        self._activity = Activity(outbox, self.sender, clock)
+        self._activity = Activity(outbox, self._api.destination, clock)
         self._timeline = OutboxSource(outbox, self._activity, self._api.status, clock)
         outbox.on_arrival = self.sender.arrived
         outbox.on_claimed = self.sender.arrived_claimed
@@ -432,6 +432,14 @@ class AgentParts:
             task.cancel()
         await self.transport.close()
         await self.outbox.stop()
+
+
+def _destination(sender: Sender, election: Election | None) -> Destination:
+    if election is None:
+        return sender
+    from outboxd.agent.election import SharedDestination
+
+    return SharedDestination(sender, election)
 
 
 def _election(outbox: Outbox, opened: Opened, clock: Clock) -> Election | None:

@@ -101,9 +101,11 @@ class LookAround(NamedTuple):
 
     hold: DestinationHold | None  # the operator's
     changes: int  # how often an operator has changed entries, at any gateway
+    releases: int  # how often one has ended every wait, where nothing is delivered
     accepted: int  # how many events were ever accepted
     deliverer: str | None  # the gateway that has the lease; None: nobody
     lease_left_s: float | None  # of it, by the database's clock; below 0: it has ended
+    told: str | None  # how the destination stands to it
 
 
 class PostgresEngine:
@@ -362,9 +364,10 @@ class PostgresEngine:
         """Others have changed entries: some may wait again that were passed. From any thread."""
         self._cursor.reset()
 
-    def renew_lease(self) -> None:
-        """Go on delivering; what is in flight stays as it is. Raises LeaseLost."""
-        self._renew("", ())
+    def renew_lease(self, told: str | None = None) -> None:
+        """Go on delivering; what is in flight stays as it is. `told`: how the destination
+        stands, for the other gateways. Raises LeaseLost."""
+        self._renew("told = %s,", (told,))
 
     def give_up_lease(self) -> None:
         """Let another deliver at once."""
@@ -428,19 +431,21 @@ class PostgresEngine:
         check_promises(self.connection, self._durability)
         self._tallies.load(self.connection)
         row = self.connection.execute(
-            f"SELECT {_NOW_MS}, hold, changes, CASE WHEN holder IS NOT NULL THEN gateway END,"
-            " CASE WHEN holder IS NOT NULL THEN"
+            f"SELECT {_NOW_MS}, hold, changes, releases, told,"
+            " CASE WHEN holder IS NOT NULL THEN gateway END, CASE WHEN holder IS NOT NULL THEN"
             " extract(epoch FROM lease_ends_at - clock_timestamp())::float8 END"
             " FROM (SELECT 1) one LEFT JOIN deliverers ON destination = %s",
             (self._destination,),
         ).fetchone()
         assert row is not None
-        now, hold, changes, gateway, left_s = row
+        now, hold, changes, releases, told, gateway, left_s = row
         if isinstance(self.clock, CorrectedClock):
             self.clock.correct(now)
         if left_s is not None and left_s > 2 * self.lease_s + _CLOCKS_DIFFER_S:
             left_s = 0.0
-        return LookAround(_hold(hold), changes or 0, self._tallies.accepted, gateway, left_s)
+        return LookAround(
+            _hold(hold), changes or 0, releases or 0, self._tallies.accepted, gateway, left_s, told
+        )
 
     def _operator_acted(self) -> None:
         """Tell the other gateways: the deliverer may have read ahead what is held now."""
@@ -588,6 +593,14 @@ class PostgresEngine:
             "INSERT INTO deliverers (destination, turn, sending, hold) VALUES (%s, 0, '{}', %s)"
             " ON CONFLICT (destination) DO UPDATE SET hold = excluded.hold",
             (self._destination, value),
+        )
+
+    def tell_release(self) -> None:
+        """An operator ends every wait of the destination; the deliverer hears of it."""
+        self.connection.execute(
+            "INSERT INTO deliverers (destination, turn, sending, releases) VALUES (%s, 0, '{}', 1)"
+            " ON CONFLICT (destination) DO UPDATE SET releases = deliverers.releases + 1",
+            (self._destination,),
         )
 
     def set_aside_damaged(self, seq: int, detail: str) -> None:

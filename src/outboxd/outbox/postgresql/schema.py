@@ -85,7 +85,9 @@ CREATE TABLE deliverers (
     lease_ends_at timestamptz,          -- by the database's clock
     sending bigint[] NOT NULL,          -- seqs in flight
     hold text,                          -- JSON of the operator's hold
-    changes bigint NOT NULL DEFAULT 0   -- how often an operator has changed entries
+    changes bigint NOT NULL DEFAULT 0,  -- how often an operator has changed entries
+    releases bigint NOT NULL DEFAULT 0, -- how often one has ended every wait elsewhere
+    told text                           -- JSON of how the destination stands to the holder
 );
 """,
     ),
