@@ -16,6 +16,7 @@ from outboxd.config.keys import KEYS, SECTIONS
 from outboxd.config.load import find, load, load_client
 from outboxd.errors import ConfigError
 from outboxd.locations import runtime_dir, state_dir
+from outboxd.producer import settings as producer_settings
 from outboxd.producer.settings import KNOWN
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
@@ -104,7 +105,14 @@ def test_the_example_marks_the_packaged_paths_and_explains_every_key():
 def test_producers_know_the_name_of_every_setting_and_no_other():
     """A name missing here would be called unknown by each `emit`."""
     known = {section: set(names.split()) for section, names in KNOWN.items()}
-    assert known == {section: set(keys) for section, keys in SECTIONS.items()}
+    # A webhook's table has a name and parts of its own.
+    assert known == {section: set(keys) for section, keys in SECTIONS.items()} | {"webhooks": set()}
+
+
+def test_a_producer_on_a_gateway_is_warned_of_no_webhook(write):
+    path = write('[webhooks.mine]\nevent_type = "a"\nsummary = "b"\n')
+    load(path)
+    assert not producer_settings.load(path).warning
 
 
 def test_every_key_of_the_table_is_an_attribute_with_a_type():

@@ -213,4 +213,5 @@ KNOWN = {
     "http": "listen",
     "metrics": "textfile",
     "log": "level format",
+    "webhooks": "",
 }
