@@ -100,6 +100,14 @@ def post(
     return "".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1") + body
 
 
+def busy_machine(target: str, seconds: float) -> None:
+    """No attack: the processor time that an attacker takes from everybody."""
+    attacker = Attacker(target, seconds)
+    while not attacker.is_over:
+        pass
+    attacker.tell()
+
+
 def idle_connections(target: str, seconds: float, count: int = 2_000) -> None:
     """Two thousand that have shaken hands and say nothing."""
     attacker = Attacker(target, seconds)
