@@ -9,7 +9,8 @@
 #   install.sh --remove   all but configuration, outbox, spool and user
 #   install.sh --purge    those too
 #
-# PYTHON names the Python to use (3.11 or newer; otherwise the system's). A packager
+# PYTHON names the Python to use (3.11 or newer; otherwise the system's). EXTRA=postgresql
+# brings the driver of an outbox on PostgreSQL along; an upgrade keeps it. A packager
 # sets DESTDIR, and perhaps VENDOR (/usr/lib: units of a package) and PROGRAM (where
 # the program will be): then files are copied and nothing is run.
 set -eu
@@ -91,7 +92,11 @@ install_program() {
     chmod 0755 "$new"
     trap 'rm -rf "$new"' EXIT # half of a version is none
     "$python" -m venv "$new"
-    "$new/bin/python" -I -m pip --disable-pip-version-check install --quiet ..
+    extra=${EXTRA:-}
+    if /opt/outboxd/current/bin/python -I -c 'import psycopg' 2>/dev/null; then
+        extra=postgresql
+    fi
+    "$new/bin/python" -I -m pip --disable-pip-version-check install --quiet "..${extra:+[$extra]}"
     make_documents "$new/bin/outboxd" /usr/local/share
     # From here on it is the one in use. Each step is one rename: a job that starts
     # meanwhile has the old program or the new one, whole.

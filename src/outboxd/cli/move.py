@@ -8,22 +8,26 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from outboxd.errors import EX_OK, UsageError
+from outboxd.cli.queue import client_config
+from outboxd.config.database_password import read_database_password
+from outboxd.errors import EX_OK, ConfigError, UsageError
 from outboxd.outbox.moving import Moved, give_up, move
 from outboxd.outbox.sqlite.opening import open_to_fill, open_to_leave
 from outboxd.producer.command_line import Arguments
 
 if TYPE_CHECKING:
+    from outboxd.config.sections import Config
     from outboxd.outbox.engine import Engine
 
 
 def run(arguments: Arguments) -> int:
     """0 once everything is in TO, compared, and FROM is marked."""
     source_name, target_name = arguments.source, arguments.target
+    config = client_config(arguments)
     if arguments.give_up:
         if target_name is not None:
             raise UsageError("--give-up takes FROM alone", "`outboxd move --give-up FROM`")
-        with _to_leave(source_name) as source:
+        with _to_leave(source_name, config) as source:
             give_up(source)
             print(f"{source.path} may be used again; what was copied elsewhere is not")
         return EX_OK
@@ -31,7 +35,7 @@ def run(arguments: Arguments) -> int:
         raise UsageError("TO is missing", "`outboxd move FROM TO`")
     if os.path.realpath(source_name) == os.path.realpath(target_name):
         raise UsageError("FROM and TO are the same outbox", "name another for TO")
-    with _to_leave(source_name) as source, _to_fill(target_name) as target:
+    with _to_leave(source_name, config) as source, _to_fill(target_name, config) as target:
         has_spool = not is_url(target_name)
         files = source.spool_progress()
         if files and not has_spool:
@@ -49,20 +53,30 @@ def is_url(name: str) -> bool:
     return name.startswith(("postgresql://", "postgres://"))
 
 
-def _to_leave(name: str) -> AbstractContextManager[Engine]:
-    return _database(name) if is_url(name) else open_to_leave(name)
+def _to_leave(name: str, config: Config) -> AbstractContextManager[Engine]:
+    return _database(name, config) if is_url(name) else open_to_leave(name)
 
 
-def _to_fill(name: str) -> AbstractContextManager[Engine]:
-    return _database(name) if is_url(name) else open_to_fill(name)
+def _to_fill(name: str, config: Config) -> AbstractContextManager[Engine]:
+    return _database(name, config) if is_url(name) else open_to_fill(name)
 
 
 @contextmanager
-def _database(url: str) -> Iterator[Engine]:
-    """Raises OutboxLocked where a gateway has it."""
-    from outboxd.outbox.postgresql.engine import PostgresEngine
+def _database(url: str, config: Config) -> Iterator[Engine]:
+    """With the configuration's password, where it is the configuration's database.
 
-    engine = PostgresEngine(url, gateway="move")
+    Raises:
+        OutboxLocked: a gateway has it.
+    """
+    try:
+        from outboxd.outbox.postgresql.engine import PostgresEngine
+    except ImportError as error:
+        raise ConfigError(
+            f"{url} needs psycopg, which cannot be loaded: {error}",
+            "install it with: pip install 'outboxd[postgresql]'",
+        ) from error
+    password = read_database_password(config) if url == config.outbox.url else None
+    engine = PostgresEngine(url, gateway="move", password=password)
     try:
         engine.refuse_in_use()
         yield engine

@@ -199,7 +199,7 @@ _BACKUP = Command(
 
 _MOVE = Command(
     "move",
-    "move an outbox to another file",
+    "move an outbox into another file, or a database",
     description=(
         "Brings all of an outbox into another one, which must be empty: every entry with its id, "
         "dedup key, attempts, state and dates, the dedup windows, the hold. No agent may have "
@@ -209,13 +209,18 @@ _MOVE = Command(
         "either."
     ),
     positionals=(
-        Positional("FROM", "the outbox's file", complete="file", name="source"),
+        Positional("FROM", "the outbox's file, or its URL", complete="file", name="source"),
         Positional(
-            "TO", "the new one's, made as needed", count="optional", complete="file", name="target"
+            "TO",
+            "the new one's; a file is made as needed",
+            count="optional",
+            complete="file",
+            name="target",
         ),
     ),
     options=(
         Option("--give-up", "", "FROM alone: do not finish the move, so that FROM is used again"),
+        CONFIG,
     ),
     exits=(
         DONE,
@@ -225,7 +230,10 @@ _MOVE = Command(
         FORBIDDEN,
         (78, "TO is not empty, or one of them has a part in another move"),
     ),
-    examples=(("outboxd move /var/lib/outboxd/outbox.db /mnt/disk2/outbox.db", "to another disk"),),
+    examples=(
+        ("outboxd move /var/lib/outboxd/outbox.db /mnt/disk2/outbox.db", "to another disk"),
+        ("outboxd move /var/lib/outboxd/outbox.db postgresql://outboxd@db1,db2/outboxd", ""),
+    ),
 )
 
 _DEAD_LETTERS = Command(

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError, Unavailable
+from outboxd.outbox.moving import refuse_moved
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.postgresql.engine import PostgresEngine
 from outboxd.outbox.upkeep import Job
@@ -94,4 +95,9 @@ def open_postgres(
         lease_s=lease_s,
         password=password,
     )
+    try:
+        refuse_moved(engine)
+    except BaseException:
+        engine.close()
+        raise
     return OpenedPostgres(engine)

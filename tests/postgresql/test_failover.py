@@ -1,0 +1,146 @@
+"""The database's primary goes down, with and without a standby that has every commit."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+
+import pytest
+from support import clusters
+from support.gateways import check
+
+from outboxd.errors import CommitUnknown
+from outboxd.outbox.model import Incoming
+from outboxd.outbox.postgresql.engine import PostgresEngine
+
+
+@pytest.mark.timeout(600)
+def test_failover_to_a_synchronous_standby_loses_nothing(template, fleet, only_full):
+    """The promoted server has no standby at first, as where a cluster manager decides
+    for receipts: "local" accepts that. "replicated" is below."""
+    failovers, slowest_s = 20, 0.0
+    with clusters.pair(template, synchronous=True) as pair:
+        two = fleet(pair.url())
+        two.producers.start()
+        for _ in range(failovers):
+            two.producers.await_more(30)
+            pair.fail_over()
+            promoted_s = time.monotonic()
+            two.producers.await_more(1)
+            slowest_s = max(slowest_s, two.producers.receipted_s[-1] - promoted_s)
+            pair.attach_standby()
+        figures = two.finish()
+    print(f"{failovers} failovers: {figures}, first receipt within {slowest_s:.2f} s")
+    check(figures, failovers)
+
+
+def lost_with_a_standby_behind(template, fleet, *, synchronous: bool) -> dict[str, int]:
+    """The standby goes, then the primary, then the standby is the primary."""
+    with clusters.pair(template, synchronous=synchronous) as pair:
+        two = fleet(pair.url())
+        two.producers.start()
+        two.producers.await_more(50)
+        pair.standby.kill()
+        receipts = len(two.producers.receipts)
+        if synchronous:
+            time.sleep(1.0)  # commits wait: there is nothing to wait for but that
+            assert len(two.producers.receipts) <= receipts + 4, "one a producer was on its way"
+        else:
+            two.producers.await_more(50)
+        pair.primary.kill()
+        pair.standby.start()
+        pair.standby.promote()
+        return two.finish()
+
+
+@pytest.mark.timeout(300)
+def test_a_standby_that_was_behind_has_every_receipt_or_the_control_loses_some(
+    template, fleet, only_full
+):
+    figures = lost_with_a_standby_behind(template, fleet, synchronous=True)
+    assert figures["lost"] == 0, figures
+    control = lost_with_a_standby_behind(template, fleet, synchronous=False)
+    print(f"synchronous: {figures}; asynchronous, the control: {control}")
+    assert control["lost"] > 0, "an asynchronous standby must lose what it had not got"
+
+
+@pytest.mark.timeout(300)
+def test_commits_wait_for_a_missing_standby_and_nobody_is_told_otherwise(
+    template, fleet, only_full
+):
+    """After a deadline the gateways refuse; when the standby is back all goes on. And a
+    promoted server that has no standby gets nothing under "replicated" until it has one."""
+    with clusters.pair(template, synchronous=True) as pair:
+        two = fleet(pair.url(), outbox={"durability": "replicated"})
+        two.producers.start()
+        two.producers.await_more(50)
+        pair.standby.kill()
+        ends_s = time.monotonic() + 60
+        while not two.producers.refusals.get(503):
+            assert time.monotonic() < ends_s, "they wait for ever"
+            time.sleep(0.05)
+        pair.standby.start()
+        two.producers.await_more(50)
+        pair.fail_over()
+        refused = two.producers.refusals[503]
+        while two.producers.refusals[503] < refused + 8:
+            time.sleep(0.05)
+        receipts = len(two.producers.receipts)
+        while two.producers.refusals[503] < refused + 16:
+            time.sleep(0.05)
+        assert len(two.producers.receipts) == receipts
+        pair.attach_standby()
+        two.producers.await_more(50)
+        figures = two.finish()
+    print(f"without its standby: {figures}")
+    check(figures, 3)
+
+
+def event(summary: str) -> Incoming:
+    body = b'{"eventType":"t","summary":"%s"}' % summary.encode()
+    return Incoming(body, "t", "information", "", "socket", 1, dedup_key=summary)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("cancelled", [False, True], ids=["waits", "cancelled, the control"])
+def test_a_commit_is_never_cancelled_because_the_server_then_says_that_it_was_done(
+    template, only_full, cancelled
+):
+    """A COMMIT that waits for its standby and is cancelled is answered as if it had got
+    there; the control gives a receipt for it, which the failover proves worthless."""
+    with clusters.pair(template, synchronous=True) as pair:
+        engine = PostgresEngine(pair.url(), durability="replicated")
+        receipts: list[str] = []
+        summary = uuid.uuid4().hex
+
+        def accept() -> None:
+            try:
+                with engine.transaction():
+                    (receipt,) = engine.accept([event(summary)])
+            except CommitUnknown:
+                return
+            receipts.append(receipt.id)
+
+        pair.standby.kill()
+        thread = threading.Thread(target=accept)
+        thread.start()
+        pair.primary.await_sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", 1
+        )
+        if cancelled:
+            engine.connection.cancel()
+            thread.join(30)
+        assert len(receipts) == cancelled
+        pair.primary.kill()
+        thread.join(30)
+        assert not thread.is_alive()
+        pair.standby.start()
+        pair.standby.promote()
+        engine.connection.close()  # to the server that is gone
+        with engine.reading():
+            is_there = engine.state_of_key("", summary) is not None
+        assert not is_there
+        engine.close()
+        lost = bool(receipts) and not is_there
+        assert lost == cancelled

@@ -1,0 +1,124 @@
+"""A pooler, clocks an hour apart, a full database, networks that are cut."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+from support import clusters, namespaces, smalldisk
+from support.gateways import check
+from support.receiver import Receiver
+
+
+@pytest.mark.timeout(120)
+def test_behind_a_pooler_in_transaction_mode(node, fleet, need, only_full):
+    pooler = clusters.Pooler(node, need("pgbouncer"))
+    try:
+        two = fleet(pooler.url("postgres"), sql=node.url())
+        two.producers.start()
+        for _ in range(6):
+            two.producers.await_more(100)
+            gateway = two.deliverer()
+            gateway.kill()
+            gateway.start()
+        figures = two.finish()
+    finally:
+        pooler.close()
+    print(f"behind pgbouncer: {figures}")
+    check(figures, 6)
+
+
+@pytest.mark.timeout(120)
+def test_clocks_an_hour_apart_change_nothing(node, fleet, only_full):
+    """Leases go by the database's clock, and each gateway's own runs since boot."""
+    two = fleet(node.url(), one={"clock_offset_s": 3600})
+    two.producers.start()
+    for _ in range(6):
+        two.producers.await_more(100)
+        gateway = two.deliverer()
+        gateway.kill()
+        two.deliverer(other_than=gateway)
+        gateway.start()
+    two.producers.await_more(100)
+    figures = two.finish()
+    print(f"an hour apart: {figures}")
+    check(figures, 6)
+
+
+@pytest.mark.timeout(120)
+def test_a_full_database_refuses_and_goes_on_when_there_is_room(node, fleet, need, only_full):
+    """Its tables stand on a small disk; the log of the server does not."""
+    base = node.home / "small"
+    base.mkdir(mode=0o755)
+    disk = smalldisk.make(base, "tmpfs", need, size_mib=64)
+    try:
+        clusters.own(disk.outside)
+        node.stop()
+        node.inside(disk.prefix)
+        node.start()
+        node.sql(f"CREATE TABLESPACE small LOCATION '{disk.inside}'")
+        node.sql("CREATE DATABASE small TABLESPACE small")
+        two = fleet(node.url("small"))
+        two.producers.start()
+        two.producers.await_more(100)
+        disk.fill()
+        ends_s = time.monotonic() + 60
+        while not two.producers.refusals.get(507):
+            assert time.monotonic() < ends_s, two.producers.refusals
+            time.sleep(0.05)
+        disk.empty()
+        two.producers.await_more(100)
+        figures = two.finish()
+        assert set(two.producers.refusals) <= {503, 507}
+    finally:
+        node.kill()
+        disk.close()
+    print(f"a full database: {figures}")
+    check(figures, 1)
+
+
+@pytest.mark.timeout(180)
+def test_networks_that_are_cut(template, fleet, only_full):
+    """The deliverer from the database: the other takes over, and it launches nothing.
+    Then both from Komodor: everything waits. No producer is cut off from either."""
+    if not namespaces.can_make_namespaces():
+        pytest.skip("no network namespaces here")
+    net = namespaces.Namespaces(3)
+    komodor = f"{namespaces.NETWORK}.4"
+    listening = net.run_in(net.hosts[2], lambda: socket.create_server((komodor, 0)))
+    receiver = Receiver(listening=listening)
+    try:
+        with clusters.single(template) as node:
+            node.stop()
+            with (node.data / "pg_hba.conf").open("a") as file:
+                file.write(f"host all all {namespaces.NETWORK}.0/24 trust\n")
+            node.inside(("ip", "netns", "exec", net.gateway))
+            node.options += [f"-c listen_addresses={net.gateway_address}"]
+            node.start()
+            two = fleet(
+                f"postgresql://postgres@{net.gateway_address}/postgres",
+                sql=node.url(),
+                receiver=receiver,
+                host=komodor,
+                namespaces=net.hosts[:2],
+            )
+            two.producers.start()
+            for _ in range(3):
+                two.producers.await_more(100)
+                cut = two.deliverer()
+                host = net.hosts[two.gateways.index(cut)]
+                with net.cut(host, net.gateway_address):
+                    two.deliverer(other_than=cut)
+                    since_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+                    two.producers.await_more(100)
+                    assert cut.launched_since(since_s) == []
+            with net.pulled(2):
+                two.producers.await_more(100)
+            figures = two.finish()
+            print(f"cut: {figures}")
+            check(figures, 4)
+            for gateway in two.gateways:
+                gateway.kill()
+    finally:
+        net.close()
