@@ -9,7 +9,6 @@ from contextlib import suppress
 
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError, Unavailable
-from outboxd.outbox.moving import refuse_moved
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.postgresql.engine import PostgresEngine
 from outboxd.outbox.upkeep import Job
@@ -95,9 +94,4 @@ def open_postgres(
         lease_s=lease_s,
         password=password,
     )
-    try:
-        refuse_moved(engine)
-    except BaseException:
-        engine.close()
-        raise
     return OpenedPostgres(engine)
