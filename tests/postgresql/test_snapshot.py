@@ -9,7 +9,7 @@ import pytest
 from support.moves import incoming
 
 from outboxd.outbox.model import Attempt, Settlement
-from outboxd.outbox.postgresql.cursor import LAG_S, ClaimCursor
+from outboxd.outbox.postgresql.cursor import Cursor
 from outboxd.outbox.postgresql.engine import PostgresEngine
 
 # What ten minutes leave behind at 50 a second.
@@ -56,9 +56,9 @@ def test_a_snapshot_held_elsewhere_does_not_slow_claims(node, only_full, monkeyp
                     engine.accept([incoming(f"old {start + n}", 1) for n in range(1000)])
                 with engine.transaction():
                     engine.settle([settled(seq) for seq in range(first, first + 1000)])
-            rate(engine, LAG_S + 0.5)
+            rate(engine, 1.0)
             held = rate(engine, 2.0)
-            monkeypatch.setattr(ClaimCursor, "begin", lambda self, now_s, mark: 0)
+            monkeypatch.setattr(Cursor, "start", lambda self: self.reset() or 0)
             control = rate(engine, 2.0)
     finally:
         engine.close()
