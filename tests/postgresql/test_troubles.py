@@ -1,14 +1,12 @@
-"""A pooler, clocks an hour apart, a full database, networks that are cut."""
+"""A pooler, clocks an hour apart, a full database."""
 
 from __future__ import annotations
 
-import socket
 import time
 
 import pytest
-from support import clusters, namespaces, smalldisk
+from support import clusters, smalldisk
 from support.gateways import check
-from support.receiver import Receiver
 
 
 @pytest.mark.timeout(120)
@@ -76,49 +74,3 @@ def test_a_full_database_refuses_and_goes_on_when_there_is_room(node, fleet, nee
         disk.close()
     print(f"a full database: {figures}")
     check(figures, 1)
-
-
-@pytest.mark.timeout(180)
-def test_networks_that_are_cut(template, fleet, only_full):
-    """The deliverer from the database: the other takes over, and it launches nothing.
-    Then both from Komodor: everything waits. No producer is cut off from either."""
-    if not namespaces.can_make_namespaces():
-        pytest.skip("no network namespaces here")
-    net = namespaces.Namespaces(3)
-    komodor = f"{namespaces.NETWORK}.4"
-    listening = net.run_in(net.hosts[2], lambda: socket.create_server((komodor, 0)))
-    receiver = Receiver(listening=listening)
-    try:
-        with clusters.single(template) as node:
-            node.stop()
-            with (node.data / "pg_hba.conf").open("a") as file:
-                file.write(f"host all all {namespaces.NETWORK}.0/24 trust\n")
-            node.inside(("ip", "netns", "exec", net.gateway))
-            node.options += [f"-c listen_addresses={net.gateway_address}"]
-            node.start()
-            two = fleet(
-                f"postgresql://postgres@{net.gateway_address}/postgres",
-                sql=node.url(),
-                receiver=receiver,
-                host=komodor,
-                namespaces=net.hosts[:2],
-            )
-            two.producers.start()
-            for _ in range(3):
-                two.producers.await_more(100)
-                cut = two.deliverer()
-                host = net.hosts[two.gateways.index(cut)]
-                with net.cut(host, net.gateway_address):
-                    two.deliverer(other_than=cut)
-                    since_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-                    two.producers.await_more(100)
-                    assert cut.launched_since(since_s) == []
-            with net.pulled(2):
-                two.producers.await_more(100)
-            figures = two.finish()
-            print(f"cut: {figures}")
-            check(figures, 4)
-            for gateway in two.gateways:
-                gateway.kill()
-    finally:
-        net.close()

@@ -69,16 +69,6 @@ class Namespaces:
         finally:
             _batch(self.gateway, f"link set host{number} up")
 
-    @contextmanager
-    def cut(self, host: str, address: str) -> Iterator[None]:
-        """What a host sends to one address goes nowhere meanwhile, and nobody says so."""
-        neighbour = f"neigh replace {address} lladdr 02:00:00:00:00:99 dev eth0 nud permanent"
-        _batch(host, neighbour)
-        try:
-            yield
-        finally:
-            _batch(host, f"neigh del {address} dev eth0")
-
     def run_in(self, name: str, work: Callable[[], Any]) -> Any:
         """What `work` returns in a thread of that namespace; a socket that it makes stays there."""
         found: list[Any] = []
