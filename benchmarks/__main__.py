@@ -3,7 +3,7 @@
 --short         a few minutes less, for CI
 --check         exit 1 where a ratio misses its bound by half
 --json FILE     the same figures for programs
---only NAME     intake, drain, size, gateway, page or peers (repeatable)
+--only NAME     intake, drain, size, gateway, postgresql, page or peers (repeatable)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import drain, gateway, intake, page, peers, size
+from benchmarks import drain, gateway, intake, page, peers, postgresql, size
 from benchmarks.machine import describe
 from benchmarks.table import Row, as_json, print_table
 
@@ -23,6 +23,7 @@ PARTS = {
     "drain": drain.rows,
     "size": size.rows,
     "gateway": gateway.rows,
+    "postgresql": postgresql.rows,
     "page": page.rows,
     "peers": peers.rows,
 }
