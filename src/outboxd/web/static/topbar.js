@@ -21,7 +21,9 @@ let last = null;
 export function showStatus(status) {
   last = status;
   note(status);
-  const text = JSON.stringify({ ...status, now: 0, rate: 0, disk: 0 });
+  // What changes with every look is in a title alone.
+  const { leaseLeftSeconds, databaseAnswerSeconds, ...deliverer } = status.deliverer ?? {};
+  const text = JSON.stringify({ ...status, deliverer, now: 0, rate: 0, disk: 0 });
   if (text === shown) return;
   shown = text;
   byId('status').replaceChildren(...(KIND === 'agent' ? agent(status) : sandbox(status)));
@@ -71,7 +73,7 @@ function withCode(text) {
   return text.split('`').map((part, index) => (index % 2 ? h('code', {}, part) : part));
 }
 
-function agent({ destination, outbox, findings = [] }) {
+function agent({ destination, outbox, deliverer, findings = [] }) {
   let [tone, word] = STATES[destination.state] ?? ['plain', destination.state];
   const whose = destination.gateway ? 'The gateway' : 'Komodor';
   if (destination.state === 'ok' && destination.gateway) word = 'Delivering to a gateway';
@@ -81,10 +83,23 @@ function agent({ destination, outbox, findings = [] }) {
   if (tone === 'good' && findings.length) [tone, word] = critical ? ['bad', 'Needs you'] : ['warn', 'With a warning'];
   const title = [destination.endpoint, destination.gateway ? 'a gateway, which sends on; what is delivered here, it has' : null, destination.reason, destination.since ? `since ${ago(Date.parse(destination.since))}` : null].filter(Boolean).join(' · ');
   const parts = [h('span', { class: 'chip', 'data-tone': tone, title }, h('span', { class: 'dot', 'aria-hidden': 'true' }), word)];
+  if (deliverer) parts.push(whoDelivers(deliverer));
   parts.push(figure(outbox.pending, 'waiting', outbox.pending ? 'info' : 'plain', '?state=pending'));
   if (outbox.held) parts.push(figure(outbox.held, 'held', 'warn', '?held=true'));
   parts.push(figure(outbox.dead, outbox.dead === 1 ? 'dead letter' : 'dead letters', outbox.dead ? 'bad' : 'plain', '?state=dead'));
   return parts;
+}
+
+/** Which of the gateways that share the outbox delivers; of its lease and the database in the title. */
+function whoDelivers({ here, gateway, leaseLeftSeconds, databaseAnswerSeconds, standbyLagSeconds, trouble }) {
+  const word = here ? 'by this gateway' : gateway ? `by ${gateway}` : 'by no gateway';
+  const title = [
+    leaseLeftSeconds === null ? null : `its lease runs for ${Math.max(0, Math.round(leaseLeftSeconds))} s`,
+    databaseAnswerSeconds === null ? null : `the database answers in ${Math.round(databaseAnswerSeconds * 1000)} ms`,
+    standbyLagSeconds === null ? null : `its standby is ${standbyLagSeconds.toFixed(1)} s behind`,
+    trouble,
+  ].filter(Boolean).join(' · ');
+  return h('span', { class: 'count-chip', 'data-tone': trouble || !gateway ? 'bad' : 'plain', title }, word);
 }
 
 function sandbox({ received, repeated, faults }) {
