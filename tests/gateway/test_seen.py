@@ -237,6 +237,7 @@ def test_the_status_of_a_gateway_says_who_hands_in_and_who_is_refused_and_why(ma
 
 def test_the_status_tells_what_of_a_gateway_cannot_be_used(gateway, tmp_path):
     assert gateway.agent.status()["gateway"]["certificateEndsAt"] > "2026"
+    assert counted(gateway, "outboxd_gateway_certificate_left_seconds") > 86_400
     assert gateway.agent.status()["gateway"]["troubles"] == []
     text = gateway.tokens.read_text()
     gateway.tokens.write_text("web")

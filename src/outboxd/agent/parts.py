@@ -263,7 +263,12 @@ class AgentParts:
             [*on_page, *on_page_control, *acting.page_routes(), *web_routes(self._timeline)],
             self._gateway.make_server if self._gateway is not None else None,
         )
-        self.metrics.watch(connections=self._listeners.connection_count)
+        self.metrics.watch(
+            connections=self._listeners.connection_count,
+            certificate_ends_at=lambda: (
+                None if self._gateway is None else self._gateway.certificate_ends_at
+            ),
+        )
         await self._listeners.open(passed)
         if self.spool is not None:
             await self.spool.start()

@@ -62,7 +62,7 @@ class GatewayListener:
         self._tokens_seen: FileVersion | None = None
         self._secrets_seen: list[FileVersion | None] = []
         self._troubles: dict[str, Trouble] = {}  # by what cannot be used
-        self._certificate_ends_at: int | None = None
+        self.certificate_ends_at: int | None = None  # None: not known
         settings = config.intake
         tls = None
         if settings.tls_cert:
@@ -104,7 +104,7 @@ class GatewayListener:
             connections.total,
             connections.share,
             len(self.gatekeeper.names),
-            self._certificate_ends_at,
+            self.certificate_ends_at,
             tuple(self._troubles.values()),
             callers,
         )
@@ -152,12 +152,12 @@ class GatewayListener:
         try:
             shown = shown_certificate(self._tls.context, self._config.intake.tls_cert)
         except ConfigError as error:
-            self._certificate_ends_at = None
+            self.certificate_ends_at = None
             self._troubles[_CERTIFICATE] = Trouble(error.message, error.hint or "renew it", True)
             return
         except OSError:
             return  # it is just being replaced: looked at again when it is taken over
-        self._certificate_ends_at = 1000 * int(ssl.cert_time_to_seconds(str(shown["notAfter"])))
+        self.certificate_ends_at = 1000 * int(ssl.cert_time_to_seconds(str(shown["notAfter"])))
 
     def _renew_tokens(self) -> bool:
         """Whether other tokens are in force now; one `stat` where the file is as it was."""

@@ -29,6 +29,7 @@ class Gauges:
         yield from self._outbox()
         yield from self._destination()
         yield from self._deliverer()
+        yield self._certificate()
         yield _gauge("outboxd_intake_accepting", "1 while intake takes events.",
                      self._number("accepting"))  # fmt: skip
         yield _gauge("outboxd_http_connections", "Connections open on the agent's listeners.",
@@ -107,6 +108,18 @@ class Gauges:
             if shared is not None:
                 family.add_metric([shared.outbox], math.nan if value is None else value)
             yield family
+
+    def _certificate(self) -> Metric:
+        """Without a value where the agent is no gateway with a certificate of its own."""
+        left = GaugeMetricFamily(
+            "outboxd_gateway_certificate_left_seconds",
+            "Until the gateway's certificate ends; below 0: no client takes it.",
+            labels=(),
+        )
+        ends_at = self._read("certificate_ends_at")
+        if isinstance(ends_at, int) and ends_at:
+            left.add_metric((), (ends_at - self._clock.wall_ms()) / 1000)
+        return left
 
     def _read(self, name: str) -> object:
         """What the reader gives; 0 without one, None where it fails."""

@@ -208,6 +208,7 @@ class Metrics(Collector):
         destination: Callable[[], DestinationStatus] | None = None,
         connections: Callable[[], int] | None = None,
         deliverer: Callable[[], Deliverer | None] | None = None,
+        certificate_ends_at: Callable[[], int | None] | None = None,
     ) -> None:
         """Say where to read these; each is called at a scrape, must be cheap,
         and if it raises its metrics show NaN. Those not given stay as they are."""
