@@ -14,6 +14,7 @@ from support.postgresql import Server, binaries
 from outboxd.errors import (
     CommitUnknown,
     LeaseLost,
+    OutboxdError,
     OutboxUnreachable,
     OutboxUnusable,
     UnknownId,
@@ -110,6 +111,44 @@ def test_the_same_keys_in_both_orders_never_lock_each_other_out(
     accepted = [receipt for receipt in found if receipt.status == "accepted"]
     assert len(accepted) == len({receipt.id for receipt in found}) == 200
     other.close()
+
+
+def test_keys_that_are_not_sorted_would_lock_each_other_out(url, clock, event, monkeypatch, full):
+    """The control: the same two gateways, with the keys claimed in the order they came."""
+    if not full:
+        pytest.skip("one of the full figures (--full)")
+    execute = psycopg.Connection.execute
+
+    def unsorted(self, query, *more, **named):
+        return execute(self, query.replace(' ORDER BY key COLLATE "C"', ""), *more, **named)
+
+    monkeypatch.setattr(psycopg.Connection, "execute", unsorted)
+    gateways = [another(url, clock), another(url, clock)]
+    failed: list[str] = []
+
+    def give(gateway, items, barrier):
+        barrier.wait(10)
+        try:
+            keep(gateway, *items)
+        except OutboxdError as error:
+            failed.append(error.message)
+
+    for number in range(50):
+        barrier = threading.Barrier(2)
+        items = [event(f"{number} {n}", key=f"{number} {n:03d}") for n in range(200)]
+        threads = [
+            threading.Thread(target=give, args=(gateway, some, barrier))
+            for gateway, some in zip(gateways, (items, items[::-1]), strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        if failed:
+            break
+    assert "deadlock" in failed[0]
+    for gateway in gateways:
+        gateway.close()
 
 
 def test_equal_events_within_the_repeat_window_are_counted(url, clock, event):
