@@ -121,7 +121,7 @@ def test_cut_off_at_each_commit_it_goes_on_where_it_stopped(filled, tmp_path, mo
     wanted = what(str(tmp_path / "wanted.db"))
     dies_at = 0
     while True:
-        dies_at += 1 if full else 6
+        dies_at += 1 if full else 8
         source = copied(filled, tmp_path / str(dies_at))
         target = str(tmp_path / str(dies_at) / "to.db")
         if mover.move(source, target, dies_at) == 0:

@@ -34,5 +34,10 @@ def node(template):  # noqa: F811
 @pytest.fixture
 def only_full(full):
     """Of tests that have no short form: minutes of servers that go down."""
-    if not full:
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before any server is made for it."""
+    if "only_full" in item.fixturenames and not item.config.getoption("--full"):
         pytest.skip("one of the full figures (--full)")

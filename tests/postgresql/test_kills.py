@@ -11,7 +11,7 @@ from support.gateways import check
 
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_when_gateways_are_killed_again_and_again(node, fleet, full):
-    kills = 200 if full else 5
+    kills = 200 if full else 3
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     chance = random.Random(seed)
