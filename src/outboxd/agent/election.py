@@ -45,6 +45,7 @@ class Election:
         self._seen_s = 0.0
         self._answer_s: float | None = None
         self._unled_since_s: float | None = None
+        self._endpoint_told = ""
         self._shown: tuple[str | None, ...] = ()  # of the destination, to the other gateways
         self._trouble: Refused | None = None
         self._log = get_logger("gateway")
@@ -88,9 +89,13 @@ class Election:
             return None
         if self._outbox.destination_hold is not None:
             return None  # which every gateway knows by itself
-        state, reason, since_at, next_probe_at = json.loads(seen.told)
+        state, reason, since_at, next_probe_at, endpoint = json.loads(seen.told)
         return self._sender.status()._replace(
-            state=state, reason=reason, since_at=since_at, next_probe_at=next_probe_at
+            endpoint=endpoint,
+            state=state,
+            reason=reason,
+            since_at=since_at,
+            next_probe_at=next_probe_at,
         )
 
     async def tell_release(self) -> None:
@@ -196,6 +201,7 @@ class Election:
         elif self._unled_since_s is None:
             self._unled_since_s = self._seen_s
         self._outbox.take_counts()
+        self._look_at_endpoint()
         if before is None or self._sender is None:
             return
         # Compared with what the database said before: what this gateway itself has
@@ -210,6 +216,21 @@ class Election:
             self._sender.wake()
         elif seen.accepted != before.accepted:
             self._sender.arrived()
+
+    def _look_at_endpoint(self) -> None:
+        """One outbox is one account's: whoever delivers sends what all have taken."""
+        told = self.told()
+        if told is None or self._sender is None or told.endpoint == self._endpoint_told:
+            return
+        own = self._sender.status().endpoint
+        self._endpoint_told = told.endpoint
+        if told.endpoint != own:
+            self._log.error(
+                "gateway.differs",
+                delivers_to=told.endpoint,
+                own=own,
+                hint="gateways of one database are of one account: give another its own database",
+            )
 
     def _note(self, trouble: Refused | None) -> None:
         before, self._trouble = self._trouble, trouble
@@ -247,4 +268,5 @@ def _told(sender: Sender | None) -> tuple[str | None, tuple[str | None, ...]]:
         return None, ()
     status = sender.status()
     shown = (status.state, status.reason)
-    return json.dumps([*shown, status.since_at, status.next_probe_at]), shown
+    more = (status.since_at, status.next_probe_at, status.endpoint)
+    return json.dumps([*shown, *more]), shown

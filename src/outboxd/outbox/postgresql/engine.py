@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
+from psycopg.pq import TransactionStatus
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from outboxd.clock import Clock, CorrectedClock
@@ -124,6 +125,7 @@ class PostgresEngine:
         lease_s: float = 15.0,
         password: str | None = None,
         beside: PostgresEngine | None = None,
+        claims: bool = False,
     ) -> None:
         """Connect, check what the server promises, migrate.
 
@@ -141,6 +143,7 @@ class PostgresEngine:
         self.lease: Lease | None = None
         self.lease_s = lease_s
         self._url, self._password = url, password
+        self._claims = claims  # what is read here is what may be sent
         self.gateway, self._destination = gateway, destination
         self._durability = durability
         self._in_commit = False
@@ -185,7 +188,7 @@ class PostgresEngine:
         if self._in_commit and notice.severity_nonlocalized == "WARNING":
             self._warning = notice.message_primary or "a warning"
 
-    def beside(self, name: str) -> PostgresEngine:
+    def beside(self, name: str, *, claims: bool = False) -> PostgresEngine:
         """Another connection of this gateway, for other work at the same time.
 
         Raises:
@@ -202,6 +205,7 @@ class PostgresEngine:
             lease_s=self.lease_s,
             password=self._password,
             beside=self,
+            claims=claims,
         )
 
     # --- running ---
@@ -254,13 +258,25 @@ class PostgresEngine:
     @contextmanager
     def reading(self) -> Iterator[None]:
         self._connected()
+        is_idle = self.connection.info.transaction_status is TransactionStatus.IDLE
         try:
-            yield
+            # What the deliverer reads goes by the indexes, and its planner by the transaction.
+            with self._by_index() if self._claims and is_idle else nullcontext():
+                yield
         except psycopg.Error as error:
             failure = translate(error)
             if isinstance(failure, OutboxUnreachable):
                 self.connection.close()
             raise failure from error
+
+    @contextmanager
+    def _by_index(self) -> Iterator[None]:
+        self.connection.execute("BEGIN READ ONLY" + _BY_INDEX)
+        try:
+            yield
+        finally:
+            if not self.connection.closed:
+                self.connection.execute("ROLLBACK")
 
     def _connected(self) -> None:
         """Connect anew where the connection is gone. Raises OutboxUnreachable."""
@@ -330,28 +346,34 @@ class PostgresEngine:
     def take_lease(self) -> bool:
         """Become the deliverer if nobody is, or its lease has ended; whether it is us.
         In a transaction or by itself."""
+        self._connected()
+        if self.connection.info.transaction_status is not TransactionStatus.IDLE:
+            return self._take_lease()
+        with self.transaction():
+            return self._take_lease()
+
+    def _take_lease(self) -> bool:
         asked_at_s = self.clock.since_boot_s()
         holder = str(uuid.uuid4())
-        with self.reading():
-            row = self.connection.execute(
-                "INSERT INTO deliverers AS d"
-                " (destination, holder, gateway, turn, lease_ends_at, sending)"
-                " VALUES (%(d)s, %(h)s, %(g)s, 1,"
-                " clock_timestamp() + %(l)s * interval '1 second', '{}')"
-                " ON CONFLICT (destination) DO UPDATE SET holder = %(h)s, gateway = %(g)s,"
-                " turn = d.turn + 1,"
-                " lease_ends_at = clock_timestamp() + %(l)s * interval '1 second'"
-                " WHERE d.holder IS NULL OR d.lease_ends_at < clock_timestamp()"
-                " OR d.lease_ends_at > clock_timestamp() + %(b)s * interval '1 second'"
-                " RETURNING turn",
-                {
-                    "d": self._destination,
-                    "h": holder,
-                    "g": self.gateway.partition(" ")[0],
-                    "l": self.lease_s,
-                    "b": 2 * self.lease_s + _CLOCKS_DIFFER_S,
-                },
-            ).fetchone()
+        row = self.connection.execute(
+            "INSERT INTO deliverers AS d"
+            " (destination, holder, gateway, turn, lease_ends_at, sending)"
+            " VALUES (%(d)s, %(h)s, %(g)s, 1,"
+            " clock_timestamp() + %(l)s * interval '1 second', '{}')"
+            " ON CONFLICT (destination) DO UPDATE SET holder = %(h)s, gateway = %(g)s,"
+            " turn = d.turn + 1,"
+            " lease_ends_at = clock_timestamp() + %(l)s * interval '1 second'"
+            " WHERE d.holder IS NULL OR d.lease_ends_at < clock_timestamp()"
+            " OR d.lease_ends_at > clock_timestamp() + %(b)s * interval '1 second'"
+            " RETURNING turn",
+            {
+                "d": self._destination,
+                "h": holder,
+                "g": self.gateway.partition(" ")[0],
+                "l": self.lease_s,
+                "b": 2 * self.lease_s + _CLOCKS_DIFFER_S,
+            },
+        ).fetchone()
         if row is None:
             return False
         (turn,) = row

@@ -25,7 +25,7 @@ class OpenedPostgres:
         """Raises OutboxUnreachable."""
         self.engine = engine
         try:
-            self.delivering = engine.beside("deliverer")
+            self.delivering = engine.beside("deliverer", claims=True)
             self.reading = engine.beside("reader")
         except BaseException:
             self.close()
