@@ -63,7 +63,7 @@ class DeliveryObserver:
                 "settling.failed",
                 error=fact.error,
                 waiting=fact.waiting,
-                hint="nothing is sent until outcomes can be committed; free some space",
+                hint="nothing is sent until outcomes can be committed; mend what it says",
             )
         elif isinstance(fact, SettlingResumed):
             self._log.warning("settling.resumed")

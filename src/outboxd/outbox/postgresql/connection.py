@@ -110,22 +110,28 @@ def check_promises(connection: psycopg.Connection[Any], durability: str) -> None
 
 def translate(error: psycopg.Error, in_commit: bool = False) -> OutboxdError:
     """The error in the words of `outbox.engine`."""
+    told = first_line(error)
     if isinstance(error, errors.DiskFull | errors.ConfigurationLimitExceeded):
         return DiskShort(
-            f"no room on the database's disk: nothing was kept ({error})",
+            f"no room on the database's disk: nothing was kept ({told})",
             "free some space there; it goes on by itself",
             5,
         )
     broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     if broken and in_commit:
         return CommitUnknown(
-            f"the connection ended during a commit: {error}",
+            f"the connection ended during a commit: {told}",
             "nothing to do: whoever waits asks again with the same key",
         )
     if broken or isinstance(error, errors.ReadOnlySqlTransaction):
         return OutboxUnreachable(
-            f"the outbox's database cannot be reached: {error}",
+            f"the outbox's database cannot be reached: {told}",
             "events are refused, and taken again as soon as it answers",
             5,
         )
-    return OutboxdError(f"internal error on the database: {error}", "please report it")
+    return OutboxdError(f"internal error on the database: {told}", "please report it")
+
+
+def first_line(error: psycopg.Error) -> str:
+    """What libpq or the server says, without its guesses and hints below."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -14,7 +14,7 @@ import psycopg
 
 from outboxd.errors import EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, EX_UNAVAILABLE, OutboxdError
 from outboxd.findings import Finding, bad, good, note
-from outboxd.outbox.postgresql.connection import check_promises, connect
+from outboxd.outbox.postgresql.connection import check_promises, connect, first_line
 from outboxd.outbox.postgresql.engine import named
 
 _TABLES = ("entries", "states", "dedup", "tallies", "deliverers")
@@ -82,7 +82,7 @@ def examine(url: str, password: str | None, durability: str) -> Iterator[Finding
             try:
                 yield from look(connection, durability)
             except psycopg.Error as error:
-                told = f"{name}: {str(error).strip()}"
+                told = f"{name}: {first_line(error)}"
                 yield bad("database", told, "see the server's log", EX_UNAVAILABLE)
                 return
         yield _speed(connection, name, took_s)
@@ -93,7 +93,8 @@ def _unreachable(name: str, told: str) -> Finding:
     hint, code = "is it running, and does a firewall let this host through?", EX_UNAVAILABLE
     if found is not None:
         hint, code = found.hint, found.exit_code
-    return bad("database", f"{name} cannot be used: {told}", hint, code)
+    shown = " ".join(told.split())
+    return bad("database", f"{name} cannot be used: {shown}", hint, code)
 
 
 def _pooler(connection: psycopg.Connection[Any], _: str) -> Iterator[Finding]:
@@ -105,7 +106,7 @@ def _pooler(connection: psycopg.Connection[Any], _: str) -> Iterator[Finding]:
     except psycopg.Error as error:
         yield bad(
             "pooler",
-            f"it takes no transactions: {str(error).strip()}",
+            f"it takes no transactions: {first_line(error)}",
             "set pool_mode = transaction (or session) for this database in pgbouncer.ini",
             EX_CONFIG,
         )
