@@ -33,7 +33,7 @@ def large_events(target: str, _: float, count: int = 200) -> None:
     _hand_in(target, ({"summary": str(number), "details": details} for number in range(count)))
 
 
-def many_names(target: str, _: float, count: int = 120) -> None:
+def many_names(target: str, _: float, count: int = 200) -> None:
     """Events of 22,000 short names each, none of them twice."""
     scopes = ([f"{number:x}.{each:x}" for each in range(22_000)] for number in range(count))
     _hand_in(target, ({"summary": "s", "scope": {"clusters": names}} for names in scopes))
@@ -96,6 +96,11 @@ def counts(target: str, seconds: float) -> None:
     """Everything that is counted for the page, with filters and without."""
     paths = [f"/v1/{name}{query}" for name in COUNTED for query in FILTERS]
     _ask_all(target, seconds, paths, 16, reads=True)
+
+
+def filters(target: str, seconds: float) -> None:
+    """Listings of clusters that there are none of."""
+    _ask_all(target, seconds, ["/v1/events?cluster=WORD", "/v1/export?notCluster=WORD"], 16, True)
 
 
 COUNTED = ("facets", "histogram", "events", "export")

@@ -60,13 +60,13 @@ def abuse(attacked):
 
 @pytest.mark.parametrize("name", ["idle_connections", "slow_heads", "slow_bodies"])
 def test_whoever_holds_connections_keeps_nobody_out(abuse, name):
-    report = abuse.attack(getattr(ATTACKS, name))
+    report = abuse.attack(getattr(ATTACKS, name), seconds=3.0)
     print(name, report)
     assert report.faults() == []
 
 
 def test_several_users_that_hold_connections_keep_nobody_out(abuse):
-    report = abuse.attack(ATTACKS.idle_connections, users=[65534, 65533, 65532])
+    report = abuse.attack(ATTACKS.idle_connections, users=[65534, 65533, 65532], seconds=3.0)
     print(report)
     assert report.faults() == []
 

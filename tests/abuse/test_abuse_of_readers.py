@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fake_agent import FakeAgent
+from playwright.sync_api import sync_playwright
 from support.agent import ENVIRON
 from support.neighbour import House
 from support.outside import Komodor, answer
@@ -27,6 +29,8 @@ HOSTILE = (
     "\u202egnp.exe\u2066\u2069\u200b\u200f\ufeff\u2028\u2029\x85\r"
 )
 FORGED = f"k{HOSTILE}\nState:     delivered"
+# What turns a text around or hides in it, and C1: what a page must not have raw.
+HIDDEN = re.compile("[\\u202a-\\u202e\\u2066-\\u2069\\u200b\\u200f\\ufeff\\x80-\\x9f]")
 # What may stand in a terminal raw: nothing but line breaks.
 RAW = re.compile(r"[^\S\n ]|[^\x20-\x7e\n]")
 
@@ -46,9 +50,12 @@ import outboxd.web.page as page
 load = page._load
 def raw():
     files = load()
-    name = "dom.js"
-    files[name] = files[name]._replace(content=files[name].content.replace(b".replace(/", b".at(/"))
+    dom = files["dom.js"]
+    spelt = b"/[\\\\p{Cc}\\\\p{Cf}\\\\p{Zl}\\\\p{Zp}]/gu"
+    assert spelt in dom.content
+    files["dom.js"] = dom._replace(content=dom.content.replace(spelt, b"/never/gu"))
     return files
+page._load = raw
 """
 
 # Many commands in one process, as each of them is slow to start.
@@ -204,3 +211,29 @@ def test_a_hostile_receipt_is_only_shown(tmp_path):
 
 def test_without_the_rule_a_receipt_is_seen(only_full, tmp_path):
     assert RAW.findall(emitted(RAW_TEXT, tmp_path)) != []
+
+
+def on_the_page(make_house, patch: str = "") -> str:
+    """What a browser shows of the list and of an entry."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with read_house(make_house, patch, http={"listen": address}), sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"http://{address}")
+        page.locator("[role=option], [role=row], .row").filter(has_text="owned").first.click()
+        page.get_by_role("dialog").locator(".details").wait_for()
+        shown = str(page.evaluate("document.body.innerText"))
+        browser.close()
+    assert "owned" in shown
+    return shown
+
+
+def test_the_page_only_shows_it(only_full, need, make_house):
+    need("chromium")
+    assert HIDDEN.findall(on_the_page(make_house)) == []
+
+
+def test_without_the_rule_the_page_is_seen(only_full, need, make_house):
+    need("chromium")
+    assert HIDDEN.findall(on_the_page(make_house, RAW_PAGE)) != []

@@ -48,7 +48,7 @@ text_scan.SLICE_S = 3600.0
 """
 FILTERED_AT_A_STRETCH = """
 import outboxd.outbox.sqlite.listing as listing
-listing.SCAN_ROWS_FIRST = listing.SCAN_ROWS
+listing.SCAN_ROWS_FIRST = listing.SCAN_ROWS = 1 << 20
 """
 TOLD_APART = """
 import outboxd.outbox.model as model
@@ -104,7 +104,7 @@ def test_names_are_counted_and_looked_through_in_slices(attacked, events):
     [
         (WHOLE_PAGES, "large_events", "unread_listings"),
         (SEARCHED_AT_A_STRETCH, "large_events", "searches"),
-        (FILTERED_AT_A_STRETCH, "many_names", "counts"),
+        (FILTERED_AT_A_STRETCH, "many_names", "filters"),
         (TOLD_APART, "many_names", "counts"),
     ],
     ids=["whole pages", "searched at a stretch", "filtered at a stretch", "told apart"],

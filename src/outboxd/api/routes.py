@@ -83,7 +83,8 @@ class ReadingRoutes:
         where = wanted.where._replace(owners=whose)
         if self._waiting >= LISTINGS_WAITING_MAX:
             hint = "try again in a moment"
-            raise Refusal(503, "too many listings at once", None, hint, {"Retry-After": "1"})
+            told = "too many listings at once"
+            raise Refusal(503, told, None, hint, {"Retry-After": "1"}, limit="listings")
         self._waiting += 1
         try:
             async with self._turn:
@@ -135,7 +136,8 @@ class ReadingRoutes:
         if entry.state == State.DELIVERED:
             if self._asking >= ASKED_AT_ONCE:
                 hint = "try again in a moment"
-                raise Refusal(503, "too many ask at once", None, hint, {"Retry-After": "1"})
+                told = "too many ask at once"
+                raise Refusal(503, told, None, hint, {"Retry-After": "1"}, limit="listings")
             self._asking += 1
             try:
                 found = await self._context.destination.ask_through(entry.id)

@@ -36,7 +36,7 @@ TOKENS_NAMED_MAX = 100
 OUTCOMES = ("delivered", "throttled", "unavailable", "hold", "rejected")
 DEAD_REASONS = ("rejected", "exhausted", "expired")
 LIMITS_MET = ("connections", "displaced", "bytes", "head_stalled", "body_stalled",
-              "answer_unread", "malformed", "handshake", OTHER)  # fmt: skip
+              "answer_unread", "malformed", "handshake", "listings", "streams", OTHER)  # fmt: skip
 SPOOL_RESULTS = ("taken", "rejected", "pruned")
 OPERATOR_ACTIONS = ("retry", "drop", "hold", "release")
 RELOAD_RESULTS = ("applied", "refused")

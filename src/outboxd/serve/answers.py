@@ -65,7 +65,10 @@ Answer = Response | Streamed
 
 
 class Refusal(Exception):
-    """Raised by a handler or a guard: an answer of `status` with its three fields."""
+    """Raised by a handler or a guard: an answer of `status` with its three fields.
+
+    `limit` names the limit that was met, for the metrics; "" where it is none.
+    """
 
     def __init__(
         self,
@@ -77,8 +80,10 @@ class Refusal(Exception):
         *,
         close: bool = False,
         linger: bool = True,
+        limit: str = "",
     ) -> None:
         super().__init__(error)
+        self.limit = limit
         self.status = status
         self.body = refusal_body(error, field, hint)
         self.headers = headers

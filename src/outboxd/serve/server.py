@@ -265,6 +265,8 @@ class HttpServer:
             route, argument = self._table.find(request.head.method, request.path)
             return await route.handler(request, argument)
         except Refusal as refusal:
+            if refusal.limit:
+                self.limited(refusal.limit)
             return refusal.response()
         except (SyncFailed, CommitUnknown) as error:
             # What was written may or may not be there: no answer is the only honest one.

@@ -30,7 +30,8 @@ def stream_handler(source: TimelineSource) -> Handler:
     async def stream(_: Request, __: str) -> Streamed:
         if listeners >= LISTENERS_MAX:
             # The page then asks from time to time instead.
-            raise Refusal(503, "too many pages listen", None, "ask later", {"Retry-After": "10"})
+            later = {"Retry-After": "10"}
+            raise Refusal(503, "too many pages listen", None, "ask later", later, limit="streams")
         headers = {"Cache-Control": "no-store"}
         return Streamed(told(), content_type="text/event-stream", headers=headers)
 
