@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import time
@@ -56,7 +57,7 @@ def spoken(gateway, source: str = "127.0.0.1"):
             yield opened
 
 
-def still_open(opened: list[socket.socket], within_s: float = 1.0) -> int:
+def still_open(opened: list[socket.socket], within_s: float = 2.0) -> int:
     """How many the gateway has not ended."""
     ends_s = time.monotonic() + within_s
     alive = list(opened)
@@ -272,7 +273,7 @@ def descriptors_kept_back(gateway) -> list[str]:
                 stack.enter_context(connect(gateway, f"127.0.1.{number % 40 + 1}"))
             except OSError:
                 break  # the queue is full: it takes no more
-        time.sleep(0.3)  # until those are accepted: what follows must not come before them
+        await_all_accepted(gateway)  # what follows must not come before them
         try:
             body = json.dumps(EVENT).encode()
             status, _ = gateway.agent.request("POST", "/mgmt/v1/events", body, timeout_s=3.0)
@@ -285,6 +286,16 @@ def descriptors_kept_back(gateway) -> list[str]:
         if not gateway.komodor.arrivals:
             found.append("nothing is delivered")
     return found
+
+
+def await_all_accepted(gateway) -> None:
+    """Until the agent's descriptors have not become more for a second."""
+    count, since_s, ends_s = 0, time.monotonic(), time.monotonic() + 30.0
+    while time.monotonic() < min(ends_s, since_s + 1.0):
+        found = len(os.listdir(f"/proc/{gateway.agent.pid}/fd"))
+        if found > count:
+            count, since_s = found, time.monotonic()
+        time.sleep(0.05)
 
 
 def retry_after_is_spread(gateway) -> list[str]:
