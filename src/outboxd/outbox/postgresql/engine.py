@@ -72,6 +72,7 @@ from outboxd.outbox.window_clock import WindowClock
 RETRY_AFTER_S = 5
 RECONNECT_S = 1.0  # of waiting within one piece of work; the next tries again
 ATTEMPTS_KEPT = 50
+UNCOUNTED_LOOK_S = 5.0
 _DUE = "state = 'pending' AND NOT held"
 _NOW_MS = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 # A lease that would run for so much longer than one lasts was written by another clock: a
@@ -150,6 +151,7 @@ class PostgresEngine:
         self._warning = ""  # of the server's, during a commit
         self.stored_bytes = 0
         self.standby_lag_s: float | None = None
+        self._uncounted_look_s = 0.0
         self._tallies: Tallies = Tallies() if beside is None else beside._tallies
         self._changes = Changes()
         self._cursor = Cursor(self.clock)
@@ -452,6 +454,7 @@ class PostgresEngine:
         """
         check_promises(self.connection, self._durability)
         self._tallies.load(self.connection)
+        self._look_for_uncounted()
         row = self.connection.execute(
             f"SELECT {_NOW_MS}, hold, changes, releases, told,"
             " CASE WHEN holder IS NOT NULL THEN gateway END, CASE WHEN holder IS NOT NULL THEN"
@@ -468,6 +471,17 @@ class PostgresEngine:
         return LookAround(
             _hold(hold), changes or 0, releases or 0, self._tallies.accepted, gateway, left_s, told
         )
+
+    def _look_for_uncounted(self) -> None:
+        """Nothing is sent while nothing seems to wait: that must not rest on counts alone."""
+        if self.clock.monotonic_s() < self._uncounted_look_s:
+            return
+        self._uncounted_look_s = self.clock.monotonic_s() + UNCOUNTED_LOOK_S
+        self._tallies.has_pending = False
+        if not self._tallies.counts().pending:
+            self._tallies.has_pending = self._one(
+                f"SELECT EXISTS (SELECT 1 FROM states WHERE {_DUE})"
+            )
 
     def _operator_acted(self) -> None:
         """Tell the other gateways: the deliverer may have read ahead what is held now."""
@@ -564,10 +578,11 @@ class PostgresEngine:
         elif entry.state == State.PENDING:
             self._moved(
                 self.connection.execute(
-                    "UPDATE states s SET held = %s FROM states b WHERE s.seq = %s"
-                    " AND b.seq = s.seq AND s.state = 'pending'"
+                    "WITH before AS (SELECT seq, state, held FROM states WHERE seq = %s"
+                    " AND state = 'pending' FOR UPDATE)"
+                    " UPDATE states s SET held = %s FROM before b WHERE s.seq = b.seq"
                     " RETURNING s.producer, b.state, b.held, s.state, s.held",
-                    (change is EntryChange.HOLD, entry.seq),
+                    (entry.seq, change is EntryChange.HOLD),
                 ).fetchall()
             )
         self._operator_acted()
@@ -589,10 +604,13 @@ class PostgresEngine:
 
     def _retry(self, seqs: Sequence[int]) -> None:
         changed = self.connection.execute(
-            "UPDATE states s SET state = 'pending', dead_reason = NULL, ended_at = NULL,"
+            # As they are once nobody else can change them: the counts must agree.
+            "WITH before AS (SELECT seq, state, held FROM states WHERE seq = ANY(%s)"
+            " AND state <> 'delivered' ORDER BY seq FOR UPDATE)"
+            " UPDATE states s SET state = 'pending', dead_reason = NULL, ended_at = NULL,"
             " due_at = 0, spent = 0,"
             " expires_at = CASE WHEN b.state = 'dead' THEN NULL ELSE s.expires_at END"
-            " FROM states b WHERE s.seq = ANY(%s) AND b.seq = s.seq AND s.state <> 'delivered'"
+            " FROM before b WHERE s.seq = b.seq"
             " RETURNING s.producer, b.state, b.held, s.state, s.held",
             (list(seqs),),
         ).fetchall()
@@ -605,9 +623,12 @@ class PostgresEngine:
         self.connection.execute(
             "DELETE FROM dedup WHERE key = ANY(%s) AND id = %s", (own, entry.id)
         )
-        self.connection.execute("DELETE FROM states WHERE seq = %s", (entry.seq,))
+        gone = self.connection.execute(
+            "DELETE FROM states WHERE seq = %s RETURNING producer, state, held", (entry.seq,)
+        ).fetchall()
         self.connection.execute("DELETE FROM entries WHERE seq = %s", (entry.seq,))
-        self._changes.count(entry.producer, entry.state, entry.held, -1)
+        for producer, state, held in gone:  # as it was then, and not when it was read
+            self._changes.count(producer, state, held, -1)
 
     def set_destination_hold(self, hold: DestinationHold | None) -> None:
         value = None if hold is None else msgspec.json.encode(hold).decode()

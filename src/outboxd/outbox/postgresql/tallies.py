@@ -32,6 +32,7 @@ class Tallies:
     def __init__(self) -> None:
         self._lock = Lock()
         self._known = Tallied({}, 0)
+        self.has_pending = False  # some wait though none is counted: never pass over them
 
     @property
     def accepted(self) -> int:
@@ -44,7 +45,8 @@ class Tallies:
         known = list(self._known.by_producer.values())
         if not known:
             return _NONE
-        return Counts(*(max(0, sum(each)) for each in zip(*known, strict=True)))
+        counts = Counts(*(max(0, sum(each)) for each in zip(*known, strict=True)))
+        return counts._replace(pending=max(counts.pending, int(self.has_pending)))
 
     def waiting(self) -> Mapping[str, int]:
         """What is pending, by producer."""
