@@ -72,6 +72,8 @@ class Checks:
     _spent_in: Counter[int] = field(default_factory=Counter)
     _permits: int = 1
     _in_flight_max: int = 0
+    _in_flight_then: int = 0  # after the landings since the last turn, at most
+    _ended: tuple[float, int] = (-1.0, 0)  # the last moment at which any did, and how many
     _ids: dict[int, str] = field(default_factory=dict)
     # Retry-After, unless an operator, a new key or a new start came since.
     _wait_until_s: float = 0.0
@@ -102,7 +104,9 @@ class Checks:
         assert self.sender is not None
         now = f"at {request.began_s:.2f} s, {request.name}"
         in_flight = len(self.network.flying)
-        self._in_flight_max = max(self._in_flight_max, in_flight)
+        # What ended at this very moment was in flight when this one got its permit.
+        ended = self._ended[1] if self._ended[0] == request.began_s else 0
+        self._in_flight_max = max(self._in_flight_max, in_flight + ended)
         must(request.began_s <= self.held_since_s, f"{now}: sent while the destination was held")
         entry_since_s = self.held_ids.get(request.id, math.inf)
         must(request.began_s <= entry_since_s, f"{now}: sent while the entry was held")
@@ -157,6 +161,10 @@ class Checks:
     def request_ended(self, request: Request) -> None:
         """Called just before the sender hears the answer."""
         answer = request.answer
+        # (It is still among those that fly.)
+        self._in_flight_then = max(self._in_flight_then, len(self.network.flying) - 1)
+        at_s, count = self._ended
+        self._ended = (request.ended_s, count + 1 if at_s == request.ended_s else 1)
         wait_s = _told_to_wait_s(answer)
         until_s = 0.0 if wait_s is None else min(wait_s, self.settings.retry_after_max_s)
         is_its_own = self._passed_since_refused(request.id)
@@ -196,8 +204,15 @@ class Checks:
                 self._in_flight_max >= self._permits,
                 f"permits grew to {permits} with {self._in_flight_max} in flight",
             )
+        now = len(self.network.flying)
         if permits != self._permits:
-            self._permits, self._in_flight_max = permits, len(self.network.flying)
+            # One of the landings raised them, and others may have come since: what was in
+            # flight then used the new limit. After a pushback only what comes later does.
+            self._in_flight_max = now
+            if permits > self._permits:
+                self._in_flight_max = max(now, self._in_flight_then)
+            self._permits = permits
+        self._in_flight_then = now
 
     def agent_started(self, sender: Sender) -> None:
         self._dead_since.clear()

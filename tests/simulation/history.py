@@ -24,6 +24,7 @@ from outboxd.delivery.settings import Settings
 from outboxd.errors import DiskShort
 from outboxd.outbox.model import EntryChange, Incoming
 from outboxd.outbox.outbox import Outbox
+from outboxd.status import DestinationState
 
 SETTINGS = Settings(
     endpoint="https://komodor.example/mgmt/v1/events",
@@ -81,13 +82,14 @@ class World:
     commit_s: Callable[[], float] = lambda: 0.0
     wall_ms: int = 1_750_000_000_000
     loop: VirtualLoop = field(default_factory=VirtualLoop)
+    network_of: type[Network] = Network
     entries: list[tuple[str, str | None]] = field(default_factory=list)  # state, reason: at the end
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.clock = VirtualClock(self.loop, self.wall_ms)
         self.engine = MemoryEngine(self.clock, repeat_window_s=self.repeat_window_s)
-        self.network = Network(self.clock, self.rng)
+        self.network = self.network_of(self.clock, self.rng)
         self.checks = Checks(self.settings, self.engine, self.network)
         self.network.on_start = lambda r: self.checks.guarded(self.checks.request_began, r)
         self.network.on_end = self.checks.request_ended
@@ -228,7 +230,7 @@ class World:
     # --- the operator, and what else happens ---
 
     async def hold(self) -> None:
-        self._poke(reset=True)
+        self._poke()
         if self.agent is not None:
             await self.agent.sender.hold("maintenance", "uid 0")
             self.checks.held_since_s = self.loop.time()
@@ -262,7 +264,9 @@ class World:
 
     def set_key(self, key: str) -> None:
         """The key file has a new content."""
-        self._poke(reset=True)
+        held = self.agent and self.agent.sender.status().state is DestinationState.HELD
+        self._poke(reset=bool(held))
+        self.checks.reset_s = self.loop.time()  # what went out with the old one is void
         self.network.key = key
         if self.agent is not None:
             self.agent.sender.key_changed()
