@@ -9,6 +9,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from outboxd.status import (
+    Callers,
+    GatewayStatus,
+    ProducerSeen,
+    RefusedEvents,
+    StrangerSeen,
+    WrongClock,
+)
+
 AXE = (resources.files("axe_core_python") / "axe.min.js").read_text()
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
@@ -63,6 +72,11 @@ def troubled(agent_site, event, settled) -> Any:
     agent_site.destination.now = agent_site.destination.now._replace(
         state="backingOff", reason="connection refused", next_probe_at=now + 60_000
     )
+    refused = (RefusedEvents("rate", 3, now, "more than its rate"),)
+    clocks = (WrongClock("web-7", -7_200_000, now),)
+    seen = (ProducerSeen("web", 4, now, refused, clocks),)
+    callers = Callers(seen, 0, (StrangerSeen("192.0.2.1", "no token", 2, now),), 2)
+    agent_site.gateway = GatewayStatus("https://x:1", 1, 2, 1, 1, now + 10**9, (), callers)
     return agent_site
 
 
@@ -74,6 +88,11 @@ def test_every_view_of_the_agents_page(troubled, look, scheme, size) -> None:
     expect(page.locator(".row")).to_have_count(3)
     expect(page.locator("#findings li").first).to_be_visible()
     found = {"list": violations(page)}
+    if size[0] == 1440:
+        page.locator("#producers summary").click()
+        expect(page.locator("#producers tbody tr")).to_have_count(2)
+        found["producers"] = violations(page)
+        page.locator("#producers summary").click()
     page.locator(".row").nth(1).click()
     expect(page.get_by_role("dialog").locator(".sent")).to_be_visible()
     found["drawer"] = violations(page)

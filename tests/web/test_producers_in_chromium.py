@@ -97,6 +97,20 @@ def test_a_gateways_page_says_who_is_throttled_refused_and_why_and_whose_clock_i
     assert "owned" not in page.title()
 
 
+def test_nothing_in_the_table_moves_while_it_is_pointed_at(gateway_site, event, open_page) -> None:
+    page = open_page(gateway_site.url)
+    page.locator("#producers summary").click()
+    second = page.locator("#producers tbody tr").nth(1)
+    expect(second).to_contain_text("<script>")
+    box = second.bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 10)
+    gateway_site.accept(*(event("Deployment", "more") for _ in range(9)))
+    expect(page.locator("#producers summary")).to_contain_text("root 10")
+    expect(second).to_contain_text("<script>")
+    page.mouse.move(5, 5)
+    expect(second).to_contain_text("root")
+
+
 def test_what_is_asked_every_moment_does_not_carry_everybody_who_came(gateway_site) -> None:
     status = gateway_site.call(gateway_site.source.status())
     assert status["gateway"]["unauthenticated"] == 9

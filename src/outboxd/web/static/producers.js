@@ -26,6 +26,7 @@ export class Producers {
     this.trouble = h('span', { class: 'trouble' });
     this.body = h('div', { class: 'producers-body' });
     this.element = byId('producers');
+    this.body.addEventListener('pointerleave', () => this.paint());
     this.element.append(h('summary', {}, h('b', {}, 'Producers'), this.line, this.trouble), this.body);
     this.element.addEventListener('toggle', () => this.element.open && this.load());
     setInterval(() => document.hidden || !this.gateway || this.load(), ASK_MS);
@@ -72,11 +73,18 @@ export class Producers {
     this.say(rows);
     if (!this.element.open) return;
     const text = JSON.stringify([rows, this.gateway]);
-    if (text === this.painted) return;
+    if (text === this.painted || this.isHeld()) return;
     const held = this.body.contains(document.activeElement) ? document.activeElement.dataset.keep : null;
     this.painted = text;
     this.body.replaceChildren(...this.head(), this.table(rows), ...this.strangers());
     if (held) this.body.querySelector(`[data-keep="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
+  }
+
+  /** Whether somebody points at it, or selects a text in it: then nothing in it may move. */
+  isHeld() {
+    const selection = getSelection();
+    return this.body.hasChildNodes() && (this.body.matches(':hover')
+      || (selection.type === 'Range' && this.body.contains(selection.anchorNode)));
   }
 
   /** The line: who has most, and what is wrong. */
