@@ -631,6 +631,7 @@ def test_when_the_agent_is_gone_nothing_looks_fine(stopping_site, event, chromiu
     page = context.new_page()
     page.goto(stopping_site.url)
     expect(rows(page)).to_have_count(2)
+    expect(page.locator('input[name="type"][value="Backup"]')).to_be_attached()
     stopping_site.close()
     expect(page.locator("#stale")).to_contain_text("No answer from the agent since")
     expect(page.locator("#live")).to_have_text("No answer")
