@@ -29,7 +29,7 @@ from outboxd.status import Through
 LISTINGS_AT_ONCE = 4
 LISTINGS_WAITING_MAX = 16
 ASKED_AT_ONCE = 8  # of the gateway, what became of an event
-_ENCODED_AT_ONCE = 100  # entries, before others get their turn on the loop
+_ENCODED_AT_ONCE = 20  # entries, before others get their turn on the loop
 
 _encode = msgspec.json.Encoder().encode
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 REFRESH_MIN_S = 0.5  # between two looks for changes
 CHECK_SHARE = 4  # checking old entries takes at most one part in so many of the time
 SWEEP_MIN_S = 30.0  # between two counts of every block
-SLICE_ROWS = 4000  # of an index
+SLICE_ROWS = 2000  # of an index
 _SWEEP_BLOCKS = 32
 _SETTLED_AFTER = 128  # blocks in a row without a gap
 

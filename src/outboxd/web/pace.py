@@ -1,9 +1,9 @@
 """How much of the agent's time its pages may take: the less, the more it does itself.
 
 Everything that pages cause (counts, searches, reading the outbox) takes its turns
-here, in slices of a few milliseconds, so that together they never take more than
-their share. An idle agent gives a third of itself, one that drains a backlog a
-fifteenth: then a search takes longer, and looks so.
+here, in slices of a millisecond or two, so that together they never take more than
+their share. An idle agent gives a quarter of itself, one that drains a backlog a
+twentieth: then a search takes longer, and looks so.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from outboxd.outbox.model import Counts
 
 T = TypeVar("T")
 
-SLICE_S = 0.002  # of work on the loop or by the writer, before others get their turn
+SLICE_S = 0.001  # of work on the loop or by the writer, before others get their turn
 WINDOW_S = 0.2  # over which it is measured how busy the process is
 # A pause is as long as the work before it, and with a busy core so many times longer.
-BUSY_PAUSES = 14.0
+BUSY_PAUSES = 20.0
 
 
 class ReadableOutbox(Protocol):
