@@ -33,7 +33,6 @@ from outboxd.outbox.model import (
     UNBOUNDED,
     Attempt,
     ChangeStep,
-    Claimed,
     Counts,
     Damage,
     DestinationHold,
@@ -57,14 +56,15 @@ from outboxd.outbox.model import (
     State,
     Unsettled,
 )
-from outboxd.outbox.postgresql import accepting, carrying, listing
+from outboxd.outbox.postgresql import accepting, carrying, claiming, listing
+from outboxd.outbox.postgresql.claiming import DUE
 from outboxd.outbox.postgresql.connection import (
     check_promises,
     connect,
     migrate,
     translate,
 )
-from outboxd.outbox.postgresql.cursor import LOOK_AGAIN_S, Cursor
+from outboxd.outbox.postgresql.cursor import Cursor
 from outboxd.outbox.postgresql.lease import Lease
 from outboxd.outbox.postgresql.tallies import Changes, Tallies
 from outboxd.outbox.window_clock import WindowClock
@@ -73,7 +73,6 @@ RETRY_AFTER_S = 5
 RECONNECT_S = 1.0  # of waiting within one piece of work; the next tries again
 ATTEMPTS_KEPT = 50
 UNCOUNTED_LOOK_S = 5.0
-_DUE = "state = 'pending' AND NOT held"
 _NOW_MS = "floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 # A lease that would run for so much longer than one lasts was written by another clock: a
 # server was promoted whose clock is behind.
@@ -480,7 +479,7 @@ class PostgresEngine:
         self._tallies.has_pending = False
         if not self._tallies.counts().pending:
             self._tallies.has_pending = self._one(
-                f"SELECT EXISTS (SELECT 1 FROM states WHERE {_DUE})"
+                f"SELECT EXISTS (SELECT 1 FROM states WHERE {DUE})"
             )
 
     def _operator_acted(self) -> None:
@@ -709,83 +708,10 @@ class PostgresEngine:
         due_horizon_s: float,
     ) -> Fetched:
         now = self.clock.wall_ms()
-        values = {
-            "taken": list(taken),
-            "now": now,
-            "horizon": now + round(due_horizon_s * 1000),
-            "count": count,
-        }
-        seqs = self._fifo(values) if order == "fifo" else self._mixed(values, count, fresh_share)
-        rows = self.connection.execute(
-            "SELECT e.seq, e.id::text, e.body, e.received_at, e.occurred_at, s.expires_at,"
-            " s.attempt_count, s.spent, s.possible_duplicate, s.repeats, s.last_occurred_at,"
-            " e.source, e.producer, e.hop"
-            " FROM unnest(%s::bigint[]) WITH ORDINALITY AS w (seq, place)"
-            " JOIN entries e USING (seq) JOIN states s USING (seq) ORDER BY w.place",
-            (seqs,),
-        ).fetchall()
-        entries = [Claimed(seq, id, body.encode(), *rest) for seq, id, body, *rest in rows]
-        next_due_at = self._one(
-            f"SELECT min(due_at) FROM states WHERE {_DUE} AND due_at > %s", (now,)
-        )
-        if len(entries) < count and not self._cursor.saw_all:
-            soon_at = now + round(LOOK_AGAIN_S * 1000)
-            next_due_at = soon_at if next_due_at is None else min(next_due_at, soon_at)
-        return Fetched(entries, [], next_due_at)
-
-    def _mixed(self, values: dict[str, Any], count: int, fresh_share: float) -> list[int]:
-        fresh = round(count * fresh_share)
-        chosen = self._newest(values, fresh) if fresh else []
-        for clause in (
-            "due_at > %(horizon)s ORDER BY due_at, seq",
-            "due_at > 0 AND due_at <= %(now)s ORDER BY due_at, seq",
-        ):
-            chosen += self._due(clause, values, count - len(chosen), chosen)
-        return chosen + self._oldest(values, count - len(chosen), chosen)
-
-    def _newest(self, values: dict[str, Any], count: int) -> list[int]:
-        """Those above what was seen first; what lies between was taken before."""
-        cursor = self._cursor
-        above = {**values, "above": cursor.highest}
-        found = self._due("due_at = 0 AND seq > %(above)s ORDER BY seq DESC", above, count, ())
-        if len(found) < count:
-            below = {**values, "below": cursor.newest}
-            clause = "due_at = 0 AND seq <= %(below)s ORDER BY seq DESC"
-            found += self._due(clause, below, count - len(found), found)
-        cursor.found_newest(found)
-        return found
-
-    def _oldest(self, values: dict[str, Any], count: int, chosen: Sequence[int]) -> list[int]:
-        if count <= 0:
-            return []
-        cursor = self._cursor
-        clause = "due_at = 0 AND seq >= %(from)s ORDER BY seq"
-        found = self._due(clause, {**values, "from": cursor.start()}, count, chosen)
-        if len(found) < count and cursor.may_look_from_start():
-            found = self._due(clause, {**values, "from": cursor.start()}, count, chosen)
-        cursor.found_oldest(found, (*values["taken"], *chosen))
-        return found
-
-    def _due(
-        self, clause: str, values: dict[str, Any], count: int, chosen: Sequence[int]
-    ) -> list[int]:
-        if count <= 0:
-            return []
-        where, order, by = clause.partition(" ORDER BY ")
-        rows = self.connection.execute(
-            f"SELECT seq FROM states WHERE {_DUE} AND {where}"
-            f" AND seq <> ALL(%(not)s::bigint[]){order}{by} LIMIT %(wanted)s",
-            {**values, "not": [*values["taken"], *chosen], "wanted": count},
-        )
-        return [seq for (seq,) in rows]
-
-    def _fifo(self, values: dict[str, Any]) -> list[int]:
-        rows = self.connection.execute(
-            f"SELECT seq FROM states WHERE {_DUE} AND seq <> ALL(%(taken)s::bigint[])"
-            " AND (due_at <= %(now)s OR due_at > %(horizon)s) ORDER BY seq LIMIT %(count)s",
-            values,
-        )
-        return [seq for (seq,) in rows]
+        horizon = now + round(due_horizon_s * 1000)
+        look = claiming.Look(self.connection, self._cursor, taken, now, horizon)
+        seqs = look.fifo(count) if order == "fifo" else look.mixed(count, fresh_share)
+        return look.fetched(seqs, count)
 
     def expired(self, limit: int, clock_steps: Sequence[tuple[int, int]] = ()) -> Expired:
         now = self.clock.wall_ms()
@@ -857,8 +783,8 @@ class PostgresEngine:
         held = " UNION ALL (SELECT seq FROM states WHERE held ORDER BY seq LIMIT 1)"
         at: int | None = self._one(
             "SELECT min(e.received_at) FROM entries e WHERE e.seq IN ("
-            f"(SELECT seq FROM states WHERE {_DUE} AND due_at = 0 ORDER BY seq LIMIT 1)"
-            f" UNION ALL (SELECT seq FROM states WHERE {_DUE} AND due_at > 0 LIMIT 1000)"
+            f"(SELECT seq FROM states WHERE {DUE} AND due_at = 0 ORDER BY seq LIMIT 1)"
+            f" UNION ALL (SELECT seq FROM states WHERE {DUE} AND due_at > 0 LIMIT 1000)"
             f"{held if with_held else ''})"
         )
         return at
@@ -867,7 +793,7 @@ class PostgresEngine:
         return int(
             self._one(
                 "SELECT count(*) FROM states s JOIN entries e USING (seq)"
-                f" WHERE s.{_DUE.replace(' AND NOT ', ' AND NOT s.')} AND e.source = 'agent'"
+                f" WHERE s.{DUE.replace(' AND NOT ', ' AND NOT s.')} AND e.source = 'agent'"
             )
         )
 
