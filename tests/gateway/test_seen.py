@@ -61,8 +61,12 @@ def test_who_is_refused_and_why_is_counted_and_logged_with_the_name(make_gateway
     assert gateway.post({**EVENT, "scope": {"clusters": ["dev"]}}, token).status == 422
     assert gateway.post({"eventType": "x"}, token).status == 400
     assert gateway.request("POST", "/v1/alertmanager", {"no": "alerts"}, token).status == 422
+    assert gateway.request("POST", "/v1/webhooks/github", b"{", token).status == 400
+    many = b'{"alerts": [' + b"{}," * 300_000 + b"{}]}"
+    assert gateway.request("POST", "/v1/alertmanager", many, token).status == 413
     assert counted(gateway, refused, token="web", reason="not_allowed") == 1
-    assert counted(gateway, refused, token="web", reason="invalid") == 2
+    assert counted(gateway, refused, token="web", reason="invalid") == 3
+    assert counted(gateway, refused, token="web", reason="too_large") == 1
     (told,) = [one for one in lines(gateway, "producer.refused") if one["reason"] == "not_allowed"]
     assert (told["producer"], told["count"]) == ("web", 1)
     assert "'dev'" in told["error"]

@@ -77,7 +77,7 @@ class WebhookRoutes:
         """Alertmanager's webhook: an event for each alert that is new."""
         clusters = [value for name, value in request.query if name == "cluster" and value]
         producer, intake = producer_of(request), self._intake
-        body = await read_body(request, WEBHOOK_BYTES_MAX, _HINT)
+        body = await read_event(request, intake, producer, WEBHOOK_BYTES_MAX, _HINT)
 
         def read() -> tuple[list[Prepared], int]:
             group = read_group(
@@ -137,11 +137,12 @@ class WebhookRoutes:
     async def _body_of_webhook(self, request: Request) -> bytes:
         """The body; where only a signature over it could tell whose it is, nobody is
         told more of what is wrong with it than that."""
+        if request.identity is not None or self._gatekeeper is None:
+            producer = producer_of(request)
+            return await read_event(request, self._intake, producer, WEBHOOK_BYTES_MAX, _HINT)
         try:
             return await read_body(request, WEBHOOK_BYTES_MAX, _HINT)
         except Refusal as refusal:
-            if request.identity is not None or self._gatekeeper is None:
-                raise
             told = f"a signature that cannot be checked: {refusal}"
             raise self._gatekeeper.refusal(request, told) from None
 
@@ -165,6 +166,10 @@ class WebhookRoutes:
             return await self._intake.in_turn(producer, read)
         except EventError as error:
             raise self._refusal(error, producer) from None
+        except Refusal as refusal:
+            reason = "too_large" if refusal.status == 413 else "invalid"
+            self._intake.count_refused(producer, reason, 1, str(refusal))
+            raise
 
     def _prepare_alert(self, alert: AlertEvent, producer: Producer) -> Prepared:
         item = self._intake.prepare(alert.body, Source.SOCKET, producer)

@@ -25,7 +25,7 @@ from outboxd.intake.producer import Producer, user
 from outboxd.intake.results import Results
 from outboxd.outbox.model import Source
 from outboxd.serve.answers import ClientGone, Refusal, Response, Streamed, refusal_body, reply
-from outboxd.serve.body import body_parts, read_body
+from outboxd.serve.body import EVENT_HINT, body_parts, read_body
 from outboxd.serve.request import Request
 from outboxd.serve.table import Route
 
@@ -190,10 +190,16 @@ def producer_of(request: Request) -> Producer:
     return user(request.peer.user_id)
 
 
-async def read_event(request: Request, door: Intake, producer: Producer) -> bytes:
-    """The body of one event; raises what `read_body` does, counted."""
+async def read_event(
+    request: Request,
+    door: Intake,
+    producer: Producer,
+    bytes_max: int | None = None,
+    hint: str = EVENT_HINT,
+) -> bytes:
+    """The body of one event, or of what holds some; raises what `read_body` does, counted."""
     try:
-        return await read_body(request, door.bytes_max(producer))
+        return await read_body(request, bytes_max or door.bytes_max(producer), hint)
     except Refusal as refusal:
         if refusal.status in (408, 413):
             reason = "too_large" if refusal.status == 413 else "stalled"
