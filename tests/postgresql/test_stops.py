@@ -123,7 +123,7 @@ def fault():
             " WHERE destination = %s RETURNING turn",
             (*values, self.lease_s, self._destination),
         )
-        self._hold(self.lease.renewed(turn, asked_at_s))
+        self.lease = self.lease.renewed(turn, asked_at_s)
 
     PostgresEngine._renew = renew
 """

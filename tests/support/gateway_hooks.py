@@ -78,7 +78,7 @@ def obey(path):
             verb, *words = line.split()
             if verb == "sites":
                 with open(words[0] + ".part", "w") as file:
-                    json.dump(seen_sites, file)
+                    json.dump(dict(seen_sites), file)  # a copy: the loop's thread adds to it
                 os.rename(words[0] + ".part", words[0])
             else:
                 wanted[0] = tuple(words)

@@ -57,7 +57,7 @@ class Election:
 
     def may_launch(self) -> bool:
         """Whether a request may go out now."""
-        lease = self._engine.lease
+        lease = self._engine.proven
         return (
             self._is_deliverer
             and lease is not None

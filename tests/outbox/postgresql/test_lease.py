@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from outboxd.outbox.postgresql.lease import Lease
@@ -25,3 +27,19 @@ def test_a_renewal_counts_from_before_it_was_asked_for():
 def test_a_turn_is_never_given_twice():
     with pytest.raises(AssertionError):
         LEASE.renewed(3, 105.0)
+
+
+def test_a_renewal_counts_from_its_commit_on(engine):
+    """Its commit may hang, and another take over when the term that is there has ended."""
+    with engine.transaction():
+        engine.set_sending([])
+    proven = engine.proven
+    with suppress(ZeroDivisionError), engine.transaction():
+        engine.set_sending([])
+        assert engine.lease != proven
+        assert engine.proven == proven
+        _ = 1 / 0  # whatever keeps it from its commit
+    assert engine.proven == proven
+    with engine.transaction():
+        engine.set_sending([])
+    assert engine.proven.turn == proven.turn + 1

@@ -140,7 +140,9 @@ class PostgresEngine:
         """
         self.path = named(url)
         self.clock = clock or Clock()
-        self.lease: Lease | None = None
+        self.lease: Lease | None = None  # within a transaction as it will be
+        # As the database has it for certain: a renewal whose commit hangs is none yet.
+        self.proven: Lease | None = None
         self.lease_s = lease_s
         self._url, self._password = url, password
         self._claims = claims  # what is read here is what may be sent
@@ -238,6 +240,7 @@ class PostgresEngine:
             raise
         finally:
             self._in_commit = False
+        self.proven = self.lease
         self._tallies.add(self._changes)
 
     def _roll_back(self, lease: Lease | None, is_gone: bool = False) -> None:
@@ -248,6 +251,8 @@ class PostgresEngine:
             # After a commit of which nobody knows, too: the database says with the next
             # renewal which turn it is.
             self.lease = lease
+        else:
+            self.proven = None
         if self._in_commit or is_gone:
             # Whatever became of it: this connection says nothing more about it. One to
             # a server that takes no writes any more leads nowhere.
