@@ -33,13 +33,13 @@ def large_events(target: str, _: float, count: int = 200) -> None:
     _hand_in(target, ({"summary": str(number), "details": details} for number in range(count)))
 
 
-def many_names(target: str, _: float, count: int = 200) -> None:
+def many_names(target: str, _: float, count: int = 120) -> None:
     """Events of 22,000 short names each, none of them twice."""
     scopes = ([f"{number:x}.{each:x}" for each in range(22_000)] for number in range(count))
     _hand_in(target, ({"summary": "s", "scope": {"clusters": names}} for names in scopes))
 
 
-def long_names(target: str, _: float, count: int = 120) -> None:
+def long_names(target: str, _: float, count: int = 100) -> None:
     """Events of one name each, of 240 KB."""
     names = ([f"{number}-{'n' * 240_000}"] for number in range(count))
     _hand_in(target, ({"summary": "s", "scope": {"servicesNames": each}} for each in names))

@@ -29,7 +29,7 @@ ATTACKS = (
 )
 # It costs the machine what an attacker costs, and the gateway nothing.
 CALM = "busy_machine"
-SECONDS = 2.5
+SECONDS = 2.0
 DELAY_MAX_MS = 50.0
 STALL_MAX_MS = 1_000.0  # of a single event: one that waits keeps those behind it out of the median
 CALM_MS = 10.0  # the median of a machine that has nothing else to do

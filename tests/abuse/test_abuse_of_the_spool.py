@@ -33,7 +33,7 @@ def rejected_bytes(spool):
     return total
 
 
-def attack(abuse, name, seconds=3.0):
+def attack(abuse, name, seconds=2.5):
     # As this process, which is root and gives the files to another user.
     return abuse.attack(
         ATTACKS[name], target=str(abuse.agent.spool), seconds=seconds, users=(None,)

@@ -27,7 +27,7 @@ from outboxd.web.tally import TextMatches
 
 # A first answer comes within this time, be it not complete; the page asks again.
 BUDGET_S = 0.15
-PAGE_S = 0.5  # a page of a search is answered with what was found by then
+PAGE_S = 0.3  # a page of a search is answered with what was found by then
 LET_GO_S = 60.0  # after the last look its index is let go
 _MATCHES = 25  # entries read at once
 _SEQ_MAX = 1 << 62
@@ -68,7 +68,7 @@ class OutboxSource:
     async def page(
         self, where: EntryFilter, cursor: str | None, limit: int, given_up: Callable[[], bool]
     ) -> Page:
-        """A page of the listing, or what was found of it within half a second: then `next`
+        """A page of the listing, or what was found of it within PAGE_S: then `next`
         goes on where the search stands."""
         end_s = time.monotonic() + PAGE_S
         texts = Texts.of(where)
