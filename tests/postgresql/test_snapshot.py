@@ -89,4 +89,4 @@ def test_a_snapshot_held_elsewhere_does_not_slow_claims(node, only_full, monkeyp
     print(f"turns/s: {before:.0f}, with the snapshot {held:.0f}")
     print(f"entries read by a claim: {read}, the control {control}")
     assert held > RATE_SHARE_MIN * before
-    assert control > 2 * read
+    assert control > DELIVERED > 4 * read

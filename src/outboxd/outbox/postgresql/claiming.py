@@ -51,7 +51,8 @@ class Look:
         clause = "due_at = 0 AND seq > %(bound)s ORDER BY seq DESC"
         found = self._due(clause, count, (), cursor.highest)
         if len(found) < count:
-            clause = "due_at = 0 AND seq <= %(bound)s ORDER BY seq DESC"
+            # Down to the oldest that there is, and not through all that was delivered.
+            clause = "due_at = 0 AND seq <= %(bound)s AND seq >= %(oldest)s ORDER BY seq DESC"
             found += self._due(clause, count - len(found), found, cursor.newest)
         cursor.found_newest(found)
         return found
@@ -78,6 +79,7 @@ class Look:
                 "now": self._now,
                 "horizon": self._horizon,
                 "bound": bound,
+                "oldest": self._cursor.oldest,
                 "not": [*self._taken, *chosen],
                 "wanted": count,
             },

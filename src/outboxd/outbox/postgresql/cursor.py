@@ -33,7 +33,7 @@ class Cursor:
 
     def reset(self) -> None:
         """The next look is from the start."""
-        self._oldest = 0  # no entry that is due is older
+        self.oldest = 0  # none that is due was older when last looked for
         self.highest = 0  # the highest seq that was found so far
         self.newest = _SEQ_MAX  # of those up to `highest` none that is due is newer
         self._from_start_s = float("-inf")  # when a look from the start last ended
@@ -45,11 +45,11 @@ class Cursor:
         """From which seq on to look for the oldest."""
         now_s = self._clock.monotonic_s()
         if now_s - self._from_start_s >= max(_FROM_START_S, _SHARE * self._took_s):
-            self._oldest = 0
-        if self._oldest == 0:
+            self.oldest = 0
+        if self.oldest == 0:
             self._began_s = perf_counter()
-        self.saw_all = self._oldest == 0
-        return self._oldest
+        self.saw_all = self.oldest == 0
+        return self.oldest
 
     def may_look_from_start(self) -> bool:
         """Too few were found: whether to look from the start now; `start` then says so."""
@@ -58,7 +58,7 @@ class Cursor:
         now_s = self._clock.monotonic_s()
         if now_s - self._from_start_s < max(LOOK_AGAIN_S, _SHARE * self._took_s):
             return False
-        self._oldest = 0
+        self.oldest = 0
         return True
 
     def found_oldest(self, found: Sequence[int], taken: Iterable[int]) -> None:
@@ -67,7 +67,7 @@ class Cursor:
             self._took_s, self._began_s = perf_counter() - self._began_s, None
             self._from_start_s = self._clock.monotonic_s()
         if found:
-            self._oldest = min((found[0], *taken))
+            self.oldest = min((found[0], *taken))
 
     def found_newest(self, found: Sequence[int]) -> None:
         """What a look from the other end found, the newest first."""
@@ -79,4 +79,4 @@ class Cursor:
         """These were settled; those that are pending stand where they stood."""
         for each in settlements:
             if each.state == State.PENDING and each.due_at == 0:
-                self._oldest = min(self._oldest, each.seq)
+                self.oldest = min(self.oldest, each.seq)
