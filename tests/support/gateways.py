@@ -305,6 +305,7 @@ class Producers:
                     self.refusals[status] = self.refusals.get(status, 0) + 1
                     if status not in (503, 507):
                         self.errors.append(f"{status} {told!r}")
+                        connection.close()
                         return
                 if connection is not None:
                     connection.close()

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from outboxd.clock import CorrectedClock
-from outboxd.errors import CommitUnknown, OutboxUnusable
+from outboxd.errors import CommitUnknown, OutboxUnreachable, OutboxUnusable
+from outboxd.outbox.postgresql.connection import translate
 from outboxd.outbox.postgresql.engine import PostgresEngine
 
 PATIENCE_S = 20.0
@@ -95,3 +96,10 @@ def test_a_lease_that_another_clock_wrote_keeps_nobody_from_delivering(engine, u
     assert other.look_around().lease_left_s == 0
     assert other.take_lease()
     other.close()
+
+
+def test_a_session_that_the_server_ended_is_no_error_of_ours():
+    """A gateway was stopped for seconds in the middle of a transaction: its hosts are
+    told to come again, and not that something is to be reported."""
+    ended = psycopg.errors.IdleInTransactionSessionTimeout("terminating connection")
+    assert isinstance(translate(ended), OutboxUnreachable)

@@ -117,7 +117,9 @@ def translate(error: psycopg.Error, in_commit: bool = False) -> OutboxdError:
             "free some space there; it goes on by itself",
             5,
         )
-    broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    # A gateway that was stopped in the middle of a transaction finds its session ended.
+    ended = errors.IdleInTransactionSessionTimeout
+    broken = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | ended)
     if broken and in_commit:
         return CommitUnknown(
             f"the connection ended during a commit: {told}",
