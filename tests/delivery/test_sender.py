@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from simulation.history import DAY_S, SETTINGS, World
+from simulation.history import DAY_S, World, with_settings
 
 from outboxd.delivery import in_flight, next_hop
 from outboxd.delivery.facts import (
@@ -53,7 +53,7 @@ def test_an_event_for_an_idle_sender_takes_one_commit_to_its_request_and_one_to_
 
 @pytest.mark.parametrize("order", ["mixed", "fifo"])
 def test_what_was_claimed_as_it_came_in_is_not_sent_once_the_operator_holds(order):
-    world = World(SETTINGS._replace(order=order))
+    world = World(with_settings(order=order))
 
     async def main() -> None:
         await world.start()
@@ -151,7 +151,7 @@ def test_what_the_operator_holds_was_not_delayed_by_an_outage():
 
 def test_fresh_events_overtake_the_backlog():
     for read_ahead in (True, False):
-        world = World(SETTINGS._replace(concurrency_max=1, read_ahead=read_ahead))
+        world = World(with_settings(concurrency_max=1, read_ahead=read_ahead))
 
         async def main(world: World = world) -> None:
             await world.start()
@@ -172,7 +172,7 @@ def test_fresh_events_overtake_the_backlog():
 
 
 def test_in_strict_order_nothing_overtakes_what_was_not_asked_and_nothing_spins():
-    world = World(SETTINGS._replace(order="fifo"))
+    world = World(with_settings(order="fifo"))
 
     async def main() -> None:
         await world.start()
@@ -189,7 +189,7 @@ def test_in_strict_order_nothing_overtakes_what_was_not_asked_and_nothing_spins(
 
 @pytest.mark.parametrize("weather", ["refused", "dns"])
 def test_in_strict_order_an_outage_in_which_nothing_leaves_changes_no_order(weather):
-    world = World(SETTINGS._replace(order="fifo"))
+    world = World(with_settings(order="fifo"))
 
     async def main() -> None:
         await world.start()
@@ -205,7 +205,7 @@ def test_in_strict_order_an_outage_in_which_nothing_leaves_changes_no_order(weat
 
 
 def test_a_storm_of_equal_events_in_an_outage_becomes_one_that_counts_them():
-    world = World(SETTINGS._replace(read_ahead=False), repeat_window_s=4 * HOUR_S)
+    world = World(with_settings(read_ahead=False), repeat_window_s=4 * HOUR_S)
 
     async def main() -> None:
         await world.start()
@@ -226,7 +226,7 @@ def test_a_storm_of_equal_events_in_an_outage_becomes_one_that_counts_them():
 
 
 def test_a_hung_request_does_not_stall_the_others():
-    world = World(SETTINGS._replace(concurrency_max=4))
+    world = World(with_settings(concurrency_max=4))
 
     async def main() -> None:
         await world.start()
@@ -264,7 +264,7 @@ def test_an_events_own_backoff_ends_by_itself():
 
 
 def test_a_poisoned_event_is_exhausted_while_others_are_delivered():
-    world = World(SETTINGS._replace(attempts_max=5))
+    world = World(with_settings(attempts_max=5))
 
     async def main() -> None:
         await world.start()
@@ -286,7 +286,7 @@ def test_a_poisoned_event_is_exhausted_while_others_are_delivered():
 
 
 def test_an_event_that_a_defect_of_ours_keeps_from_being_sent_is_given_up_alone(monkeypatch):
-    world = World(SETTINGS._replace(attempts_max=3))
+    world = World(with_settings(attempts_max=3))
     stamped = next_hop.stamped
 
     def defective(entry, *rest):
@@ -336,7 +336,7 @@ def test_an_answer_that_a_defect_of_ours_keeps_from_being_understood_is_in_doubt
 
 
 def test_a_poisoned_event_alone_is_an_outage_and_nothing_is_spent():
-    world = World(SETTINGS._replace(attempts_max=3))
+    world = World(with_settings(attempts_max=3))
 
     async def main() -> None:
         await world.start()
@@ -354,7 +354,7 @@ def test_a_poisoned_event_alone_is_an_outage_and_nothing_is_spent():
 
 @pytest.mark.parametrize("jump_s", [DAY_S, -DAY_S])
 def test_a_clock_that_jumps_neither_stalls_nor_hurries_an_events_own_backoff(jump_s):
-    world = World(SETTINGS._replace(backoff_initial_s=200.0, concurrency_max=1))
+    world = World(with_settings(backoff_initial_s=200.0, concurrency_max=1))
     world.rng.random = lambda: 0.9
 
     async def main() -> None:
@@ -440,7 +440,7 @@ def test_the_operators_hold_outlives_a_restart():
 
 
 def test_an_entry_that_was_read_ahead_and_is_then_held_is_not_sent():
-    world = World(SETTINGS._replace(concurrency_max=1))
+    world = World(with_settings(concurrency_max=1))
 
     async def main() -> None:
         await world.start()
@@ -471,10 +471,10 @@ def test_another_endpoint_is_begun_afresh():
         await world.give(3)
         await asyncio.sleep(1)
         world.network.turn("fine")
-        elsewhere = SETTINGS._replace(endpoint="https://elsewhere.example/events")
+        elsewhere = with_settings(endpoint="https://elsewhere.example/events")
         world.agent.sender.reconfigure(elsewhere, world.network)
         assert world.agent.sender.status().state == "untried"
-        assert world.agent.sender.status().endpoint == elsewhere.endpoint
+        assert world.agent.sender.status().endpoint == elsewhere.komodor.endpoint
         await world.until_empty(10)
 
     world.run(main())
@@ -484,7 +484,7 @@ def test_another_endpoint_is_begun_afresh():
 
 
 def test_a_stop_lets_land_what_lands_in_time_and_marks_the_rest():
-    world = World(SETTINGS._replace(concurrency_max=4))
+    world = World(with_settings(concurrency_max=4))
 
     async def main() -> None:
         await world.start()
@@ -605,7 +605,7 @@ def test_a_drain_settles_within_a_tenth_below_what_is_taken(limit):
 
 @pytest.mark.parametrize("rate_max", [1, 10, 200])
 def test_rate_max_is_kept_and_used(rate_max):
-    world = World(SETTINGS._replace(rate_max=rate_max), commit_s=lambda: 0.003)
+    world = World(with_settings(rate_max=rate_max), commit_s=lambda: 0.003)
 
     async def main() -> None:
         await world.start()

@@ -122,14 +122,16 @@ class Checks:
             return
         must(row and row[0] == "pending", f"{now}: sent though it is {row}")
         must(row[1] in self.sending(), f"{now}: sent and not written down as in flight")
-        limit = 1 if self.settings.order == "fifo" else self.settings.concurrency_max
+        limit = (
+            1 if self.settings.delivery.order == "fifo" else self.settings.delivery.concurrency_max
+        )
         # Those that hang are beside it, and those that were refused before.
         aside = sum(
             request.began_s - r.began_s >= 5.0 or r.id in self._refused_s for r in self._flying()
         )
         limit += min(aside, 16)
         must(in_flight <= limit, f"{now}: {in_flight} in flight, {limit} allowed")
-        if self.settings.order == "fifo":
+        if self.settings.delivery.order == "fifo":
             self._check_order(request, row[1], now)
         self._check_stamp(request, now)
 
@@ -155,7 +157,10 @@ class Checks:
         if self.was_set_back or (self.agents > 1 and received_at < 1_577_836_800_000):
             return  # no time after that says how long anything took
         # An agent that was started since the clock was set knows the wall clock alone.
-        late = {delay_ms > self.settings.late_after_s * 1000, passed_s > self.settings.late_after_s}
+        late = {
+            delay_ms > self.settings.delivery.late_after_s * 1000,
+            passed_s > self.settings.delivery.late_after_s,
+        }
         must(("deliveryDelay" in request.details) in late, f"{now}: stamped wrongly, {delay_ms}")
 
     def request_ended(self, request: Request) -> None:
@@ -166,7 +171,7 @@ class Checks:
         at_s, count = self._ended
         self._ended = (request.ended_s, count + 1 if at_s == request.ended_s else 1)
         wait_s = _told_to_wait_s(answer)
-        until_s = 0.0 if wait_s is None else min(wait_s, self.settings.retry_after_max_s)
+        until_s = 0.0 if wait_s is None else min(wait_s, self.settings.komodor.retry_after_max_s)
         is_its_own = self._passed_since_refused(request.id)
         if answer.status != 201:
             self._refused_s.setdefault(request.id, request.ended_s)
@@ -175,7 +180,7 @@ class Checks:
             own_until_s = request.ended_s + until_s - 1e-6
             self._own_wait_until_s[request.id] = (own_until_s, self.resets)
         elif wait_s is not None:
-            wait_s = min(wait_s, self.settings.retry_after_max_s)
+            wait_s = min(wait_s, self.settings.komodor.retry_after_max_s)
             before_s = self._wait_until_s if self.resets == self._told_to_wait_by else 0.0
             # Retry-After is in whole seconds, and floats round.
             self._wait_until_s = max(before_s, request.ended_s + wait_s - 1e-6)
@@ -348,7 +353,9 @@ class Checks:
             walled = any(r.id == id and r.weather in REJECTS for r in self.network.requests)
             must(poison or walled, f"{name} was rejected, and only its way was bad: {attempts}")
         elif reason == "exhausted":
-            must(spent >= self.settings.attempts_max, f"{name} exhausted with {spent} spent")
+            must(
+                spent >= self.settings.delivery.attempts_max, f"{name} exhausted with {spent} spent"
+            )
             must(poison, f"{name} was given up: {attempts}")
         else:
             must(expires_at is not None, f"{name} expired without a ttl")
@@ -383,19 +390,22 @@ class Checks:
             weather = requests[0].weather
             lasted_s = requests[-1].began_s - requests[0].began_s
             if weather in OUTAGES:
-                ramp = math.log2(settings.backoff_max_s / settings.backoff_initial_s) + 1
-                probes = 4 * lasted_s / settings.backoff_max_s + 3 * ramp
+                ramp = (
+                    math.log2(settings.delivery.backoff_max_s / settings.delivery.backoff_initial_s)
+                    + 1
+                )
+                probes = 4 * lasted_s / settings.delivery.backoff_max_s + 3 * ramp
             else:
-                probes = lasted_s / settings.hold_probe_s
+                probes = lasted_s / settings.delivery.hold_probe_s
             restarts = (self.resets + 1) * 12
-            most = settings.concurrency_max + 10 + probes + restarts
+            most = settings.delivery.concurrency_max + 10 + probes + restarts
             must(
                 len(requests) <= most,
                 f"{len(requests)} requests in {lasted_s:.0f} s of '{weather}', at most {most:.0f}",
             )
 
     def _check_pace(self) -> None:
-        rate = self.settings.rate_max
+        rate = self.settings.delivery.rate_max
         if not rate:
             return
         slack = max(1.0, rate * 0.05) + 1e-6

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from simulation.checks import must
-from simulation.history import SETTINGS, World
+from simulation.history import World, with_settings
 from simulation.network import Network, Request
 from simulation.virtual_loop import VirtualLoop, run
 
@@ -133,7 +133,7 @@ def play_return(seed: int, kind: Callable[[VirtualLoop], Endpoint], events: int)
     """Every agent gets so many events in an outage; it ends, and the bounds hold."""
     rng = random.Random(f"fleet {seed}")
     loop = VirtualLoop()
-    settings = SETTINGS._replace(concurrency_max=64, backoff_max_s=BACKOFF_MAX_S)
+    settings = with_settings(concurrency_max=64, backoff_max_s=BACKOFF_MAX_S)
     fleet = [
         World(settings=settings, seed=rng.randrange(1 << 30), loop=loop, network_of=SharedNetwork)
         for _ in range(AGENTS)

@@ -11,7 +11,7 @@ import asyncio
 import random
 
 from simulation.checks import must
-from simulation.history import SETTINGS, World
+from simulation.history import World, with_settings
 from simulation.network import GRUDGES
 
 HOLD_PROBE_S = 20.0
@@ -36,7 +36,7 @@ def play_grudges(seed: int) -> World:
     """Good events, about one a second, and up to three bad ones among them."""
     rng = random.Random(f"grudges {seed}")
     world = World(
-        settings=SETTINGS._replace(
+        settings=with_settings(
             order=rng.choice(("mixed", "fifo")),
             concurrency_max=rng.choice((1, 4, 64)),
             attempts_max=rng.choice((5, 20)),
@@ -85,7 +85,7 @@ def play_stream(seed: int) -> World:
     rng = random.Random(f"stream {seed}")
     kind, order = STREAMS[seed % len(STREAMS)]
     world = World(
-        settings=SETTINGS._replace(
+        settings=with_settings(
             order=order,
             concurrency_max=rng.choice((1, 4, 64)),
             hold_probe_s=HOLD_PROBE_S,
@@ -111,7 +111,7 @@ def play_stream(seed: int) -> World:
 
 def play_hangs(seed: int) -> World:
     """One event a second; every tenth is never answered: nobody waits for its end."""
-    world = World(settings=SETTINGS._replace(concurrency_max=64), seed=seed)
+    world = World(settings=with_settings(concurrency_max=64), seed=seed)
 
     async def main() -> None:
         await world.start()
@@ -134,7 +134,7 @@ def play_wrong_key(seed: int) -> World:
     rng = random.Random(f"wrong key {seed}")
     everything = rng.choice(("401", "403", "404", "302", "400 for all"))
     world = World(
-        settings=SETTINGS._replace(
+        settings=with_settings(
             order=rng.choice(("mixed", "fifo")),
             concurrency_max=rng.choice((1, 4, 64)),
             hold_probe_s=HOLD_PROBE_S,

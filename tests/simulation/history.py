@@ -14,11 +14,13 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
 from simulation.checks import Checks, must
 from simulation.memory import InlineWriter, MemoryEngine
 from simulation.network import CALM, GRUDGES, HOLDS, OUTAGES, REJECTS, THROTTLES, Network
 from simulation.virtual_loop import VirtualClock, VirtualLoop, run
 
+from outboxd.config.load import load_client
 from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import Settings
 from outboxd.errors import DiskShort
@@ -26,21 +28,21 @@ from outboxd.outbox.model import EntryChange, Incoming
 from outboxd.outbox.outbox import Outbox
 from outboxd.status import DestinationState
 
-SETTINGS = Settings(
-    endpoint="https://komodor.example/mgmt/v1/events",
-    concurrency_max=16,
-    rate_max=0,
-    backoff_initial_s=1.0,
-    backoff_max_s=300.0,
-    attempts_max=20,
-    hold_probe_s=300.0,
-    retry_after_max_s=3600.0,
-    stamp="late",
-    late_after_s=60.0,
-    order="mixed",
-    fresh_share=0.25,
-    read_ahead=True,
-)
+_BUILT_IN = load_client(None, {"HOME": "/"})
+
+
+def with_settings(read_ahead: bool = True, **changes: object) -> Settings:
+    """The sender's settings: those built in, with few permits, but for these changes."""
+    changes = {"concurrency_max": 16, **changes}
+    komodor = {
+        name: changes.pop(name) for name in ("endpoint", "retry_after_max_s") if name in changes
+    }
+    return Settings(
+        replace(_BUILT_IN.komodor, **komodor), replace(_BUILT_IN.delivery, **changes), read_ahead
+    )
+
+
+SETTINGS = with_settings()
 DAY_S = 86_400.0
 YEAR_2020_MS = 1_577_836_800_000
 
@@ -165,7 +167,7 @@ class World:
             r for r in self.network.requests
             if r.incarnation == self.network.incarnation and r.unsettled
         ]  # fmt: skip
-        limit = self.settings.concurrency_max + 16  # of them, those that hang
+        limit = self.settings.delivery.concurrency_max + 16  # of them, those that hang
         if len({r.id for r in unsettled}) > limit:
             self.checks.problems.append(f"{len(unsettled)} in doubt at a crash, limit {limit}")
         self.network.incarnation += 1
@@ -323,7 +325,7 @@ def play(seed: int) -> World:
 
 def _settings(rng: random.Random) -> Settings:
     fifo = rng.random() < 0.15
-    return SETTINGS._replace(
+    return with_settings(
         concurrency_max=rng.choice((1, 2, 4, 16)),
         rate_max=rng.choice((0, 0, 0, 1, 5, 100)),
         backoff_initial_s=rng.choice((0.5, 1.0, 2.0)),
@@ -478,23 +480,27 @@ class _History:
         """The backlog ends; poisoned events do while others are delivered."""
         world, settings = self.world, self.world.settings
         longest_wait_s = max(
-            settings.hold_probe_s, settings.backoff_max_s, settings.retry_after_max_s
+            settings.delivery.hold_probe_s,
+            settings.delivery.backoff_max_s,
+            settings.komodor.retry_after_max_s,
         )
         per_event_s = 2 * world.network.latency_s + 2.0
         within_s = 2 * longest_wait_s + 120.0 + world.count * per_event_s
         stuck = self._poisoned()
-        within_s += 3 * len(stuck) * (settings.backoff_max_s + 40)
+        within_s += 3 * len(stuck) * (settings.delivery.backoff_max_s + 40)
         await world.until_empty(within_s, lambda: len(self._poisoned()))
         if stuck and self.rng.random() < 0.3:
             await self._exhaust(len(stuck))
 
     async def _exhaust(self, stuck: int) -> None:
         world, settings = self.world, self.world.settings
-        for _ in range(2 * stuck * (settings.attempts_max + 3)):
+        for _ in range(2 * stuck * (settings.delivery.attempts_max + 3)):
             if not self._poisoned():
                 return
             await world.give()
-            await asyncio.sleep(self.rng.uniform(1.0, 1.1) * (settings.backoff_max_s + 35.0))
+            await asyncio.sleep(
+                self.rng.uniform(1.0, 1.1) * (settings.delivery.backoff_max_s + 35.0)
+            )
         must(not self._poisoned(), "a poisoned event is retried for ever")
 
     def _poisoned(self) -> list[str]:

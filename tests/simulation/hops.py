@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulation.checks import must
-from simulation.history import SETTINGS
+from simulation.history import with_settings
 from simulation.memory import InlineWriter, MemoryEngine
 from simulation.virtual_loop import VirtualClock, VirtualLoop, run
 
@@ -171,7 +171,7 @@ class Node:
 
         outbox = await Outbox.start(self.engine, make_writer=make_writer)
         writers[0].commit_s = lambda: self.fleet.rng.expovariate(50.0)
-        settings = SETTINGS._replace(
+        settings = with_settings(
             stamp="always", backoff_max_s=60.0, hold_probe_s=60.0, concurrency_max=4
         )
         sender = Sender(

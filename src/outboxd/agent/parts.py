@@ -66,22 +66,7 @@ TEXTFILE_S = 15.0
 
 def sender_settings(config: Config) -> Settings:
     """What the sender needs of the configuration."""
-    delivery = config.delivery
-    return Settings(
-        endpoint=config.komodor.endpoint,
-        concurrency_max=delivery.concurrency_max,
-        rate_max=delivery.rate_max,
-        backoff_initial_s=delivery.backoff_initial_s,
-        backoff_max_s=delivery.backoff_max_s,
-        attempts_max=delivery.attempts_max,
-        hold_probe_s=delivery.hold_probe_s,
-        retry_after_max_s=config.komodor.retry_after_max_s,
-        stamp=delivery.stamp,
-        late_after_s=delivery.late_after_s,
-        order=delivery.order,
-        fresh_share=delivery.fresh_share,
-        read_ahead=not config.dedup.repeat_window_s,
-    )
+    return Settings(config.komodor, config.delivery, not config.dedup.repeat_window_s)
 
 
 class AgentParts:

@@ -176,7 +176,9 @@ class InFlight:
         effect = None
         try:
             now_s = self._clock.monotonic_s()
-            meaning = decide(answer, self._clock.wall_ms(), self._settings.retry_after_max_s)
+            meaning = decide(
+                answer, self._clock.wall_ms(), self._settings.komodor.retry_after_max_s
+            )
             effect = self._gate.ended(request.permit, meaning, now_s, self._random())
             self._end(request, meaning, effect, now_s)
         except Exception as error:
@@ -192,7 +194,11 @@ class InFlight:
         """What was sent last, or would be sent now."""
         settings = self._settings
         return self.next_hop.shown_body(
-            entry, self._clock.wall_ms(), settings.stamp, settings.late_after_s, self._host
+            entry,
+            self._clock.wall_ms(),
+            settings.delivery.stamp,
+            settings.delivery.late_after_s,
+            self._host,
         )
 
     def _body(self, request: Request, settings: Settings, next_hop: NextHop) -> bytes:
@@ -200,8 +206,8 @@ class InFlight:
         return next_hop.body(
             request.entry,
             request.started_at,
-            settings.stamp,
-            settings.late_after_s,
+            settings.delivery.stamp,
+            settings.delivery.late_after_s,
             self._host,
             None if since_s is None else self._clock.since_boot_s() - since_s,
         )
@@ -229,7 +235,7 @@ class InFlight:
             attempt,
             meaning,
             effect,
-            attempts_max=self._settings.attempts_max,
+            attempts_max=self._settings.delivery.attempts_max,
             due_at=0 if effect.rests_s is None else self._rest(entry.seq, effect.rests_s),
         )
         self._finished[entry.seq] = settled
@@ -297,7 +303,7 @@ class InFlight:
     def _lose_sight_of(self, request: Request, error: Exception) -> None:
         """A defect of ours while it ended: it may have arrived, and is tried again."""
         why = f"internal error: {error!r}: the event may have arrived"
-        due_at = self._rest(request.entry.seq, self._settings.backoff_initial_s)
+        due_at = self._rest(request.entry.seq, self._settings.delivery.backoff_initial_s)
         self._doubt(request)
         self._finished.setdefault(request.entry.seq, self._unseen(request, why=why, due_at=due_at))
         self._ended()

@@ -73,18 +73,18 @@ class Sender:
         self._clock = clock
         now_s = clock.monotonic_s()
         self._gate = Gate(
-            Backoff(settings.backoff_initial_s, settings.backoff_max_s),
-            settings.hold_probe_s,
-            settings.concurrency_max,
-            settings.rate_max,
+            Backoff(settings.delivery.backoff_initial_s, settings.delivery.backoff_max_s),
+            settings.delivery.hold_probe_s,
+            settings.delivery.concurrency_max,
+            settings.delivery.rate_max,
             now_s,
             in_order=settings.fifo,
         )
         self._claims = Claims(
             outbox,
             clock,
-            settings.order,
-            settings.fresh_share,
+            settings.delivery.order,
+            settings.delivery.fresh_share,
             _due_horizon_s(settings),
             settings.read_ahead,
         )
@@ -126,7 +126,7 @@ class Sender:
             return wall_ms + round((at_s - now_s) * 1000)
 
         return DestinationStatus(
-            endpoint=self._settings.endpoint,
+            endpoint=self._settings.komodor.endpoint,
             state=view.state,
             reason=view.reason or self._announcer.of_set_aside(self._gate.set_aside()),
             since_at=wall(view.since_s),
@@ -211,16 +211,19 @@ class Sender:
         before, self._settings = self._settings, settings
         self._in_flight.configure(settings, transport)
         self._gate.configure(
-            Backoff(settings.backoff_initial_s, settings.backoff_max_s),
-            settings.hold_probe_s,
-            settings.concurrency_max,
-            settings.rate_max,
+            Backoff(settings.delivery.backoff_initial_s, settings.delivery.backoff_max_s),
+            settings.delivery.hold_probe_s,
+            settings.delivery.concurrency_max,
+            settings.delivery.rate_max,
             in_order=settings.fifo,
         )
         self._claims.configure(
-            settings.order, settings.fresh_share, _due_horizon_s(settings), settings.read_ahead
+            settings.delivery.order,
+            settings.delivery.fresh_share,
+            _due_horizon_s(settings),
+            settings.read_ahead,
         )
-        if settings.endpoint != before.endpoint:
+        if settings.komodor.endpoint != before.komodor.endpoint:
             self._gate.moved(self._clock.monotonic_s())
             self._announcer.state(self._gate.view(), None)
         self.key_changed()
@@ -482,4 +485,4 @@ def _held_by(hold: DestinationHold) -> str:
 
 def _due_horizon_s(settings: Settings) -> float:
     """No entry waits longer by itself; a due time beyond was written by a wrong clock."""
-    return max(settings.backoff_max_s, settings.retry_after_max_s)
+    return max(settings.delivery.backoff_max_s, settings.komodor.retry_after_max_s)
