@@ -22,7 +22,7 @@ from benchmarks.intake import hold, load
 from benchmarks.machine import HERE, Agent, endpoint, stats
 from benchmarks.prepared import fill
 from benchmarks.table import Row
-from outboxd.gateway.tokens import Limits, Token, append_token, digest_of
+from outboxd.gateway.tokens import ProducerLimits, Token, append_token, digest_of
 
 TOKEN = "benchmark"  # the API key of every agent here
 DRAIN_S = 600.0
@@ -41,7 +41,7 @@ def gateway(directory: Path, komodor_port: int) -> Gateway:
     authority.cert_pem.write_to_path(directory / "ca.pem")
     certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_and_cert_chain_pem.write_to_path(directory / "gateway.pem")
-    append_token(str(directory / "tokens"), Token("hosts", digest_of(TOKEN), Limits()))
+    append_token(str(directory / "tokens"), Token("hosts", digest_of(TOKEN), ProducerLimits()))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outboxd.budgets import Budget, Limits, Patience
+from outboxd.budgets import Budget, ListenerLimits, Patience
 
 
 def test_no_holder_has_more_than_its_share_and_all_together_no_more_than_the_total():
@@ -77,8 +77,8 @@ def test_patience_cannot_be_saved_up():
 
 
 def test_limits_leave_descriptors_for_the_rest_of_the_process():
-    limits = Limits(1024, 512).fit(1024, 0.75)
+    limits = ListenerLimits(1024, 512).fit(1024, 0.75)
     assert limits.connections.total == 576
     assert limits.connections.share == 288
-    assert Limits(1024, 512).fit(1 << 20).connections.total == 1024
-    assert Limits(1024, 512).fit(32).connections.total == 16
+    assert ListenerLimits(1024, 512).fit(1 << 20).connections.total == 1024
+    assert ListenerLimits(1024, 512).fit(32).connections.total == 16

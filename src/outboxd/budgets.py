@@ -95,7 +95,7 @@ class Patience:
         return self.left_s > 0
 
 
-class Limits:
+class ListenerLimits:
     """What one listener may use, and one peer of it. `fit` keeps it within the process's means."""
 
     __slots__ = ("bytes", "connections")
@@ -112,7 +112,7 @@ class Limits:
         # yet, beyond `serve.connection.FREE_BYTES` for each connection.
         self.bytes = Budget(bytes, bytes_per_peer)
 
-    def fit(self, descriptors: float, part: float = 1.0) -> Limits:
+    def fit(self, descriptors: float, part: float = 1.0) -> ListenerLimits:
         """Stay within a part of the descriptors that are not kept back."""
         free = descriptors - min(DESCRIPTORS_KEPT_BACK, descriptors / 2)
         if free < inf:
@@ -123,21 +123,23 @@ class Limits:
         return self
 
 
-def socket_limits() -> Limits:
+def socket_limits() -> ListenerLimits:
     """The agent's Unix socket; a peer is a user. Half of it is left for the others."""
-    return Limits(connections=1024, connections_per_peer=512)
+    return ListenerLimits(connections=1024, connections_per_peer=512)
 
 
-def page_limits() -> Limits:
+def page_limits() -> ListenerLimits:
     """The page's port; a peer is an address, and on loopback all users share one."""
-    return Limits(connections=128, connections_per_peer=96)
+    return ListenerLimits(connections=128, connections_per_peer=96)
 
 
-def gateway_limits(connections: int, connections_per_peer: int) -> Limits:
+def gateway_limits(connections: int, connections_per_peer: int) -> ListenerLimits:
     """The TCP listener; a peer is an address, behind which there may be many hosts."""
-    return Limits(connections, connections_per_peer, bytes=96 * MIB, bytes_per_peer=24 * MIB)
+    return ListenerLimits(
+        connections, connections_per_peer, bytes=96 * MIB, bytes_per_peer=24 * MIB
+    )
 
 
-def sandbox_limits() -> Limits:
+def sandbox_limits() -> ListenerLimits:
     """The sandbox serves one agent at a time, as fast as it can."""
-    return Limits(4096, 4096, bytes=256 * MIB, bytes_per_peer=256 * MIB)
+    return ListenerLimits(4096, 4096, bytes=256 * MIB, bytes_per_peer=256 * MIB)

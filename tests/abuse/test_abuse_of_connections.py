@@ -31,8 +31,8 @@ ANY_NUMBER = """
 import outboxd.budgets as budgets
 def unlimited(self, *numbers, **named):
     self.connections = self.bytes = budgets.Budget(1 << 40)
-budgets.Limits.__init__ = unlimited
-budgets.Limits.fit = lambda self, *a: self
+budgets.ListenerLimits.__init__ = unlimited
+budgets.ListenerLimits.fit = lambda self, *a: self
 """
 EXPLAINED_ON_THE_LOOP = """
 import contextlib

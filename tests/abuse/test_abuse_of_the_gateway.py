@@ -16,7 +16,7 @@ import trustme
 from support.abuse import ATTACKER, PRODUCER, go, ready
 from support.outside import Komodor
 
-from outboxd.gateway.tokens import Limits, append_token, new_token, revoke
+from outboxd.gateway.tokens import ProducerLimits, append_token, new_token, revoke
 from outboxd.times import parse_rfc3339
 
 pytestmark = pytest.mark.alone
@@ -70,8 +70,8 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (500, 500))
 import outboxd.budgets as budgets
 def unlimited(self, *numbers, **named):
     self.connections = self.bytes = budgets.Budget(1 << 40)
-budgets.Limits.__init__ = unlimited
-budgets.Limits.fit = lambda self, *a: self
+budgets.ListenerLimits.__init__ = unlimited
+budgets.ListenerLimits.fit = lambda self, *a: self
 """
 ON_THE_LOOP = """
 import outboxd.gateway.routes as routes
@@ -190,7 +190,7 @@ def attacked_gateway(attacked, tmp_path_factory):
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     tokens, secrets = str(tmp_path / "tokens"), {}
     for name, limits in (("good", {}), ("bad", {"clusters": ("own",)}), ("revoked", {})):
-        secrets[name], token = new_token(name, Limits(**limits))
+        secrets[name], token = new_token(name, ProducerLimits(**limits))
         append_token(tokens, token)
     revoke(tokens, "revoked")
 

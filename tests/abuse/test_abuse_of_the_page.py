@@ -27,8 +27,8 @@ ANY_NUMBER = """
 import outboxd.budgets as budgets
 def unlimited(self, *numbers, **named):
     self.connections = self.bytes = budgets.Budget(1 << 40)
-budgets.Limits.__init__ = unlimited
-budgets.Limits.fit = lambda self, *a: self
+budgets.ListenerLimits.__init__ = unlimited
+budgets.ListenerLimits.fit = lambda self, *a: self
 import outboxd.api.routes as routes
 routes.LISTINGS_AT_ONCE = routes.LISTINGS_WAITING_MAX = 1 << 20
 """

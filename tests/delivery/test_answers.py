@@ -15,7 +15,7 @@ import zlib
 import pytest
 
 from outboxd.delivery import exchange, reading
-from outboxd.delivery.exchange import Connection
+from outboxd.delivery.exchange import EndpointConnection
 from outboxd.delivery.outcome import Fault, decide
 from outboxd.delivery.transport import Transport
 from outboxd.outbox.model import Outcome
@@ -272,7 +272,7 @@ def test_an_answer_that_lies_unread_before_the_request_is_none_of_its(loopback):
 def test_control_without_a_look_at_the_socket_the_event_would_count_as_delivered(
     loopback, monkeypatch
 ):
-    monkeypatch.setattr(Connection, "usable", lambda self: True)
+    monkeypatch.setattr(EndpointConnection, "usable", lambda self: True)
     answer, more = unasked_before_the_second(loopback)
     assert answer.body_start == b'{"unasked":1}'
     assert more == [b""]
@@ -285,8 +285,8 @@ def test_control_bytes_that_nobody_asked_for_would_be_kept_for_the_next(loopback
         else:
             kept.append(data)
 
-    received, kept = Connection.data_received, []
-    monkeypatch.setattr(Connection, "data_received", keeps)
+    received, kept = EndpointConnection.data_received, []
+    monkeypatch.setattr(EndpointConnection, "data_received", keeps)
     with pytest.raises((AssertionError, TimeoutError)):
         test_an_answer_on_an_idle_connection_ends_it_and_is_no_answer(loopback, b"201 Created")
 
@@ -316,7 +316,7 @@ def test_an_endpoint_that_speaks_before_it_is_asked_has_not_taken_the_event(loop
                     while connection.recv(65536):
                         pass
 
-        class Late(Connection):
+        class Late(EndpointConnection):
             """Its first request comes when what was sent has certainly come."""
 
             def exchange(self, request, deadline_s):

@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from outboxd.delivery.backoff import Backoff
-from outboxd.delivery.breaker import Allowance, Breaker, IllegalMove, State
+from outboxd.delivery.breaker import Allowance, Breaker, GateState, IllegalMove
 from outboxd.status import DestinationState
 
 HOLD_PROBE_S = 300.0
@@ -18,22 +18,22 @@ def new() -> Breaker:
     return Breaker(Backoff(1.0, 64.0), HOLD_PROBE_S, T0)
 
 
-def in_state(state: State):
+def in_state(state: GateState):
     """A breaker in this state since T0 + 10, and a ticket that began before it."""
     breaker = new()
     breaker.succeeded(breaker.begin(T0), T0)
     old = breaker.begin(T0)
     now_s = T0 + 10.5  # the success is forgotten: the first failure counts
-    if state is State.UNTRIED:
+    if state is GateState.UNTRIED:
         breaker.pause("maintenance", now_s)
         breaker.release(now_s)
-    elif state is State.OPEN:
+    elif state is GateState.OPEN:
         breaker.unavailable(breaker.begin(now_s), "no connection", now_s, 0.5)
-    elif state is State.THROTTLED:
+    elif state is GateState.THROTTLED:
         breaker.throttled(breaker.begin(now_s), 7.0, "429", now_s, 0.5)
-    elif state is State.HELD:
+    elif state is GateState.HELD:
         breaker.must_hold(breaker.begin(now_s), "401", now_s)
-    elif state is State.PAUSED:
+    elif state is GateState.PAUSED:
         breaker.pause("maintenance", now_s)
     assert breaker.state is state
     return breaker, old, now_s
@@ -48,12 +48,12 @@ MOVES = {
     "abandon": lambda b, t: b.abandon(t),
 }
 U, C, O, T, H, P = (  # noqa: E741 - the columns of the table
-    State.UNTRIED,
-    State.CLOSED,
-    State.OPEN,
-    State.THROTTLED,
-    State.HELD,
-    State.PAUSED,
+    GateState.UNTRIED,
+    GateState.CLOSED,
+    GateState.OPEN,
+    GateState.THROTTLED,
+    GateState.HELD,
+    GateState.PAUSED,
 )
 FRESH = {  # what a request that began in the state brings about
     #             U  C  O  T  H
@@ -91,7 +91,7 @@ def test_a_request_that_began_before_the_state(move, column):
     assert breaker.state is LATE[move][column]
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", GateState)
 def test_how_many_may_start_at_once_and_after_the_wait(state):
     breaker, _, now_s = in_state(state)
     at_once = {U: Allowance.PROBE, C: Allowance.ALL}.get(state, Allowance.NONE)
@@ -104,7 +104,7 @@ def test_how_many_may_start_at_once_and_after_the_wait(state):
         assert breaker.next_probe_s() is None
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", GateState)
 def test_what_the_operator_sees(state):
     breaker, _, now_s = in_state(state)
     view = breaker.view()
@@ -132,7 +132,7 @@ ILLEGAL = {
     **{
         f"{name} twice": (state, lambda b, old, move=move: move(b, old))
         for name, move in MOVES.items()
-        for state in State
+        for state in GateState
     },
 }
 
@@ -274,7 +274,7 @@ def test_where_nothing_waits_a_release_changes_nothing():
 # --- the second opinion ---------------------------------------------------------
 
 
-def in_doubt(state: State):
+def in_doubt(state: GateState):
     """A breaker in which one entry alone speaks for the state, since LATER."""
     breaker, _, _ = in_state(C)
     if state is O:

@@ -15,7 +15,12 @@ from outboxd.outbox.model import Attempt, Incoming, Settlement
 from outboxd.outbox.sqlite.connection import PAGE_BYTES
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.sqlite.rescue import wal
-from outboxd.outbox.sqlite.rescue.wal import FRAME_HEADER_BYTES, HEADER_BYTES, SECTOR_BYTES, Verdict
+from outboxd.outbox.sqlite.rescue.wal import (
+    FRAME_HEADER_BYTES,
+    HEADER_BYTES,
+    SECTOR_BYTES,
+    WalCondition,
+)
 
 
 @pytest.fixture
@@ -70,7 +75,7 @@ def test_an_older_version_of_any_one_sector_is_a_power_cut(log):
                 continue
             tried += 1
             read = wal.read(image, PAGE_BYTES)
-            assert read.verdict is not Verdict.DAMAGED, (sector, since, read.detail)
+            assert read.verdict is not WalCondition.DAMAGED, (sector, since, read.detail)
     assert tried > 50
 
 
@@ -78,7 +83,7 @@ def test_the_header_is_synced_first_so_any_of_its_bits_is_damage(log):
     for byte in range(HEADER_BYTES):
         image = bytearray(log)
         image[byte] ^= 16
-        assert wal.read(bytes(image), PAGE_BYTES).verdict is Verdict.DAMAGED
+        assert wal.read(bytes(image), PAGE_BYTES).verdict is WalCondition.DAMAGED
 
 
 def test_a_crash_while_the_tables_are_made_leaves_none(tmp_path, monkeypatch):

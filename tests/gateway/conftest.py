@@ -16,7 +16,7 @@ import trustme
 from support.agent import Zygote
 from support.outside import Agent, Komodor
 
-from outboxd.gateway.tokens import Limits, append_token, new_token
+from outboxd.gateway.tokens import ProducerLimits, append_token, new_token
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ class Gateway:
 
     def token(self, name: str, **limits: Any) -> str:
         """A new token, in force once the gateway has looked at the file."""
-        secret, token = new_token(name, Limits(**limits))
+        secret, token = new_token(name, ProducerLimits(**limits))
         append_token(str(self.tokens), token)
         return secret
 
@@ -109,7 +109,7 @@ def make_gateway(
         path.touch(mode=0o600)
         secrets = {}
         for name, limits in (tokens or {"web": {}}).items():
-            secrets[name], token = new_token(name, Limits(**limits))
+            secrets[name], token = new_token(name, ProducerLimits(**limits))
             append_token(str(path), token)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from outboxd.event.komodor import parse
-from outboxd.gateway.authority import Pace, fill_in, objection
-from outboxd.gateway.tokens import Limits
+from outboxd.gateway.authority import TokenBucket, fill_in, objection
+from outboxd.gateway.tokens import ProducerLimits
 
 
 def event(**scope):
@@ -22,13 +22,13 @@ def told(limits, **scope):
 
 
 def test_without_limits_everything_is_allowed():
-    assert told(Limits()) == (None, {})
-    assert told(Limits(), clusters=["a"], namespaces=["n"])[0] is None
+    assert told(ProducerLimits()) == (None, {})
+    assert told(ProducerLimits(), clusters=["a"], namespaces=["n"])[0] is None
 
 
 def test_an_event_that_names_no_cluster_gets_the_tokens():
-    assert told(Limits(clusters=("a", "b"))) == (None, {"clusters": ["a", "b"]})
-    limits = Limits(clusters=("a",), namespaces=("n",))
+    assert told(ProducerLimits(clusters=("a", "b"))) == (None, {"clusters": ["a", "b"]})
+    limits = ProducerLimits(clusters=("a",), namespaces=("n",))
     assert told(limits, servicesNames=["s"]) == (
         None,
         {"clusters": ["a"], "namespaces": ["n"], "servicesNames": ["s"]},
@@ -44,20 +44,20 @@ def test_an_event_that_names_no_cluster_gets_the_tokens():
     ],
 )
 def test_a_scope_outside_the_tokens_own_is_refused_with_its_place(scope, field):
-    refused, _ = told(Limits(clusters=("a",), namespaces=("n",)), **scope)
+    refused, _ = told(ProducerLimits(clusters=("a",), namespaces=("n",)), **scope)
     assert refused is not None
     assert refused[1] == field
     assert refused[2].startswith("it may name ")
 
 
 def test_a_required_scope_may_be_any():
-    limits = Limits(require_scope=True)
+    limits = ProducerLimits(require_scope=True)
     assert told(limits)[0] is not None
     assert told(limits, servicesNames=["s"])[0] is None
 
 
 def test_a_rate_lets_one_seconds_events_through_and_then_says_when():
-    pace = Pace(10, 100.0)
+    pace = TokenBucket(10, 100.0)
     assert [pace.take(1, 100.0) for _ in range(10)] == [0.0] * 10
     assert pace.take(1, 100.0) == pytest.approx(0.1)
     assert pace.take(1, 100.05) == pytest.approx(0.05)
@@ -65,7 +65,7 @@ def test_a_rate_lets_one_seconds_events_through_and_then_says_when():
 
 
 def test_in_the_long_run_a_rate_is_kept_whatever_the_sizes():
-    pace, now_s, taken = Pace(5, 0.0), 0.0, 0
+    pace, now_s, taken = TokenBucket(5, 0.0), 0.0, 0
     for step in range(2000):
         now_s += 0.05
         count = (1, 3, 40)[step % 3]
@@ -75,7 +75,7 @@ def test_in_the_long_run_a_rate_is_kept_whatever_the_sizes():
 
 
 def test_a_rate_below_one_lets_an_event_through_at_a_time():
-    pace = Pace(0.5, 0.0)
+    pace = TokenBucket(0.5, 0.0)
     assert pace.take(1, 0.0) == 0.0
     assert pace.take(1, 0.0) == pytest.approx(2.0)
     assert pace.take(1, 2.0) == 0.0

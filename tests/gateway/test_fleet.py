@@ -26,7 +26,7 @@ from support.agent import GONE, AgentProcess, Zygote
 from support.namespaces import Namespaces, can_make_namespaces
 from support.receiver import OK, Receiver
 
-from outboxd.gateway.tokens import Limits, append_token, new_token
+from outboxd.gateway.tokens import ProducerLimits, append_token, new_token
 
 HOST_COUNT = 20
 BATCH = 10
@@ -88,7 +88,7 @@ class Fleet:
         )
         self.hosts = []
         for number in range(host_count):
-            secret, token = new_token(f"host-{number}", Limits())
+            secret, token = new_token(f"host-{number}", ProducerLimits())
             append_token(str(base / "tokens"), token)
             key = base / f"key-{number}"
             key.write_text(secret)

@@ -17,7 +17,7 @@ import pytest
 
 from outboxd.gateway.alertmanager import ALERTS_MAX
 from outboxd.gateway.routes import VALUES_MAX, WEBHOOK_BYTES_MAX
-from outboxd.gateway.tokens import Limits, new_token
+from outboxd.gateway.tokens import ProducerLimits, new_token
 from outboxd.serve.connection import STALL_S
 
 EVENT = {"eventType": "deploy", "summary": "s", "scope": {"clusters": ["prod"]}}
@@ -158,7 +158,7 @@ def rate_of_a_token_in_a_batch(gateway) -> list[str]:
 
 def work_for_a_wrong_token(gateway) -> list[str]:
     for number in range(MANY_NAMES):
-        line = new_token(f"n{number}", Limits())[1]
+        line = new_token(f"n{number}", ProducerLimits())[1]
         gateway.lines.append(f"{line.name} {line.digest}")
     gateway.tokens.write_text("\n".join([gateway.tokens.read_text().rstrip(), *gateway.lines]))
     gateway.agent.await_log("gateway.tokens_renewed")
@@ -312,7 +312,7 @@ LIMITS = {
         connections_in_all,
         """
 import outboxd.budgets as budgets
-budgets.gateway_limits = lambda total, share: budgets.Limits(4000, 4000)
+budgets.gateway_limits = lambda total, share: budgets.ListenerLimits(4000, 4000)
 """,
         {"intake": {"connections_max": 20, "connections_per_peer": 20}},
     ),
@@ -320,7 +320,7 @@ budgets.gateway_limits = lambda total, share: budgets.Limits(4000, 4000)
         connections_of_a_peer,
         """
 import outboxd.budgets as budgets
-budgets.gateway_limits = lambda total, share: budgets.Limits(total, total)
+budgets.gateway_limits = lambda total, share: budgets.ListenerLimits(total, total)
 """,
         {"intake": {"connections_per_peer": 5}},
     ),
@@ -438,14 +438,14 @@ alertmanager.ALERTS_MAX = 1 << 40
         bytes_of_a_peer,
         """
 import outboxd.budgets as budgets
-budgets.gateway_limits = lambda total, share: budgets.Limits(total, share, 1 << 40, 1 << 40)
+budgets.gateway_limits = lambda total, share: budgets.ListenerLimits(total, share, 1 << 40, 1 << 40)
 """,
     ),
     "descriptors": Limit(
         descriptors_kept_back,
         """
 import outboxd.budgets as budgets
-budgets.Limits.fit = lambda self, *told: self
+budgets.ListenerLimits.fit = lambda self, *told: self
 """,
         always=FEW_DESCRIPTORS,
     ),

@@ -12,8 +12,8 @@ from support.outside import outboxd
 
 from outboxd.errors import ConfigError, UsageError
 from outboxd.gateway.tokens import (
-    Limits,
     Owner,
+    ProducerLimits,
     TokenBook,
     append_token,
     digest_of,
@@ -31,7 +31,7 @@ def as_root():
         pytest.skip("only root can give files away")
 
 
-LIMITS = Limits(clusters=("prod", "a b"), namespaces=("web",), require_scope=True, rate=2.5)
+LIMITS = ProducerLimits(clusters=("prod", "a b"), namespaces=("web",), require_scope=True, rate=2.5)
 
 
 def test_a_secret_has_256_random_bits_and_is_not_in_the_file(tmp_path):
@@ -48,7 +48,11 @@ def test_a_secret_has_256_random_bits_and_is_not_in_the_file(tmp_path):
 def test_what_was_written_is_read_again(tmp_path):
     path = str(tmp_path / "tokens")
     written = []
-    for name, limits in (("a", Limits()), ("b.c_d-e", LIMITS), ("a", Limits(rate=1))):
+    for name, limits in (
+        ("a", ProducerLimits()),
+        ("b.c_d-e", LIMITS),
+        ("a", ProducerLimits(rate=1)),
+    ):
         _, token = new_token(name, limits)
         append_token(path, token)
         written.append(token)
@@ -58,7 +62,7 @@ def test_what_was_written_is_read_again(tmp_path):
 
 def test_a_token_is_found_by_its_secret_alone():
     secret, token = new_token("web", LIMITS)
-    book = TokenBook([new_token("other", Limits())[1], token])
+    book = TokenBook([new_token("other", ProducerLimits())[1], token])
     assert book.find(secret) == token
     for wrong in ("", secret[:-1], secret + "x", token.digest, secret.upper(), "é", "x" * 100_000):
         assert book.find(wrong) is None
@@ -69,18 +73,22 @@ def test_a_name_may_have_two_tokens_while_one_replaces_the_other(tmp_path):
     path = str(tmp_path / "tokens")
     secrets = []
     for _ in range(2):
-        secret, token = new_token("web", Limits())
+        secret, token = new_token("web", ProducerLimits())
         append_token(path, token)
         secrets.append(secret)
     book = TokenBook(read_tokens(path))
     assert all(book.find(secret) is not None for secret in secrets)
     with pytest.raises(UsageError, match="two tokens already"):
-        append_token(path, new_token("web", Limits())[1])
+        append_token(path, new_token("web", ProducerLimits())[1])
 
 
 def test_a_rotation_ends_with_the_newest_token_alone(tmp_path):
     path = str(tmp_path / "tokens")
-    made = [new_token("web", Limits()), new_token("other", Limits()), new_token("web", Limits())]
+    made = [
+        new_token("web", ProducerLimits()),
+        new_token("other", ProducerLimits()),
+        new_token("web", ProducerLimits()),
+    ]
     for _, token in made:
         append_token(path, token)
     assert revoke(path, "web", but_newest=True) == 1
@@ -91,9 +99,9 @@ def test_a_rotation_ends_with_the_newest_token_alone(tmp_path):
 
 def test_a_revoked_name_is_nobodys_and_the_others_stay(tmp_path):
     path = str(tmp_path / "tokens")
-    gone, token = new_token("web", Limits())
+    gone, token = new_token("web", ProducerLimits())
     append_token(path, token)
-    kept, other = new_token("web-2", Limits())
+    kept, other = new_token("web-2", ProducerLimits())
     append_token(path, other)
     assert revoke(path, "web") == 1
     assert revoke(path, "web") == 0
@@ -104,21 +112,21 @@ def test_a_revoked_name_is_nobodys_and_the_others_stay(tmp_path):
 
 def test_the_file_is_for_its_owner_alone_and_keeps_its_mode_and_owner(tmp_path):
     path = tmp_path / "tokens"
-    append_token(str(path), new_token("a", Limits())[1])
+    append_token(str(path), new_token("a", ProducerLimits())[1])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o640)
-    append_token(str(path), new_token("b", Limits())[1])
+    append_token(str(path), new_token("b", ProducerLimits())[1])
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(tmp_path) == ["tokens"]
 
 
 def test_a_new_file_is_given_to_the_agents_user_and_a_later_owner_stays(tmp_path, as_root):
     path = tmp_path / "tokens"
-    append_token(str(path), new_token("a", Limits())[1], Owner(4321, 1234))
+    append_token(str(path), new_token("a", ProducerLimits())[1], Owner(4321, 1234))
     assert (path.stat().st_uid, path.stat().st_gid) == (4321, 1234)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     os.chown(path, 7, 8)
-    append_token(str(path), new_token("b", Limits())[1], Owner(4321, 1234))
+    append_token(str(path), new_token("b", ProducerLimits())[1], Owner(4321, 1234))
     revoke(str(path), "a")
     assert (path.stat().st_uid, path.stat().st_gid) == (7, 8)
 
@@ -141,7 +149,7 @@ def test_of_tokens_that_are_made_at_the_same_time_none_is_lost(tmp_path):
     path = str(tmp_path / "tokens")
 
     def make(number):
-        secret, token = new_token(f"n{number}", Limits())
+        secret, token = new_token(f"n{number}", ProducerLimits())
         append_token(path, token)
         return secret
 
@@ -155,7 +163,7 @@ def test_a_link_stays_one(tmp_path):
     (tmp_path / "real").mkdir()
     link = tmp_path / "tokens"
     link.symlink_to(tmp_path / "real" / "tokens")
-    append_token(str(link), new_token("a", Limits())[1])
+    append_token(str(link), new_token("a", ProducerLimits())[1])
     revoke(str(link), "a")
     assert link.is_symlink()
     assert read_tokens(str(link)) == []
@@ -164,7 +172,7 @@ def test_a_link_stays_one(tmp_path):
 def test_comments_and_empty_lines_are_kept(tmp_path):
     path = tmp_path / "tokens"
     path.write_text("# ours\n\n")
-    append_token(str(path), new_token("a", Limits())[1])
+    append_token(str(path), new_token("a", ProducerLimits())[1])
     revoke(str(path), "a")
     assert path.read_text() == "# ours\n"
 
@@ -204,8 +212,8 @@ def test_a_file_that_is_not_there_says_how_to_make_one(tmp_path):
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "é", "../x", "#a", "a" * 65])
 def test_a_name_that_could_break_a_line_or_a_label_is_refused(name):
     with pytest.raises(UsageError):
-        new_token(name, Limits())
+        new_token(name, ProducerLimits())
 
 
 def test_a_limit_that_is_not_set_is_not_written():
-    assert line_of(new_token("a", Limits())[1]).count(" ") == 1
+    assert line_of(new_token("a", ProducerLimits())[1]).count(" ") == 1

@@ -27,7 +27,7 @@ def nothing_packaged(monkeypatch, tmp_path):
 
 @pytest.fixture
 def load(tmp_path):
-    def load_text(text: str | bytes) -> settings.Settings:
+    def load_text(text: str | bytes) -> settings.ProducerSettings:
         path = tmp_path / "config.toml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return settings.load(str(path), {"HOME": "/home/u"})

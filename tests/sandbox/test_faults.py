@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from outboxd.sandbox.faults import Faults, RateLimit, Verdict, changed, judge, spent
+from outboxd.sandbox.faults import CallHandling, InjectedFaults, RateLimit, changed, judge, spent
 
-NONE = Faults()
+NONE = InjectedFaults()
 
 
 def test_without_faults_nothing_goes_wrong():
     assert NONE.quiet
     verdict = judge(NONE, 0.0, True)
-    assert verdict == Verdict()
+    assert verdict == CallHandling()
 
 
 def test_an_outage_comes_before_everything_else():
-    assert judge(Faults(outage=True, status=500, html=True), 0.5, False).reset
+    assert judge(InjectedFaults(outage=True, status=500, html=True), 0.5, False).reset
 
 
 @pytest.mark.parametrize(
@@ -27,20 +27,22 @@ def test_an_outage_comes_before_everything_else():
      (0.61, None, False), (0.99, None, False)],
 )  # fmt: skip
 def test_shares_are_taken_one_after_the_other_from_one_random_number(chance, status, lost):
-    verdict = judge(Faults(fail_rate=0.2, lost_answer_rate=0.5), chance, True)
+    verdict = judge(InjectedFaults(fail_rate=0.2, lost_answer_rate=0.5), chance, True)
     assert (verdict.status, verdict.lose_answer) == (status, lost)
 
 
 def test_a_fail_rate_of_one_fails_always():
-    assert judge(Faults(fail_rate=1.0), 0.999999, True).status == 500
+    assert judge(InjectedFaults(fail_rate=1.0), 0.999999, True).status == 500
 
 
 def test_delays_add_up():
-    assert judge(Faults(latency_ms=80, hang_seconds=2), 0.5, True).delay_s == pytest.approx(2.08)
+    assert judge(InjectedFaults(latency_ms=80, hang_seconds=2), 0.5, True).delay_s == pytest.approx(
+        2.08
+    )
 
 
 def test_a_number_of_times_counts_down_to_none():
-    faults = Faults(status=500, times=2)
+    faults = InjectedFaults(status=500, times=2)
     assert spent(faults).times == 1
     assert spent(spent(faults)) == NONE
     assert spent(replace(faults, times=None)).status == 500

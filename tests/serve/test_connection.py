@@ -8,7 +8,7 @@ import ssl
 import pytest
 import trustme
 
-from outboxd.budgets import Limits
+from outboxd.budgets import ListenerLimits
 from outboxd.serve import peer
 from outboxd.serve.connection import FREE_BYTES
 from outboxd.serve.tls import TlsFiles
@@ -125,7 +125,7 @@ def test_reading_stops_when_its_client_has_gone(serve, run, tcp):
 
 def test_a_body_over_its_peers_budget_is_refused_and_given_back(serve, run):
     async def main():
-        limits = Limits(10, 10, bytes=200_000, bytes_per_peer=100_000)
+        limits = ListenerLimits(10, 10, bytes=200_000, bytes_per_peer=100_000)
         async with serve(limits=limits) as site:
             head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n"
             answer = await site.raw(head + b"z" * 300_000)
@@ -140,7 +140,7 @@ def test_a_body_over_its_peers_budget_is_refused_and_given_back(serve, run):
 
 def test_over_the_limit_a_connection_is_told_and_idle_ones_give_way(serve, run, monkeypatch):
     async def main():
-        async with serve(limits=Limits(4, 2)) as site:
+        async with serve(limits=ListenerLimits(4, 2)) as site:
             first = await site.open()
             second = await site.open()
             await until(lambda: site.server.connection_count == 2)
@@ -230,7 +230,9 @@ def test_a_handshake_that_stalls_is_ended_and_counts_meanwhile(serve, run, certi
 def test_a_body_of_which_a_piece_was_not_held_is_never_taken_for_whole(serve, run):
     async def main():
         # Room for a small piece, and not for the large one before it.
-        limits = Limits(connections=4, connections_per_peer=4, bytes=4096, bytes_per_peer=4096)
+        limits = ListenerLimits(
+            connections=4, connections_per_peer=4, bytes=4096, bytes_per_peer=4096
+        )
         async with serve(limits=limits) as site:
             size = 64 * 1024 + 10_000
             head = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
@@ -245,7 +247,9 @@ def test_a_body_of_which_a_piece_was_not_held_is_never_taken_for_whole(serve, ru
 
 def test_a_receipt_goes_out_though_its_peers_budget_is_used_up(serve, run):
     async def main():
-        limits = Limits(connections=4, connections_per_peer=4, bytes=1024, bytes_per_peer=1024)
+        limits = ListenerLimits(
+            connections=4, connections_per_peer=4, bytes=1024, bytes_per_peer=1024
+        )
         async with serve(limits=limits) as site:
             reader, writer = await site.open()
             head = b"POST /show-size HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
@@ -264,7 +268,9 @@ def test_a_receipt_goes_out_though_its_peers_budget_is_used_up(serve, run):
 
 def test_a_large_answer_over_the_budget_is_refused_and_nothing_is_given_back_twice(serve, run):
     async def main():
-        limits = Limits(connections=4, connections_per_peer=4, bytes=1024, bytes_per_peer=1024)
+        limits = ListenerLimits(
+            connections=4, connections_per_peer=4, bytes=1024, bytes_per_peer=1024
+        )
         async with serve(limits=limits) as site:
             size = FREE_BYTES + 1024
             head = b"GET /large HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size

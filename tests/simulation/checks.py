@@ -20,7 +20,7 @@ from simulation.network import HOLDS, OUTAGES, REJECTS, Network, Request
 from outboxd.delivery.facts import Fact, GateChanged, OutageEnded
 from outboxd.delivery.outcome import Answer, Fault
 from outboxd.delivery.sender import Sender
-from outboxd.delivery.settings import Settings
+from outboxd.delivery.settings import DeliverySettings
 from outboxd.outbox.model import Outcome, Settlement
 from outboxd.outbox.sqlite import query
 from outboxd.outbox.sqlite.engine import SqliteEngine
@@ -40,7 +40,7 @@ def must(condition: object, what: str) -> None:
 class Checks:
     """Watches one history."""
 
-    settings: Settings
+    settings: DeliverySettings
     engine: SqliteEngine
     network: Network
     sender: Sender | None = None

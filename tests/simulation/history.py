@@ -22,7 +22,7 @@ from simulation.virtual_loop import VirtualClock, VirtualLoop, run
 
 from outboxd.config.load import load_client
 from outboxd.delivery.sender import Sender
-from outboxd.delivery.settings import Settings
+from outboxd.delivery.settings import DeliverySettings
 from outboxd.errors import DiskShort
 from outboxd.outbox.model import EntryChange, Incoming
 from outboxd.outbox.outbox import Outbox
@@ -31,13 +31,13 @@ from outboxd.status import DestinationState
 _BUILT_IN = load_client(None, {"HOME": "/"})
 
 
-def with_settings(read_ahead: bool = True, **changes: object) -> Settings:
+def with_settings(read_ahead: bool = True, **changes: object) -> DeliverySettings:
     """The sender's settings: those built in, with few permits, but for these changes."""
     changes = {"concurrency_max": 16, **changes}
     komodor = {
         name: changes.pop(name) for name in ("endpoint", "retry_after_max_s") if name in changes
     }
-    return Settings(
+    return DeliverySettings(
         replace(_BUILT_IN.komodor, **komodor), replace(_BUILT_IN.delivery, **changes), read_ahead
     )
 
@@ -78,7 +78,7 @@ class WatchedSender(Sender):
 class World:
     """An agent, its outbox, the network and the checks, on virtual time."""
 
-    settings: Settings = SETTINGS
+    settings: DeliverySettings = SETTINGS
     seed: int = 0
     repeat_window_s: float = 0.0
     commit_s: Callable[[], float] = lambda: 0.0
@@ -323,7 +323,7 @@ def play(seed: int) -> World:
     return world
 
 
-def _settings(rng: random.Random) -> Settings:
+def _settings(rng: random.Random) -> DeliverySettings:
     fifo = rng.random() < 0.15
     return with_settings(
         concurrency_max=rng.choice((1, 2, 4, 16)),

@@ -28,7 +28,7 @@ from outboxd.errors import OutboxdError
 from outboxd.event.hop import GREETING
 from outboxd.event.komodor import Defaults
 from outboxd.gateway.authority import GatewayProducer
-from outboxd.gateway.tokens import Limits
+from outboxd.gateway.tokens import ProducerLimits
 from outboxd.intake.admission import Admission
 from outboxd.intake.intake import Intake
 from outboxd.intake.producer import Producer
@@ -132,7 +132,7 @@ class Link:
             return None
         must("hop" in sent.body, "a gateway got an event without its hop")
         door = self.to.door
-        producer = GatewayProducer(self.sender.name, Limits(), self.fleet.loop.time)
+        producer = GatewayProducer(self.sender.name, ProducerLimits(), self.fleet.loop.time)
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 told = await door.take(body, Source.SOCKET, producer, id)

@@ -20,7 +20,7 @@ from outboxd.outbox.sqlite.ballast import Ballast
 from outboxd.outbox.sqlite.connection import migrate
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.window_clock import WindowClock
-from outboxd.outbox.writer import Change, Claim, Exchange, Operation, Read, Writer
+from outboxd.outbox.writer import ChangeOperation, Claim, Exchange, Operation, Read, Writer
 
 
 def _made() -> bytes:
@@ -92,7 +92,7 @@ class InlineWriter(Writer):
     async def stop(self) -> None:
         if self._running:
             last: asyncio.Future[None] = self._loop.create_future()
-            self.submit(Change(last, lambda engine: None))
+            self.submit(ChangeOperation(last, lambda engine: None))
             await last
         self._dead = True
 

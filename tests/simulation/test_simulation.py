@@ -18,7 +18,7 @@ from simulation.virtual_loop import BusyLoop, Deadlock
 from outboxd.delivery import in_flight, sender
 from outboxd.delivery.backoff import Backoff
 from outboxd.delivery.breaker import Breaker
-from outboxd.delivery.evidence import Delivered, Evidence, Refused
+from outboxd.delivery.evidence import Delivered, Evidence, RefusalEvidence
 from outboxd.delivery.facts import OutageEnded, SettlingFailed
 from outboxd.delivery.limiter import Limiter
 from outboxd.delivery.outcome import Meaning
@@ -138,7 +138,7 @@ def _ignore_retry_after(patch):
 
 MISTAKES = {
     "attempts are spent in an outage": lambda patch: patch.setattr(
-        Evidence, "refused", lambda self, seq, **how: Refused(True, True, 1, False, 1, True)
+        Evidence, "refused", lambda self, seq, **how: RefusalEvidence(True, True, 1, False, 1, True)
     ),
     "poisoned events are never blamed": lambda patch: patch.setattr(
         Evidence, "delivered", lambda self, seq: Delivered(None, ())

@@ -522,7 +522,7 @@ async def test_files_that_vanish_or_change_while_looked_at_do_no_harm(intake, li
         assert "last" in await parts.summaries()
         assert parts.rejected() == []
     new = os.open(parts.spool / "new", os.O_RDONLY)
-    assert spoolfiles.look_at(new, "nothing", 100).verdict is spoolfiles.Verdict.GONE
+    assert spoolfiles.look_at(new, "nothing", 100).verdict is spoolfiles.LookResult.GONE
     os.close(new)
 
 
@@ -547,9 +547,9 @@ async def test_a_file_that_took_the_name_meanwhile_is_not_unlinked(intake, line,
 
 
 async def test_what_inotify_misses_the_rescan_finds(intake, line):
-    from outboxd.spool.waiting import Pace
+    from outboxd.spool.waiting import SpoolWaits
 
-    async with intake(serve=False, pace=Pace(rescan_s=0.1)) as parts:
+    async with intake(serve=False, pace=SpoolWaits(rescan_s=0.1)) as parts:
         parts.reader.watch.stop()
         await parts.until(lambda: parts.reader.idle)
         parts.put("missed", line("missed"))
@@ -558,9 +558,9 @@ async def test_what_inotify_misses_the_rescan_finds(intake, line):
 
 
 async def test_a_spool_that_was_replaced_is_opened_anew(intake, line):
-    from outboxd.spool.waiting import Pace
+    from outboxd.spool.waiting import SpoolWaits
 
-    async with intake(serve=False, pace=Pace(rescan_s=0.1)) as parts:
+    async with intake(serve=False, pace=SpoolWaits(rescan_s=0.1)) as parts:
         os.rename(parts.spool, parts.path / "old")
         await parts.until((parts.spool / "new").is_dir)
         parts.put("after", line("after"))

@@ -12,7 +12,7 @@ from outboxd.intake.shares import Shares
 from outboxd.outbox.model import EntryChange
 from outboxd.spool import content, prune, rejects
 from outboxd.spool.rejects import FAULTS_BYTES_MAX, FAULTS_MAX, FAULTS_TOLD_MAX
-from outboxd.spool.waiting import Pace
+from outboxd.spool.waiting import SpoolWaits
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to own files as several users")
 
@@ -186,7 +186,7 @@ async def test_a_file_of_another_owner_does_not_wait_for_a_flood(intake, line):
 @AS_ROOT
 async def test_who_has_the_whole_of_a_share_keeps_no_other_owners_files_waiting(intake, line):
     # Who is refused for lack of room in all waits for an hour.
-    pace = Pace(refused_min_s=3600.0, refused_max_s=3600.0, share_s=0.1)
+    pace = SpoolWaits(refused_min_s=3600.0, refused_max_s=3600.0, share_s=0.1)
     settings = {"events_max": 40, "shares": Shares(()), "pace": pace}
     async with intake(serve=False, **settings) as parts:
         for number in range(30):

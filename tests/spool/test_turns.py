@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outboxd.spool import turns
-from outboxd.spool.turns import Turns, share
+from outboxd.spool.turns import OwnerTurns, share
 
 
 def names(taken):
@@ -11,7 +11,7 @@ def names(taken):
 
 
 def test_owners_take_turns_whatever_each_of_them_has():
-    queue = Turns()
+    queue = OwnerTurns()
     queue.add({1: [f"a{number}" for number in range(5)], 2: ["b0", "b1"], 3: ["c0"]})
     assert names(queue.take(6)) == ["a0", "b0", "c0", "a1", "b1", "a2"]
     queue.add({4: ["d0"]})
@@ -21,7 +21,7 @@ def test_owners_take_turns_whatever_each_of_them_has():
 
 
 def test_a_name_is_there_once_and_may_come_again_later():
-    queue = Turns()
+    queue = OwnerTurns()
     queue.add({1: ["a", "b"]})
     queue.add({1: ["a"], 2: ["b"]})
     assert names(queue.take(9)) == ["a", "b"]
@@ -30,7 +30,7 @@ def test_a_name_is_there_once_and_may_come_again_later():
 
 
 def test_what_was_not_looked_at_goes_before_its_owners_others():
-    queue = Turns()
+    queue = OwnerTurns()
     queue.add({1: ["a0", "a1", "a2"], 2: ["b0"]})
     taken = queue.take(3)
     queue.put_back(taken[1:])
@@ -39,7 +39,7 @@ def test_what_was_not_looked_at_goes_before_its_owners_others():
 
 def test_more_than_it_holds_is_left_to_a_later_scan(monkeypatch):
     monkeypatch.setattr(turns, "OWNER_NAMES_MAX", 3)
-    queue = Turns()
+    queue = OwnerTurns()
     queue.add({1: ["a0", "a1", "a2", "a3"], 2: ["b0"]})
     assert queue.overflowed
     assert names(queue.take(9)) == ["a0", "b0", "a1", "a2"]

@@ -29,7 +29,7 @@ from outboxd.errors import OutboxdError
 from outboxd.outbox.sqlite.checksums import body_crc
 from outboxd.outbox.sqlite.opening import open_outbox
 from outboxd.outbox.sqlite.rescue import wal
-from outboxd.spool.files import SpoolFolder, Verdict
+from outboxd.spool.files import LookResult, SpoolFolder
 
 WHOLE_AGENT_EVERY = 100
 FAULTS_TOLD = 20
@@ -152,7 +152,7 @@ def _spooled(image: Path, progress: dict[str, int]) -> tuple[set[str], set[str]]
         owned, _ = folder.owned(())
         for names in owned.values():
             for look in folder.look(names, EVENT_BYTES_MAX):
-                assert look.verdict is Verdict.READ, look
+                assert look.verdict is LookResult.READ, look
                 try:
                     summary = json.loads(look.data)["summary"]
                 except ValueError:

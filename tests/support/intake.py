@@ -23,10 +23,10 @@ from outboxd.serve.server import HttpServer
 from outboxd.serve.sockets import bind_unix, remove
 from outboxd.serve.table import RouteTable
 from outboxd.spool.reader import SpoolReader
-from outboxd.spool.waiting import Pace
+from outboxd.spool.waiting import SpoolWaits
 
 # Short enough for a test to wait for, long enough to be told apart.
-QUICK = Pace(
+QUICK = SpoolWaits(
     rescan_s=30.0,
     grow_s=0.3,
     link_s=0.5,

@@ -17,7 +17,7 @@ from functools import partial
 from ipaddress import ip_address
 
 from outboxd.agent.systemd import PassedSocket
-from outboxd.budgets import Limits, gateway_limits, page_limits, socket_limits
+from outboxd.budgets import ListenerLimits, gateway_limits, page_limits, socket_limits
 from outboxd.clock import Clock
 from outboxd.config.sections import Config
 from outboxd.errors import OutboxdError
@@ -72,7 +72,7 @@ class Listeners:
         clock: Clock,
         socket_routes: Iterable[Route],
         page_routes: Iterable[Route],
-        gateway: Callable[[Limits], HttpServer] | None = None,
+        gateway: Callable[[ListenerLimits], HttpServer] | None = None,
     ) -> None:
         """`gateway` makes the TCP listener within the limits that are left for it."""
         self._config = config

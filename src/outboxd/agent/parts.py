@@ -30,7 +30,7 @@ from outboxd.config.changes import changed, changes_the_way, needs_restart
 from outboxd.config.sections import Config
 from outboxd.delivery.facts import Fact, OutageEnded
 from outboxd.delivery.sender import Sender
-from outboxd.delivery.settings import Settings
+from outboxd.delivery.settings import DeliverySettings
 from outboxd.delivery.transport import Transport
 from outboxd.errors import Refused
 from outboxd.findings import Finding
@@ -49,7 +49,7 @@ from outboxd.observe.producers import ProducerObserver
 from outboxd.observe.textfile import write_textfile
 from outboxd.outbox.opened import Opened
 from outboxd.outbox.outbox import Outbox
-from outboxd.outbox.upkeep import TICK_S, Job, OutboxUpkeep
+from outboxd.outbox.upkeep import TICK_S, OutboxUpkeep, UpkeepJob
 from outboxd.serve.table import Route
 from outboxd.spool.reader import SpoolReader
 from outboxd.status import Deliverer, Destination, GatewayStatus
@@ -64,9 +64,9 @@ if TYPE_CHECKING:
 TEXTFILE_S = 15.0
 
 
-def sender_settings(config: Config) -> Settings:
+def sender_settings(config: Config) -> DeliverySettings:
     """What the sender needs of the configuration."""
-    return Settings(config.komodor, config.delivery, not config.dedup.repeat_window_s)
+    return DeliverySettings(config.komodor, config.delivery, not config.dedup.repeat_window_s)
 
 
 class AgentParts:
@@ -330,12 +330,12 @@ class AgentParts:
             running.append(("activity", self._activity.run()))
         return running
 
-    def _jobs(self) -> list[Job]:
+    def _jobs(self) -> list[UpkeepJob]:
         """What the upkeep has to do."""
         jobs = [*self._keeper.jobs(), *self._opened.jobs(self.outbox)]
-        jobs.append(Job("certificates", TICK_S, self._follow_certificates))
+        jobs.append(UpkeepJob("certificates", TICK_S, self._follow_certificates))
         if self.config.metrics.textfile:
-            jobs.append(Job("textfile", TEXTFILE_S, self._write_textfile))
+            jobs.append(UpkeepJob("textfile", TEXTFILE_S, self._write_textfile))
         return jobs
 
     async def _salvage(self) -> None:

@@ -13,13 +13,13 @@ from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError
 from outboxd.findings import Finding, bad
 from outboxd.observe.logs import get_logger
 from outboxd.observe.metrics import Metrics
-from outboxd.outbox.upkeep import TICK_S, Job
+from outboxd.outbox.upkeep import TICK_S, UpkeepJob
 
 
 class Upkeep:
     """Runs the jobs, one after the other, until cancelled."""
 
-    def __init__(self, clock: Clock, jobs: list[Job], metrics: Metrics) -> None:
+    def __init__(self, clock: Clock, jobs: list[UpkeepJob], metrics: Metrics) -> None:
         self._clock = clock
         self._jobs = jobs
         self._metrics = metrics
@@ -53,7 +53,7 @@ class Upkeep:
             for name, error in self._failing.items()
         ]
 
-    def _failed(self, job: Job, error: OutboxdError) -> None:
+    def _failed(self, job: UpkeepJob, error: OutboxdError) -> None:
         """Told once, until it works again or fails otherwise."""
         self._metrics.part_failed(job.name)
         before = self._failing.get(job.name)
@@ -61,6 +61,6 @@ class Upkeep:
         if before is None or before.message != error.message:
             self._log.warning("upkeep.failed", job=job.name, error=error.message, hint=error.hint)
 
-    def _worked(self, job: Job) -> None:
+    def _worked(self, job: UpkeepJob) -> None:
         if self._failing.pop(job.name, None) is not None:
             self._log.info("upkeep.recovered", job=job.name)

@@ -32,7 +32,7 @@ OK, WARNING, CRITICAL = 0, 1, 2
 LEVELS = ("ok", "warning", "critical")
 
 
-class Finding(NamedTuple):
+class StatusProblem(NamedTuple):
     """Something that is wrong."""
 
     level: int  # WARNING or CRITICAL
@@ -129,7 +129,7 @@ def without_words(status: dict[str, Any]) -> None:
             refused["told"] = None
 
 
-def judge(status: Mapping[str, Any], now: int) -> list[Finding]:
+def judge(status: Mapping[str, Any], now: int) -> list[StatusProblem]:
     """What is wrong, the worst first; nothing where all is well."""
     found = [
         *_health(status),
@@ -143,50 +143,50 @@ def judge(status: Mapping[str, Any], now: int) -> list[Finding]:
     return sorted(found, key=lambda each: -each.level)
 
 
-def _health(status: Mapping[str, Any]) -> list[Finding]:
+def _health(status: Mapping[str, Any]) -> list[StatusProblem]:
     reason = status.get("unhealthy")
     if reason is None:
         return []
     hint = "the log says why (journalctl -u outboxd); systemd starts it afresh"
-    return [Finding(CRITICAL, f"the agent does not get on: {reason}", hint)]
+    return [StatusProblem(CRITICAL, f"the agent does not get on: {reason}", hint)]
 
 
-def _destination(status: Mapping[str, Any], now: int) -> list[Finding]:
+def _destination(status: Mapping[str, Any], now: int) -> list[StatusProblem]:
     destination = status["destination"]
     state, reason = destination["state"], destination.get("reason")
     why = f": {reason}" if reason else ""
     found = []
     if state == DestinationState.HELD:
         hint = "mend what it says and run `outboxd check`; `outboxd release` tries at once"
-        found.append(Finding(CRITICAL, f"the destination is held{why}", hint))
+        found.append(StatusProblem(CRITICAL, f"the destination is held{why}", hint))
     elif state == DestinationState.BACKING_OFF:
         hint = "nothing is lost, it goes on by itself; `outboxd check` says how far requests come"
-        found.append(Finding(WARNING, f"the destination is unavailable{why}", hint))
+        found.append(StatusProblem(WARNING, f"the destination is unavailable{why}", hint))
     elif state == DestinationState.THROTTLED:
         hint = "nothing is lost, it goes on by itself; [delivery] rate_max sends more slowly"
-        found.append(Finding(WARNING, f"the destination throttles{why}", hint))
+        found.append(StatusProblem(WARNING, f"the destination throttles{why}", hint))
     oldest_at = status["outbox"]["oldestPendingAt"]
     waited_ms = 0 if oldest_at is None else now - parse_rfc3339(oldest_at)
     if waited_ms >= BACKLOG_OLD_MS:
         waited = format_duration(waited_ms / 1000)
         hint = "`outboxd events --state pending` has them, `events show ID` says why one waits"
-        found.append(Finding(WARNING, f"the oldest entry has waited {waited}", hint))
+        found.append(StatusProblem(WARNING, f"the oldest entry has waited {waited}", hint))
     elif state == DestinationState.UNTRIED and waited_ms > UNTRIED_FINE_MS and _delivers(status):
         hint = "`outboxd check` says how far requests come"
-        found.append(Finding(WARNING, "nothing has been delivered since the start", hint))
+        found.append(StatusProblem(WARNING, "nothing has been delivered since the start", hint))
     return found
 
 
-def _intake(status: Mapping[str, Any]) -> list[Finding]:
+def _intake(status: Mapping[str, Any]) -> list[StatusProblem]:
     intake = status["intake"]
     if intake["accepting"]:
         return []
     why = f": {intake['reason']}" if intake.get("reason") else ""
     hint = "producers spool meanwhile; make room on the disk, or let the backlog drain"
-    return [Finding(CRITICAL, f"no events are taken{why}", hint)]
+    return [StatusProblem(CRITICAL, f"no events are taken{why}", hint)]
 
 
-def _deliverer(status: Mapping[str, Any]) -> list[Finding]:
+def _deliverer(status: Mapping[str, Any]) -> list[StatusProblem]:
     deliverer = status.get("deliverer")
     if deliverer is None:
         return []
@@ -194,20 +194,20 @@ def _deliverer(status: Mapping[str, Any]) -> list[Finding]:
     if deliverer["trouble"] is not None or (left_s is not None and left_s > -UNLED_S):
         return []  # told by the intake, or fine
     hint = "is a gateway running that reaches both the database and Komodor? see their logs"
-    return [Finding(WARNING, "no gateway delivers", hint)]
+    return [StatusProblem(WARNING, "no gateway delivers", hint)]
 
 
-def _damage(status: Mapping[str, Any]) -> list[Finding]:
+def _damage(status: Mapping[str, Any]) -> list[StatusProblem]:
     outbox = status["outbox"]
     lost, salvaged = outbox.get("lostToDamage") or 0, outbox.get("salvaged") or 0
     if not lost and not salvaged:
         return []
     hint = "check the disk; the damaged files are kept beside the outbox, with their date"
     told = f"the outbox was damaged: {salvaged} entries salvaged, {lost} lost"
-    return [Finding(CRITICAL, told, hint)]
+    return [StatusProblem(CRITICAL, told, hint)]
 
 
-def _dead_letters(status: Mapping[str, Any], now: int) -> list[Finding]:
+def _dead_letters(status: Mapping[str, Any], now: int) -> list[StatusProblem]:
     outbox = status["outbox"]
     last_at = outbox.get("lastDeadAt")
     if last_at is None or now - parse_rfc3339(last_at) >= DEAD_FRESH_MS:
@@ -216,29 +216,29 @@ def _dead_letters(status: Mapping[str, Any], now: int) -> list[Finding]:
     ago = format_duration(max(0, now - parse_rfc3339(last_at)) / 1000)
     told = f"{count} dead letter{'' if count == 1 else 's'}, the last one {ago} ago"
     hint = "`outboxd dead-letters` says why; mend that, then `outboxd dead-letters retry --all`"
-    return [Finding(WARNING, told, hint)]
+    return [StatusProblem(WARNING, told, hint)]
 
 
-def _listener(status: Mapping[str, Any], now: int) -> list[Finding]:
+def _listener(status: Mapping[str, Any], now: int) -> list[StatusProblem]:
     """Of a gateway: what keeps its producers out, or soon will."""
     gateway = status.get("gateway")
     if gateway is None:
         return []
     found = [
-        Finding(CRITICAL if one["keepsOut"] else WARNING, one["message"], one["hint"])
+        StatusProblem(CRITICAL if one["keepsOut"] else WARNING, one["message"], one["hint"])
         for one in gateway["troubles"]
     ]
     if gateway["address"] is None:
         hint = "`outboxd check` says why; hosts keep their events meanwhile"
-        found.append(Finding(CRITICAL, "the gateway's address is not open", hint))
+        found.append(StatusProblem(CRITICAL, "the gateway's address is not open", hint))
     ends_at = gateway["certificateEndsAt"]
     left_ms = CERTIFICATE_SOON_MS if ends_at is None else parse_rfc3339(ends_at) - now
     hint = "renew it; it is taken over while the gateway runs"
     if left_ms <= 0:
-        found.append(Finding(CRITICAL, "the gateway's certificate has expired", hint))
+        found.append(StatusProblem(CRITICAL, "the gateway's certificate has expired", hint))
     elif left_ms < CERTIFICATE_SOON_MS:
         told = f"the gateway's certificate ends in {format_duration(left_ms / 1000)}"
-        found.append(Finding(WARNING, told, hint))
+        found.append(StatusProblem(WARNING, told, hint))
     return found
 
 

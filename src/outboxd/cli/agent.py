@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from outboxd.cli.rows import Page, Params
+from outboxd.cli.rows import ListedPage, Params
 from outboxd.errors import (
     ConfigError,
     EventError,
@@ -39,7 +39,7 @@ THROUGH_TIMEOUT_S = 120.0
 COPY_CHUNK_BYTES = 256 * 1024
 
 
-class NoAgent(Unavailable):
+class AgentUnreachable(Unavailable):
     """Nothing listens on the socket."""
 
 
@@ -88,7 +88,7 @@ class AgentQueue:
         except EventError as error:
             raise ConfigError(error.message, error.hint) from None
 
-    def page(self, params: Params, cursor: str | None, limit: int) -> Page:
+    def page(self, params: Params, cursor: str | None, limit: int) -> ListedPage:
         """Entries that match, newest first, each as the agent wrote it."""
         query = [*params, ("limit", str(limit)), *([("cursor", cursor)] if cursor else [])]
         return _read_page(self._ask("GET", f"/v1/events?{urlencode(query)}"))
@@ -156,7 +156,7 @@ class AgentQueue:
         try:
             self._connection.connect()
         except (FileNotFoundError, ConnectionRefusedError):
-            raise NoAgent(
+            raise AgentUnreachable(
                 f"no agent answers at {self.socket_path}",
                 "start it with `outboxd run` or `systemctl start outboxd`,"
                 " or name its configuration with -c",
@@ -250,9 +250,9 @@ class _Listing(msgspec.Struct):
     next: str | None = None
 
 
-def _read_page(body: bytes) -> Page:
+def _read_page(body: bytes) -> ListedPage:
     listing = msgspec.json.decode(body, type=_Listing)
-    return Page(list(listing.events), listing.next)
+    return ListedPage(list(listing.events), listing.next)
 
 
 class _Through(msgspec.Struct):

@@ -18,9 +18,9 @@ import msgspec
 
 from outboxd.agent.examination import findings_of
 from outboxd.cli import check_database, check_gateway, check_local, check_remote, render
-from outboxd.cli.agent import AgentQueue, NoAgent
+from outboxd.cli.agent import AgentQueue, AgentUnreachable
 from outboxd.cli.queue import socket_path
-from outboxd.cli.service import Service, agent_user, credentials_for, service_of
+from outboxd.cli.service import SystemdUnit, agent_user, credentials_for, service_of
 from outboxd.config.api_key import read_api_key
 from outboxd.config.load import load
 from outboxd.config.sections import Config
@@ -67,7 +67,7 @@ def _findings(arguments: Arguments) -> Iterator[Finding]:
     yield good("configuration", config.source or "built-in defaults: there is no file")
     try:
         queue = AgentQueue(socket_path(arguments, config))
-    except NoAgent:
+    except AgentUnreachable:
         yield from _without_agent(config, arguments)
         return
     except OutboxdError as error:
@@ -102,7 +102,7 @@ def _without_agent(config: Config, arguments: Arguments) -> Iterator[Finding]:
 
 
 def _as_user(
-    user: pwd.struct_passwd, service: Service | None, arguments: Arguments
+    user: pwd.struct_passwd, service: SystemdUnit | None, arguments: Arguments
 ) -> Iterator[Finding]:
     """The same look, in a child without root's rights."""
     named = [] if arguments.config is None else ["-c", os.path.abspath(arguments.config)]
@@ -140,7 +140,7 @@ def _seen_here(arguments: Arguments) -> Iterator[Finding]:
 
 
 def _look(
-    config: Config, running: bool, service: Service | None, as_the_agent: bool
+    config: Config, running: bool, service: SystemdUnit | None, as_the_agent: bool
 ) -> Iterator[Finding]:
     """Files, key and network; `as_the_agent`: whether this user's permissions are what counts."""
     local = [*check_local.directories(config, service), check_local.disk(config)]
@@ -165,7 +165,7 @@ def _of_a_stranger(finding: Finding) -> Finding:
     return finding._replace(level=NOTE, hint=hint, exit_code=0)
 
 
-def _is_the_agents(config: Config, service: Service | None) -> bool:
+def _is_the_agents(config: Config, service: SystemdUnit | None) -> bool:
     return agent_user(config, service).pw_uid == os.geteuid()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from outboxd.cli.agent import AgentQueue
 from outboxd.cli.offline import FileQueue, free_bytes
-from outboxd.cli.service import Service, unit_of
+from outboxd.cli.service import SystemdUnit, unit_of
 from outboxd.config.api_key import ApiKey
 from outboxd.config.sections import Config
 from outboxd.errors import (
@@ -31,14 +31,14 @@ from outboxd.units import format_size
 LITTLE_SPACE_SHARE = 4  # free disk below so many times the minimum is worth a note
 
 
-def directories(config: Config, service: Service | None) -> Iterator[Finding]:
+def directories(config: Config, service: SystemdUnit | None) -> Iterator[Finding]:
     """Where outbox, spool and socket lie, or would lie."""
     if not config.outbox.url:
         yield from _of_files(config, service)
     yield _directory("socket", os.path.dirname(os.path.abspath(config.intake.socket)), service)
 
 
-def _of_files(config: Config, service: Service | None) -> Iterator[Finding]:
+def _of_files(config: Config, service: SystemdUnit | None) -> Iterator[Finding]:
     yield _directory("outbox", os.path.dirname(os.path.abspath(config.outbox.path)), service)
     spool = config.intake.spool
     yield _directory("spool", spool, service, others_may_write=True)
@@ -157,7 +157,7 @@ def secrets(config: Config) -> Iterator[Finding]:
         yield bad("proxy", told, f"{hint}: chmod o-r {source}, chgrp outboxd {source}", EX_NOPERM)
 
 
-def sandbox(config: Config, service: Service) -> Iterator[Finding]:
+def sandbox(config: Config, service: SystemdUnit) -> Iterator[Finding]:
     """Whether the unit lets the agent write where the configuration wants it to."""
     for name, path in (
         ("outbox", config.outbox.path and os.path.dirname(os.path.abspath(config.outbox.path))),
@@ -192,7 +192,7 @@ def key(config: Config, found: ApiKey) -> Finding | None:
 
 
 def _directory(
-    name: str, path: str, service: Service | None, others_may_write: bool = False
+    name: str, path: str, service: SystemdUnit | None, others_may_write: bool = False
 ) -> Finding:
     try:
         status = os.stat(path)
@@ -236,7 +236,7 @@ def _is_read_only(path: str) -> bool:
     return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
-def _if_read_only(path: str, service: Service | None = None) -> str:
+def _if_read_only(path: str, service: SystemdUnit | None = None) -> str:
     """What to do where a service's sandbox is in the way."""
     if service is not None:
         return service.drop_in(path)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import msgspec
 
 from outboxd.cli import render
-from outboxd.cli.events import Listing, filters, list_entries, show
+from outboxd.cli.events import EventPages, filters, list_entries, show
 from outboxd.cli.queue import Queue, open_queue, resolve_id
-from outboxd.cli.rows import EntryRow, one_line, read_entry
+from outboxd.cli.rows import ListedEntry, one_line, read_entry
 from outboxd.errors import EX_OK, EventError, OutboxdError, UnknownId, UsageError
 from outboxd.outbox.model import EntryChange
 from outboxd.producer.command_line import Arguments
@@ -34,7 +34,7 @@ def run(arguments: Arguments) -> int:
         return list_entries(queue, filters(arguments, "dead"), arguments, render.dead_letters_table)
 
 
-def exported(entry: EntryRow) -> bytes:
+def exported(entry: ListedEntry) -> bytes:
     """A dead letter as an event that the batch route takes.
 
     Its dedup key is made from the entry's id: the dead letter's own key would
@@ -114,7 +114,7 @@ def _confirmed(queue: Queue, arguments: Arguments) -> bool:
             "dead-letters drop --all asks for the number of events, and here is no terminal",
             "give --yes if you mean it",
         )
-    count = sum(1 for _ in Listing(queue, filters(arguments, "dead")))
+    count = sum(1 for _ in EventPages(queue, filters(arguments, "dead")))
     if not count:
         return True
     print(f"This removes {_letters(count)} for good. Type the number to go on: ", end="",
@@ -122,11 +122,11 @@ def _confirmed(queue: Queue, arguments: Arguments) -> bool:
     return sys.stdin.readline().strip() == str(count)
 
 
-def _wanted(queue: Queue, arguments: Arguments) -> Iterator[EntryRow]:
+def _wanted(queue: Queue, arguments: Arguments) -> Iterator[ListedEntry]:
     """The dead letters that ids or filters name; raises for an id that is wrong."""
     ids = arguments.id
     if not ids:
-        for raw in Listing(queue, filters(arguments, "dead")):
+        for raw in EventPages(queue, filters(arguments, "dead")):
             yield read_entry(raw)
         return
     for id in ids:

@@ -10,7 +10,7 @@ import msgspec
 
 from outboxd.cli import render
 from outboxd.cli.queue import Queue, open_queue, resolve_id
-from outboxd.cli.rows import AttemptRow, EntryRow, Params, one_line, read_entry
+from outboxd.cli.rows import AttemptRow, ListedEntry, Params, one_line, read_entry
 from outboxd.errors import EX_OK, UsageError
 from outboxd.outbox.filters import LISTS
 from outboxd.producer.command_line import Arguments
@@ -67,7 +67,7 @@ def list_entries(
     table: render.EntriesTable = render.entries_table,
 ) -> int:
     """Print entries, newest first, and say on stderr when there are more."""
-    listing = Listing(queue, params, arguments.limit or None, arguments.cursor)
+    listing = EventPages(queue, params, arguments.limit or None, arguments.cursor)
     if arguments.json:
         for entry in listing:
             sys.stdout.write(one_line(entry) + "\n")
@@ -91,7 +91,7 @@ def list_entries(
     return EX_OK
 
 
-class Listing:
+class EventPages:
     """Entries of a listing, page after page, at most `limit` of them (None: all)."""
 
     def __init__(
@@ -139,7 +139,7 @@ def show(queue: Queue, id: str, as_json: bool) -> int:
     return EX_OK
 
 
-def why_it_waits(entry: EntryRow, now_ms: int, queue: Queue) -> str | None:
+def why_it_waits(entry: ListedEntry, now_ms: int, queue: Queue) -> str | None:
     """In a sentence, why a pending entry has not gone out yet; None for others."""
     if entry.state != "pending":
         return None
@@ -177,7 +177,7 @@ def _moment(flag: str, text: str) -> int:
         ) from None
 
 
-def _fields(entry: EntryRow, now_ms: int, queue: Queue) -> list[tuple[str, str]]:
+def _fields(entry: ListedEntry, now_ms: int, queue: Queue) -> list[tuple[str, str]]:
     waits = why_it_waits(entry, now_ms, queue)
     found: list[tuple[str, str | None]] = [
         ("Id", entry.id),
@@ -207,7 +207,7 @@ def _fields(entry: EntryRow, now_ms: int, queue: Queue) -> list[tuple[str, str]]
     return [(name, harmless(value, lines=True)) for name, value in found if value]
 
 
-def _state(entry: EntryRow, now_ms: int) -> str:
+def _state(entry: ListedEntry, now_ms: int) -> str:
     state = render.state_text(entry, now_ms)
     if entry.state != "delivered" or not entry.destination_is_gateway:
         return state
@@ -222,7 +222,7 @@ def _producer(producer: str | None) -> str | None:
     return name if name == producer else f"{name} ({producer})"
 
 
-def _hop(entry: EntryRow) -> str | None:
+def _hop(entry: ListedEntry) -> str | None:
     """What another agent told of the event's way to here."""
     hop = entry.hop
     if hop is None:
@@ -252,7 +252,7 @@ def _text(raw: msgspec.Raw) -> str | None:
     return harmless(msgspec.json.format(bytes(raw), indent=-1).decode())
 
 
-def _last_outcome(entry: EntryRow) -> str | None:
+def _last_outcome(entry: ListedEntry) -> str | None:
     if entry.last_outcome is None:
         return None
     status = f" ({entry.last_status})" if entry.last_status is not None else ""

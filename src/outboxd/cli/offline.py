@@ -20,7 +20,7 @@ import msgspec
 from outboxd import __version__
 from outboxd.agent.opening import open_offline_configured
 from outboxd.api.status import OutboxStatus, status_json
-from outboxd.cli.rows import Page, Params
+from outboxd.cli.rows import ListedPage, Params
 from outboxd.clock import Clock
 from outboxd.config.sections import Config
 from outboxd.delivery.next_hop import NextHop
@@ -91,12 +91,12 @@ class FileQueue:
         """A file knows of no activity."""
         return None
 
-    def page(self, params: Params, cursor: str | None, limit: int) -> Page:
+    def page(self, params: Params, cursor: str | None, limit: int) -> ListedPage:
         """Entries that match, newest first."""
         if self._engine is None:
-            return Page([], None)
+            return ListedPage([], None)
         page = read_page(self._engine, read_filter(params), cursor, limit)
-        return Page([_raw(entry_json(entry)) for entry in page.entries], page.next)
+        return ListedPage([_raw(entry_json(entry)) for entry in page.entries], page.next)
 
     def get(self, id: str) -> msgspec.Raw:
         """One entry with its attempts; raises UnknownId."""

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from outboxd.cli.agent import AgentQueue, NoAgent
-from outboxd.cli.rows import Page, Params, read_entry
+from outboxd.cli.agent import AgentQueue, AgentUnreachable
+from outboxd.cli.rows import ListedPage, Params, read_entry
 from outboxd.config.load import load_client
 from outboxd.config.sections import Config
 from outboxd.errors import EventError, UnknownId
@@ -37,7 +37,7 @@ class Queue(Protocol):
 
     def activity(self) -> dict[str, Any] | None: ...
 
-    def page(self, params: Params, cursor: str | None, limit: int) -> Page: ...
+    def page(self, params: Params, cursor: str | None, limit: int) -> ListedPage: ...
 
     def get(self, id: str) -> msgspec.Raw: ...
 
@@ -70,7 +70,7 @@ def connect(arguments: Arguments, config: Config) -> Queue:
     """The agent's queue, or the file's where no agent runs."""
     try:
         return AgentQueue(socket_path(arguments, config))
-    except NoAgent:
+    except AgentUnreachable:
         if arguments.socket and not (arguments.config or os.environ.get("OUTBOXD_CONFIG")):
             # Whoever names a socket means that agent; the default
             # configuration's outbox may be quite another's.

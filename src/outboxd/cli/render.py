@@ -12,7 +12,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
-from outboxd.cli.rows import EntryRow
+from outboxd.cli.rows import ListedEntry
 from outboxd.text import harmless
 from outboxd.times import parse_rfc3339
 from outboxd.units import format_duration
@@ -21,7 +21,7 @@ NARROWEST = 6  # columns of a cell that was cut
 WIDE = 120  # columns from which on a listing has its scope
 
 # (entries, now in ms, columns of the terminal or None, coloured): lines
-EntriesTable = Callable[[Iterable[EntryRow], int, int | None, bool], list[str]]
+EntriesTable = Callable[[Iterable[ListedEntry], int, int | None, bool], list[str]]
 
 
 def width(text: str) -> int:
@@ -124,7 +124,7 @@ def time_and_distance(text: str | None, now_ms: int) -> str:
     return "-" if text is None else f"{local_time(text, True)} ({distance(text, now_ms)})"
 
 
-def state_text(entry: EntryRow, now_ms: int) -> str:
+def state_text(entry: ListedEntry, now_ms: int) -> str:
     """An entry's state in a word or three."""
     if entry.state == "dead":
         return f"dead: {entry.dead_reason}"
@@ -153,7 +153,7 @@ SEVERITY_COLOURS = {"warning": "yellow", "error": "red"}
 
 
 def entries_table(
-    entries: Iterable[EntryRow], now_ms: int, columns: int | None, coloured: bool = False
+    entries: Iterable[ListedEntry], now_ms: int, columns: int | None, coloured: bool = False
 ) -> list[str]:
     """The listing of `events`; on a terminal an entry has one line."""
     entries = list(entries)
@@ -186,7 +186,7 @@ def entries_table(
 
 
 def dead_letters_table(
-    entries: Iterable[EntryRow], now_ms: int, columns: int | None, coloured: bool = False
+    entries: Iterable[ListedEntry], now_ms: int, columns: int | None, coloured: bool = False
 ) -> list[str]:
     """The listing of `dead-letters`: why each was given up stands before what it said."""
     entries = list(entries)
@@ -208,12 +208,12 @@ def dead_letters_table(
     )
 
 
-def _id(entry: EntryRow, columns: int | None) -> str:
+def _id(entry: ListedEntry, columns: int | None) -> str:
     """What `show` takes: short for eyes, whole for programs."""
     return entry.id if columns is None or not entry.short_id else entry.short_id
 
 
-def _received(entry: EntryRow, now_ms: int, columns: int | None) -> str:
+def _received(entry: ListedEntry, now_ms: int, columns: int | None) -> str:
     if columns is None:
         return local_time(entry.received_at)
     moment, now = (time.localtime(at / 1000) for at in (parse_rfc3339(entry.received_at), now_ms))
@@ -222,14 +222,14 @@ def _received(entry: EntryRow, now_ms: int, columns: int | None) -> str:
     return time.strftime("%m-%d %H:%M" if moment[0] == now[0] else "%Y-%m-%d", moment)
 
 
-def short_state(entry: EntryRow) -> str:
+def short_state(entry: ListedEntry) -> str:
     """An entry's state in a word."""
     if entry.state == "dead":
         return "dead" if entry.last_status is None else f"dead {entry.last_status}"
     return "held" if entry.held and entry.state == "pending" else entry.state
 
 
-def _state_colour(entry: EntryRow) -> str:
+def _state_colour(entry: ListedEntry) -> str:
     if entry.state == "pending":
         return "yellow" if entry.held else "bold"
     return "red" if entry.state == "dead" else "green"

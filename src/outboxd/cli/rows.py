@@ -1,7 +1,7 @@
 """Entries as the commands get them, from the agent or from the file.
 
 Each is kept as the JSON text that it came as, so that what `--json` prints has
-every key and every digit; `EntryRow` is what people are shown of it.
+every key and every digit; `ListedEntry` is what people are shown of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NOTHING = msgspec.Raw(b"null")
 Params = Sequence[tuple[str, str]]  # filters as the query of GET /v1/events has them
 
 
-class Page(NamedTuple):
+class ListedPage(NamedTuple):
     """A page of a listing."""
 
     entries: list[msgspec.Raw]
@@ -43,7 +43,7 @@ class HopRow(msgspec.Struct, rename="camel"):
     host: str = ""
 
 
-class EntryRow(msgspec.Struct, rename="camel"):
+class ListedEntry(msgspec.Struct, rename="camel"):
     """An entry, read."""
 
     id: str
@@ -75,7 +75,7 @@ class EntryRow(msgspec.Struct, rename="camel"):
     sent_body: msgspec.Raw = NOTHING
 
 
-read_entry = msgspec.json.Decoder(EntryRow).decode
+read_entry = msgspec.json.Decoder(ListedEntry).decode
 
 
 def one_line(content: bytes | msgspec.Raw) -> str:

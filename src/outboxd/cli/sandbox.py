@@ -16,7 +16,7 @@ def run(arguments: Arguments) -> int:
 
     from outboxd.event.scope import Inventory
     from outboxd.sandbox.correlation import Correlation
-    from outboxd.sandbox.faults import Faults
+    from outboxd.sandbox.faults import InjectedFaults
     from outboxd.sandbox.server import Sandbox, serve
 
     try:
@@ -28,7 +28,7 @@ def run(arguments: Arguments) -> int:
     sandbox = Sandbox(
         Correlation(Inventory.load(arguments.inventory)),
         arguments.api_key,
-        Faults(fail_rate=arguments.fail_rate, latency_ms=arguments.latency_s * 1000),
+        InjectedFaults(fail_rate=arguments.fail_rate, latency_ms=arguments.latency_s * 1000),
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(sandbox, host, port, _announce))

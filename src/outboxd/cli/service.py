@@ -23,7 +23,7 @@ _PROPERTIES = (
 )
 
 
-class Service(NamedTuple):
+class SystemdUnit(NamedTuple):
     """A unit that systemd knows."""
 
     unit: str
@@ -56,7 +56,7 @@ def unit_of(config: Config) -> str | None:
     return "outboxd.service" if account == "config" else f"outboxd@{account}.service"
 
 
-def service_of(config: Config) -> Service | None:
+def service_of(config: Config) -> SystemdUnit | None:
     """That unit, as systemd has it."""
     unit = unit_of(config)
     if unit is None or not os.path.isdir("/run/systemd/system"):
@@ -71,10 +71,10 @@ def service_of(config: Config) -> Service | None:
     found = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
     if found.get("LoadState") != "loaded":
         return None
-    return Service(unit, found.get("User") or "root", _credential(found), _writable(found))
+    return SystemdUnit(unit, found.get("User") or "root", _credential(found), _writable(found))
 
 
-def agent_user(config: Config, service: Service | None) -> pwd.struct_passwd:
+def agent_user(config: Config, service: SystemdUnit | None) -> pwd.struct_passwd:
     """Whom the agent runs as: the service's user, else the owner of what the outbox lies in."""
     if service is not None:
         try:
@@ -91,7 +91,9 @@ def agent_user(config: Config, service: Service | None) -> pwd.struct_passwd:
 
 
 @contextmanager
-def credentials_for(service: Service | None, user: pwd.struct_passwd) -> Iterator[dict[str, str]]:
+def credentials_for(
+    service: SystemdUnit | None, user: pwd.struct_passwd
+) -> Iterator[dict[str, str]]:
     """The environment in which this user finds the service's credential, as under systemd."""
     if service is None or service.credential is None or not os.path.exists(service.credential):
         yield {}

@@ -15,8 +15,8 @@ from outboxd.cli.service import agent_user, service_of
 from outboxd.config.load import load_client
 from outboxd.errors import EX_DATAERR, EX_OK, ConfigError, UsageError
 from outboxd.gateway.tokens import (
-    Limits,
     Owner,
+    ProducerLimits,
     Token,
     append_token,
     new_token,
@@ -62,7 +62,7 @@ def _agent(arguments: Arguments) -> Owner | None:
     return Owner(user.pw_uid, user.pw_gid)
 
 
-def _limits(arguments: Arguments) -> Limits:
+def _limits(arguments: Arguments) -> ProducerLimits:
     rate = 0.0
     if arguments.rate is not None:
         try:
@@ -73,7 +73,7 @@ def _limits(arguments: Arguments) -> Limits:
             raise UsageError(
                 f"--rate cannot be {arguments.rate!r}", "it is a number of events a second above 0"
             )
-    return Limits(
+    return ProducerLimits(
         tuple(arguments.cluster), tuple(arguments.namespace), arguments.require_scope, rate
     )
 

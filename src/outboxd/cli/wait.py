@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from outboxd.cli.events import why_it_waits
 from outboxd.cli.queue import Queue, open_queue, resolve_id
-from outboxd.cli.rows import EntryRow, read_entry
+from outboxd.cli.rows import ListedEntry, read_entry
 from outboxd.errors import EX_OK, EX_UNAVAILABLE, Unavailable
 from outboxd.producer.command_line import Arguments
 from outboxd.status import Through
@@ -22,7 +22,7 @@ PAUSE_MAX_S = 1.0
 class _Look(NamedTuple):
     """What one look showed."""
 
-    entry: EntryRow
+    entry: ListedEntry
     through: Through | None  # as the gateway has it, where that was wanted and could be asked
 
     @property
@@ -80,7 +80,7 @@ def _verdict(look: _Look, queue: Queue) -> int:
     return EX_UNAVAILABLE
 
 
-def _verdict_of_gateway(entry: EntryRow, through: Through) -> int:
+def _verdict_of_gateway(entry: ListedEntry, through: Through) -> int:
     if through.state == "delivered":
         return EX_OK
     if through.state == "dead":

@@ -40,7 +40,7 @@ _RECENT_S = 10.0
 _HUNG_PROBES_MAX = 2
 
 
-class State(Enum):
+class GateState(Enum):
     """Where the gate stands."""
 
     # No answer yet since the start or a release: one request at a time.
@@ -92,12 +92,12 @@ class IllegalMove(Exception):
 
 
 _SHOWN = {
-    State.UNTRIED: DestinationState.UNTRIED,
-    State.CLOSED: DestinationState.OK,
-    State.OPEN: DestinationState.BACKING_OFF,
-    State.THROTTLED: DestinationState.THROTTLED,
-    State.HELD: DestinationState.HELD,
-    State.PAUSED: DestinationState.HELD,
+    GateState.UNTRIED: DestinationState.UNTRIED,
+    GateState.CLOSED: DestinationState.OK,
+    GateState.OPEN: DestinationState.BACKING_OFF,
+    GateState.THROTTLED: DestinationState.THROTTLED,
+    GateState.HELD: DestinationState.HELD,
+    GateState.PAUSED: DestinationState.HELD,
 }
 
 
@@ -111,7 +111,7 @@ class Breaker:
         self._tolerant = tolerant
         self._backoff = backoff
         self._hold_probe_s = hold_probe_s
-        self._state = State.UNTRIED
+        self._state = GateState.UNTRIED
         self._reason: str | None = None
         self._since_s = now_s
         self._wait_until_s = now_s  # no probe before this
@@ -130,15 +130,15 @@ class Breaker:
     # -- what the sender asks -------------------------------------------------
 
     @property
-    def state(self) -> State:
+    def state(self) -> GateState:
         return self._state
 
     def allowance(self, now_s: float, hangs_after_s: float = math.inf) -> Allowance:
         """How many requests may start now; a probe that has been under way for
         longer than `hangs_after_s` keeps nobody else from being asked."""
-        if self._state is State.CLOSED:
+        if self._state is GateState.CLOSED:
             return Allowance.ALL
-        if self._state is State.PAUSED:
+        if self._state is GateState.PAUSED:
             return Allowance.NONE
         if self._probes_s:
             hedge_s = self._hedge_s(hangs_after_s)
@@ -157,7 +157,7 @@ class Breaker:
 
         With `other`, there may be an entry that was not refused yet.
         """
-        if self._state in (State.CLOSED, State.PAUSED):
+        if self._state in (GateState.CLOSED, GateState.PAUSED):
             return None
         next_s = self._wait_until_s
         if other and self._other_from_s is not None:
@@ -170,7 +170,7 @@ class Breaker:
 
     def view(self) -> View:
         """For the status: the state, why, since when, and what comes next."""
-        waits = self._state in (State.OPEN, State.THROTTLED, State.HELD)
+        waits = self._state in (GateState.OPEN, GateState.THROTTLED, GateState.HELD)
         # A probe that went when the wait was over leaves none; a second opinion does.
         waits &= all(began_s < self._wait_until_s for began_s in self._probes_s.values())
         next_s = max(self._wait_until_s, self._told_until_s) if waits else None
@@ -178,7 +178,7 @@ class Breaker:
 
     def _hedge_s(self, hangs_after_s: float) -> float | None:
         """When another request may go beside the probes under way."""
-        if self._state is not State.UNTRIED and len(self._probes_s) >= _HUNG_PROBES_MAX:
+        if self._state is not GateState.UNTRIED and len(self._probes_s) >= _HUNG_PROBES_MAX:
             return None
         hedge_s = max(self._probes_s.values()) + hangs_after_s
         return None if math.isinf(hedge_s) else hedge_s
@@ -204,7 +204,7 @@ class Breaker:
 
     def is_late(self, ticket: Ticket) -> bool:
         """Whether its request began before the present state, and that is not CLOSED."""
-        return self._state is not State.CLOSED and ticket.serial < self._entered_serial
+        return self._state is not GateState.CLOSED and ticket.serial < self._entered_serial
 
     def is_outdated(self, ticket: Ticket) -> bool:
         """Whether its request went out with an old key, or before a release."""
@@ -220,10 +220,10 @@ class Breaker:
         self._failures_in_row = 0
         # An old request's good answer does not open the gate: it may have been
         # given before the trouble began. It is a reason to ask again, though.
-        if late or self._state in (State.CLOSED, State.PAUSED):
+        if late or self._state in (GateState.CLOSED, GateState.PAUSED):
             self.arrived(now_s)
             return False
-        self._enter(State.CLOSED, None, now_s)
+        self._enter(GateState.CLOSED, None, now_s)
         self._failures = 0
         return True
 
@@ -235,21 +235,21 @@ class Breaker:
         `doubt`: only one entry has had such an answer. True if an outage began.
         """
         late = self._close(ticket)
-        if not doubt and self._state is State.OPEN:
+        if not doubt and self._state is GateState.OPEN:
             self._other_from_s = None
-        if late or self._state is State.PAUSED:
+        if late or self._state is GateState.PAUSED:
             return False
-        if self._state is State.CLOSED:
+        if self._state is GateState.CLOSED:
             self._failures_in_row += 1
             if self._failures_in_row <= self._tolerance(now_s):
                 return False
-        if self._state is State.HELD and self._is_confirmed:
+        if self._state is GateState.HELD and self._is_confirmed:
             self._wait_until_s = now_s + self._hold_probe_s
             return False
-        began = self._state is not State.OPEN
-        told_s = self._wait_until_s if self._state is State.THROTTLED else now_s
+        began = self._state is not GateState.OPEN
+        told_s = self._wait_until_s if self._state is GateState.THROTTLED else now_s
         if began:
-            self._enter(State.OPEN, reason, now_s)
+            self._enter(GateState.OPEN, reason, now_s)
             self._wait_until_s = max(told_s, now_s)
         self._reason = reason
         self._back_off(now_s, random)
@@ -262,19 +262,19 @@ class Breaker:
     ) -> None:
         """Told to wait: `wait_s` seconds, or as after a failure if None."""
         late = self._close(ticket)
-        if self._state is State.PAUSED:
+        if self._state is GateState.PAUSED:
             return
         if wait_s is not None:
             self._told_until_s = max(self._told_until_s, now_s + wait_s)
-        if self._state is State.HELD and (late or self._is_confirmed):
+        if self._state is GateState.HELD and (late or self._is_confirmed):
             if not late:
                 self._wait_until_s = now_s + self._hold_probe_s
             return
-        if wait_s is None and late and self._state is State.THROTTLED:
+        if wait_s is None and late and self._state is GateState.THROTTLED:
             return  # the same pushback as the one that brought us here
-        if self._state is not State.THROTTLED:
-            earlier_s = self._wait_until_s if self._state is not State.HELD else now_s
-            self._enter(State.THROTTLED, reason, now_s)
+        if self._state is not GateState.THROTTLED:
+            earlier_s = self._wait_until_s if self._state is not GateState.HELD else now_s
+            self._enter(GateState.THROTTLED, reason, now_s)
             self._wait_until_s = max(earlier_s, now_s)
         self._reason = reason
         if wait_s is None:
@@ -292,12 +292,12 @@ class Breaker:
         """
         outdated = self.is_outdated(ticket)
         self._close(ticket)
-        if outdated or self._state is State.PAUSED:
+        if outdated or self._state is GateState.PAUSED:
             return False
-        began = self._state is not State.HELD
-        told_s = self._wait_until_s if self._state is State.THROTTLED else now_s
+        began = self._state is not GateState.HELD
+        told_s = self._wait_until_s if self._state is GateState.THROTTLED else now_s
         if began:
-            self._enter(State.HELD, reason, now_s)
+            self._enter(GateState.HELD, reason, now_s)
         elif ticket.serial < self._entered_serial and self._is_confirmed:
             return False
         self._is_confirmed = not doubt
@@ -316,8 +316,8 @@ class Breaker:
 
     def pause(self, reason: str, now_s: float) -> None:
         """The operator says hold; again only changes the reason."""
-        if self._state is not State.PAUSED:
-            self._enter(State.PAUSED, reason, now_s)
+        if self._state is not GateState.PAUSED:
+            self._enter(GateState.PAUSED, reason, now_s)
         self._reason = reason
 
     def release(self, now_s: float) -> bool:
@@ -325,9 +325,9 @@ class Breaker:
         nothing waits."""
         self._trusted_serial = self._serial
         self._failures = 0
-        if self._state is State.CLOSED:
+        if self._state is GateState.CLOSED:
             return False
-        self._enter(State.UNTRIED, None, now_s)
+        self._enter(GateState.UNTRIED, None, now_s)
         return True
 
     def key_changed(self, now_s: float) -> bool:
@@ -337,7 +337,7 @@ class Breaker:
 
     def look_again(self, now_s: float) -> bool:
         """What an answer's hold was for may be over. True if a probe may try at once."""
-        if self._state is not State.HELD:
+        if self._state is not GateState.HELD:
             return False
         self._entered_serial = self._serial
         self._probes_s.clear()  # a probe under way proves nothing
@@ -350,8 +350,8 @@ class Breaker:
         self._trusted_serial = self._serial
         self._successes_s.clear()
         self._failures = 0
-        if self._state is not State.PAUSED:
-            self._enter(State.UNTRIED, None, now_s)
+        if self._state is not GateState.PAUSED:
+            self._enter(GateState.UNTRIED, None, now_s)
 
     def configure(self, backoff: Backoff, hold_probe_s: float, *, tolerant: bool = True) -> None:
         """Other waits, from the next one on."""
@@ -374,10 +374,10 @@ class Breaker:
         delay_s = self._backoff.delay_s(self._failures, random)
         self._wait_until_s = max(self._wait_until_s, now_s + delay_s)
 
-    def _enter(self, state: State, reason: str | None, now_s: float) -> None:
-        if state in (State.OPEN, State.HELD):
+    def _enter(self, state: GateState, reason: str | None, now_s: float) -> None:
+        if state in (GateState.OPEN, GateState.HELD):
             self._successes_s.clear()
-        if state in (State.CLOSED, State.UNTRIED):
+        if state in (GateState.CLOSED, GateState.UNTRIED):
             self._told_until_s = -math.inf
         self._state = state
         self._reason = reason

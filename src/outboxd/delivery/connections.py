@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
-from outboxd.delivery.exchange import Connection
+from outboxd.delivery.exchange import EndpointConnection
 
 _ADDRESSES_KEPT_S = 60.0
 _LOOKUPS_MAX = 4  # of lookups that hang; each holds a thread until the system gives up
@@ -47,11 +47,11 @@ class Pool:
         self._addresses: asyncio.Future[list[Address]] | None = None
         self._resolved_at_s = 0.0
         self._generation = 0
-        self._idle: list[Connection] = []  # the one used last at the end
-        self._open: set[Connection] = set()
+        self._idle: list[EndpointConnection] = []  # the one used last at the end
+        self._open: set[EndpointConnection] = set()
         self._all_closed = asyncio.Event()
 
-    def take(self) -> Connection | None:
+    def take(self) -> EndpointConnection | None:
         """An idle connection that is as it was left, if there is one."""
         while self._idle:
             connection = self._idle.pop()
@@ -60,7 +60,7 @@ class Pool:
             connection.abort()
         return None
 
-    async def dial(self, ends_s: float) -> Connection:
+    async def dial(self, ends_s: float) -> EndpointConnection:
         """A new connection, by `ends_s` of the loop's clock at the latest.
 
         Raises:
@@ -71,7 +71,7 @@ class Pool:
             generation, context = self._generation, self._context
             sock = await connected(await self._resolved())
             _, connection = await loop.create_connection(
-                lambda: Connection(sock, self._released, self._closed),
+                lambda: EndpointConnection(sock, self._released, self._closed),
                 sock=sock,
                 ssl=context,
                 server_hostname=self._host if context else None,
@@ -104,13 +104,13 @@ class Pool:
         if self._open:
             await self._all_closed.wait()
 
-    def _released(self, connection: Connection) -> None:
+    def _released(self, connection: EndpointConnection) -> None:
         if connection.generation == self._generation:
             self._idle.append(connection)
         else:
             connection.close()
 
-    def _closed(self, connection: Connection) -> None:
+    def _closed(self, connection: EndpointConnection) -> None:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)

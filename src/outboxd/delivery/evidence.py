@@ -34,7 +34,7 @@ BRAKE_AFTER = 10
 REMEMBERED_MAX = 4096
 
 
-class Refused(NamedTuple):
+class RefusalEvidence(NamedTuple):
     """What a refusal says."""
 
     own_fault: bool  # of the entry itself: it was blamed before, and others pass
@@ -130,7 +130,7 @@ class Evidence:
 
     # --- what happens ---
 
-    def refused(self, seq: int, *, holds: bool, asks_another: bool = False) -> Refused:
+    def refused(self, seq: int, *, holds: bool, asks_another: bool = False) -> RefusalEvidence:
         """An entry was refused, perhaps by an answer of the class hold. With
         `asks_another` it is not itself asked once more, in strict order either."""
         record = self._records.pop(seq, None) or _Record()
@@ -151,7 +151,9 @@ class Evidence:
         record.holds += spent and holds
         is_news = own_fault and not record.is_known
         record.is_known |= own_fault
-        return Refused(own_fault, spent, record.holds, is_news, record.own_refusals, others_passed)
+        return RefusalEvidence(
+            own_fault, spent, record.holds, is_news, record.own_refusals, others_passed
+        )
 
     def rests(self, seq: int, until_s: float, *, told: bool) -> None:
         """Until when an entry waits by itself: if it turns out to be to blame, or if

@@ -23,7 +23,7 @@ REST_S = 5.0
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
-class Connection(asyncio.Protocol):
+class EndpointConnection(asyncio.Protocol):
     """A connection to the endpoint.
 
     Args:
@@ -53,8 +53,8 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         sock: socket.socket,
-        released: Callable[[Connection], None],
-        closed: Callable[[Connection], None],
+        released: Callable[[EndpointConnection], None],
+        closed: Callable[[EndpointConnection], None],
     ) -> None:
         self.generation = 0  # its pool's: one of an older generation is not used again
         self._loop = asyncio.get_running_loop()

@@ -13,8 +13,8 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from outboxd.delivery.backoff import Backoff
-from outboxd.delivery.breaker import Allowance, Breaker, State, Ticket, View
-from outboxd.delivery.evidence import BRAKE_AFTER, Evidence, Refused
+from outboxd.delivery.breaker import Allowance, Breaker, GateState, Ticket, View
+from outboxd.delivery.evidence import BRAKE_AFTER, Evidence, RefusalEvidence
 from outboxd.delivery.limiter import Limiter
 from outboxd.delivery.outcome import Meaning
 from outboxd.delivery.rate import Rate
@@ -47,7 +47,7 @@ class Permit(NamedTuple):
     began_s: float
 
 
-class Change(Enum):
+class GateChange(Enum):
     """What an answer did to the gate."""
 
     NONE = auto()
@@ -59,7 +59,7 @@ class Change(Enum):
 class Effect(NamedTuple):
     """What an answer did, beyond its meaning."""
 
-    change: Change = Change.NONE
+    change: GateChange = GateChange.NONE
     own_fault: bool = False  # the event is refused while others pass
     spent: bool = False  # and an attempt is spent on it
     rests_s: float | None = None  # the event waits by itself; None: as the gate says
@@ -125,7 +125,7 @@ class Gate:
         start_s: float | None = now_s
         aside = self._aside(now_s)
         free = self._limiter.free(aside)
-        if self._breaker.state is not State.CLOSED:
+        if self._breaker.state is not GateState.CLOSED:
             start_s = self._breaker.next_probe_s(self._hangs_after_s(), other=other)
             free = min(1, self._limiter.room(aside))
         if start_s is None:
@@ -146,13 +146,13 @@ class Gate:
     @property
     def flowing(self) -> bool:
         """Whether more than single probes may start."""
-        return self._breaker.state is State.CLOSED
+        return self._breaker.state is GateState.CLOSED
 
     @property
     def watches_clock(self) -> bool:
         """Whether it may be over as soon as the clock is set: a certificate is
         not valid yet, or no longer."""
-        return self._breaker.state is State.HELD and self._holds_certificate
+        return self._breaker.state is GateState.HELD and self._holds_certificate
 
     @property
     def permits(self) -> int:
@@ -240,20 +240,20 @@ class Gate:
         began = self._breaker.must_hold(
             permit.ticket, reason, now_s, doubt=rejected.braked, soon_s=self._backoff.initial_s
         )
-        change = self._lost() if began else Change.NONE
+        change = self._lost() if began else GateChange.NONE
         return Effect(change, is_final=False, revived=rejected.revived, hint=_REFUSES_HINT)
 
-    def _taken(self, permit: Permit, was_trouble: bool, now_s: float) -> Change:
+    def _taken(self, permit: Permit, was_trouble: bool, now_s: float) -> GateChange:
         """The destination answers as it should."""
         self._rate.accepted(permit.seq, now_s)
         self._limiter.succeeded(permit.slot, now_s - permit.began_s)
         if not self._breaker.succeeded(permit.ticket, now_s):
-            return Change.NONE
+            return GateChange.NONE
         away, self._away = self._away, False
         if not (away and was_trouble):
-            return Change.OPENED
+            return GateChange.OPENED
         self._limiter.restart()
-        return Change.RECOVERED
+        return GateChange.RECOVERED
 
     def _refused(self, permit: Permit, meaning: Meaning, now_s: float, random: float) -> Effect:
         outcome, holds = meaning.outcome, meaning.outcome is Outcome.HOLD
@@ -295,7 +295,7 @@ class Gate:
         doubt = meaning.concerns_event and self._evidence.asks_another
         lost = self._breaker.unavailable(permit.ticket, reason, now_s, random, doubt=doubt)
         return Effect(
-            self._lost() if lost else Change.NONE,
+            self._lost() if lost else GateChange.NONE,
             # While requests flow nothing else keeps it from being tried at once.
             rests_s=rests_s if self.flowing else None,
             fresh_connections=True,
@@ -311,9 +311,9 @@ class Gate:
             doubt=meaning.concerns_event and self._evidence.only_one_holds,
             soon_s=0.0 if lately else self._backoff.initial_s,
         )
-        return Effect(self._lost() if lost else Change.NONE, fresh_connections=True)
+        return Effect(self._lost() if lost else GateChange.NONE, fresh_connections=True)
 
-    def _own_wait_s(self, meaning: Meaning, refused: Refused, random: float) -> float:
+    def _own_wait_s(self, meaning: Meaning, refused: RefusalEvidence, random: float) -> float:
         """How long an event waits by itself: as it was told, or its own backoff; the
         longer of both once that is its own fault, or it would be asked for ever."""
         if meaning.outcome is Outcome.THROTTLED and meaning.retry_after_s is not None:
@@ -324,11 +324,11 @@ class Gate:
             return min(self._hold_probe_s, self._backoff.bound_s(refused.own_refusals))
         return self._backoff.delay_s(max(1, refused.own_refusals), random)
 
-    def _lost(self) -> Change:
+    def _lost(self) -> GateChange:
         if self._away:
-            return Change.NONE
+            return GateChange.NONE
         self._away = True
-        return Change.LOST
+        return GateChange.LOST
 
     def gone(self, seq: int) -> None:
         """An entry does not wait any more."""

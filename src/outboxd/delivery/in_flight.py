@@ -16,10 +16,10 @@ from outboxd.delivery.announcer import Announcer
 from outboxd.delivery.claims import Claims
 from outboxd.delivery.clock_steps import ClockSteps
 from outboxd.delivery.facts import AttemptMade, BrakePulled, EntryExpired, EntrySetAside, Fact
-from outboxd.delivery.gate import Change, Effect, Gate, Permit
+from outboxd.delivery.gate import Effect, Gate, GateChange, Permit
 from outboxd.delivery.next_hop import HOP_WANTED, NextHop
 from outboxd.delivery.outcome import Answer, Fault, Meaning, decide
-from outboxd.delivery.settings import Settings
+from outboxd.delivery.settings import DeliverySettings
 from outboxd.delivery.settling import abandoned, expired, revived, settlement
 from outboxd.delivery.through import ask_through
 from outboxd.outbox.model import Attempt, Claimed, Entry, Settlement, State
@@ -46,7 +46,7 @@ class Sending(Protocol):
         """The next request uses a fresh connection; those under way go on."""
 
 
-class Request(NamedTuple):
+class RequestInFlight(NamedTuple):
     """One request under way."""
 
     entry: Claimed
@@ -62,7 +62,7 @@ class InFlight:
         self,
         outbox: Outbox,
         transport: Sending,
-        settings: Settings,
+        settings: DeliverySettings,
         gate: Gate,
         claims: Claims,
         announcer: Announcer,
@@ -90,7 +90,7 @@ class InFlight:
         self._doubted_s: dict[int, float] = {}
         self.configure(settings, transport)
 
-    def configure(self, settings: Settings, transport: Sending) -> None:
+    def configure(self, settings: DeliverySettings, transport: Sending) -> None:
         """Other settings, for what is started from now on."""
         self._settings = settings
         if transport is not getattr(self, "_transport", None):
@@ -152,10 +152,10 @@ class InFlight:
         self._clock_steps.look()
         entry = self._clock_steps.correct(entry)
         permit = self._gate.begin(entry.seq, now_s)
-        request = Request(entry, permit, now_s, self._clock.wall_ms())
+        request = RequestInFlight(entry, permit, now_s, self._clock.wall_ms())
         self._tasks[entry.seq] = asyncio.get_running_loop().create_task(self._send(request))
 
-    async def _send(self, request: Request) -> None:
+    async def _send(self, request: RequestInFlight) -> None:
         settings, entry = self._settings, request.entry
         sent = False
         try:
@@ -201,7 +201,9 @@ class InFlight:
             self._host,
         )
 
-    def _body(self, request: Request, settings: Settings, next_hop: NextHop) -> bytes:
+    def _body(
+        self, request: RequestInFlight, settings: DeliverySettings, next_hop: NextHop
+    ) -> bytes:
         since_s = self._doubted_s.get(request.entry.seq)
         return next_hop.body(
             request.entry,
@@ -212,7 +214,7 @@ class InFlight:
             None if since_s is None else self._clock.since_boot_s() - since_s,
         )
 
-    def _doubt(self, request: Request) -> None:
+    def _doubt(self, request: RequestInFlight) -> None:
         """It may have arrived, and will be sent again."""
         if request.entry.possible_duplicate and request.entry.seq not in self._doubted_s:
             return  # there was a doubt before, of which nobody knows when it was
@@ -220,7 +222,9 @@ class InFlight:
             ago_s = self._clock.monotonic_s() - request.started_s
             self._doubted_s.setdefault(request.entry.seq, self._clock.since_boot_s() - ago_s)
 
-    def _end(self, request: Request, meaning: Meaning, effect: Effect, now_s: float) -> None:
+    def _end(
+        self, request: RequestInFlight, meaning: Meaning, effect: Effect, now_s: float
+    ) -> None:
         """What an answer means for the entry and for everybody who listens."""
         entry = request.entry
         attempt = Attempt(
@@ -258,7 +262,9 @@ class InFlight:
         self._follow(request, meaning, effect, now_s)
         self._ended()
 
-    def _follow(self, request: Request, meaning: Meaning, effect: Effect, now_s: float) -> None:
+    def _follow(
+        self, request: RequestInFlight, meaning: Meaning, effect: Effect, now_s: float
+    ) -> None:
         """What an answer means for everything else."""
         entry = request.entry
         if effect.fresh_connections and meaning.status is not None:
@@ -270,11 +276,11 @@ class InFlight:
             self._observe(EntrySetAside(entry.id, meaning.outcome.value, what))
         if effect.revived:
             self._revive(effect.revived)
-        if effect.change is Change.LOST:
+        if effect.change is GateChange.LOST:
             self._announcer.outage_began(meaning.error or meaning.outcome.value)
-        elif effect.change is not Change.NONE:
+        elif effect.change is not GateChange.NONE:
             self._claims.look_again()
-        if effect.change is Change.RECOVERED:
+        if effect.change is GateChange.RECOVERED:
             waiting_at = self._outbox.oldest_due_at
             oldest_at = entry.received_at
             if waiting_at is not None:
@@ -295,12 +301,12 @@ class InFlight:
         self._claims.rests(seq, delay_s)
         return self._clock.wall_ms() + round(delay_s * 1000)
 
-    def _abandon(self, request: Request) -> None:
+    def _abandon(self, request: RequestInFlight) -> None:
         """Cancelled at the stop."""
         self._gate.abandon(request.permit)
         self._finished[request.entry.seq] = self._unseen(request)
 
-    def _lose_sight_of(self, request: Request, error: Exception) -> None:
+    def _lose_sight_of(self, request: RequestInFlight, error: Exception) -> None:
         """A defect of ours while it ended: it may have arrived, and is tried again."""
         why = f"internal error: {error!r}: the event may have arrived"
         due_at = self._rest(request.entry.seq, self._settings.delivery.backoff_initial_s)
@@ -308,7 +314,7 @@ class InFlight:
         self._finished.setdefault(request.entry.seq, self._unseen(request, why=why, due_at=due_at))
         self._ended()
 
-    def _unseen(self, request: Request, **more: Any) -> Settlement:
+    def _unseen(self, request: RequestInFlight, **more: Any) -> Settlement:
         """The settlement of a request whose end was not seen."""
         duration_ms = round((self._clock.monotonic_s() - request.started_s) * 1000)
         return abandoned(request.entry, request.started_at, duration_ms, **more)

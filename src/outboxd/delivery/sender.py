@@ -27,7 +27,7 @@ from outboxd.delivery.expiry import Expiry
 from outboxd.delivery.facts import Fact
 from outboxd.delivery.gate import Gate
 from outboxd.delivery.in_flight import InFlight, Sending
-from outboxd.delivery.settings import Settings
+from outboxd.delivery.settings import DeliverySettings
 from outboxd.errors import (
     CommitUnknown,
     DiskShort,
@@ -60,7 +60,7 @@ class Sender:
         self,
         outbox: Outbox,
         transport: Sending,
-        settings: Settings,
+        settings: DeliverySettings,
         clock: Clock,
         random: Callable[[], float],
         observe: Callable[[Fact], None],
@@ -202,7 +202,7 @@ class Sender:
         """The entry with its times as they should have been, if the clock was set since."""
         return self._clock_steps.correct(entry)
 
-    def reconfigure(self, settings: Settings, transport: Sending) -> None:
+    def reconfigure(self, settings: DeliverySettings, transport: Sending) -> None:
         """New settings, from the next request on; what is in flight is not touched.
 
         What was learned of the destination (its state, permits, rate) stays,
@@ -483,6 +483,6 @@ def _held_by(hold: DestinationHold) -> str:
     return f"held by {hold.by}: {hold.reason}" if hold.reason else f"held by {hold.by}"
 
 
-def _due_horizon_s(settings: Settings) -> float:
+def _due_horizon_s(settings: DeliverySettings) -> float:
     """No entry waits longer by itself; a due time beyond was written by a wrong clock."""
     return max(settings.delivery.backoff_max_s, settings.komodor.retry_after_max_s)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from outboxd.config.sections import Delivery, Komodor
 
 
-class Settings(NamedTuple):
+class DeliverySettings(NamedTuple):
     """See config.example.toml for what each setting does."""
 
     komodor: Komodor

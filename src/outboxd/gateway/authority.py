@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from outboxd.event.komodor import Event
-from outboxd.gateway.tokens import Limits
+from outboxd.gateway.tokens import ProducerLimits
 from outboxd.intake.producer import NotAllowed, Producer
 
 
-def fill_in(event: Event, limits: Limits) -> None:
+def fill_in(event: Event, limits: ProducerLimits) -> None:
     """What the token adds where the event names none, before `[defaults]` do.
 
     An event without clusters would reach every cluster, so a token that is limited
@@ -24,7 +24,7 @@ def fill_in(event: Event, limits: Limits) -> None:
             event.scope = {**event.scope, field: list(allowed)}
 
 
-def objection(event: Event, limits: Limits) -> tuple[str, str, str] | None:
+def objection(event: Event, limits: ProducerLimits) -> tuple[str, str, str] | None:
     """Why the token does not allow this event: what is wrong, the field, what to do;
     None where it does. Call it after `fill_in`."""
     if limits.require_scope and not event.scope:
@@ -41,7 +41,7 @@ def objection(event: Event, limits: Limits) -> tuple[str, str, str] | None:
     return None
 
 
-class Pace:
+class TokenBucket:
     """A producer's rate: a bucket of one second's events, or of one.
 
     Never sleeps; the time is an argument.
@@ -76,11 +76,11 @@ class GatewayProducer(Producer):
 
     is_agent = True
 
-    def __init__(self, name: str, limits: Limits, monotonic_s: Callable[[], float]) -> None:
+    def __init__(self, name: str, limits: ProducerLimits, monotonic_s: Callable[[], float]) -> None:
         super().__init__(f"token:{name}")
         self._limits = limits
         self._monotonic_s = monotonic_s
-        self._pace = Pace(limits.rate, monotonic_s()) if limits.rate else None
+        self._pace = TokenBucket(limits.rate, monotonic_s()) if limits.rate else None
 
     def admit(self, event: Event) -> None:
         fill_in(event, self._limits)

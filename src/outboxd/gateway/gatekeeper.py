@@ -13,7 +13,7 @@ from typing import Protocol
 from outboxd.clock import Clock
 from outboxd.event.hop import GREETING, UNAUTHENTICATED
 from outboxd.gateway.authority import GatewayProducer
-from outboxd.gateway.tokens import NAME_CHARACTERS_MAX, Limits, TokenBook
+from outboxd.gateway.tokens import NAME_CHARACTERS_MAX, ProducerLimits, TokenBook
 from outboxd.logger import get_logger
 from outboxd.serve.answers import Refusal
 from outboxd.serve.request import Request
@@ -56,7 +56,7 @@ class Gatekeeper:
         self._describes_itself = describes_itself  # the value of the header Outboxd-Gateway
         self._renew = renew  # looks whether the tokens file has changed; True where it has
         self._book = TokenBook([])
-        self._producers: dict[tuple[str, Limits], GatewayProducer] = {}
+        self._producers: dict[tuple[str, ProducerLimits], GatewayProducer] = {}
         # Webhooks whose signature stands in for a token, and the header that it comes in.
         self.signed_webhooks: Mapping[str, str] = {}
 
@@ -100,7 +100,7 @@ class Gatekeeper:
     def signed_by(self, request: Request, webhook: str) -> GatewayProducer:
         """The producer that a webhook's good signature stands for."""
         request.answer_headers = {GREETING: self._describes_itself()}
-        return self._producer(f"webhook-{webhook}", Limits())
+        return self._producer(f"webhook-{webhook}", ProducerLimits())
 
     def refusal(self, request: Request, because: str) -> Refusal:
         """The one answer to all who are not known; why, only the log has."""
@@ -138,7 +138,7 @@ class Gatekeeper:
         name = _certificate_name(request.certificate)
         return None if name is None else self._producer(name, self._book.limits(name))
 
-    def _producer(self, name: str, limits: Limits) -> GatewayProducer:
+    def _producer(self, name: str, limits: ProducerLimits) -> GatewayProducer:
         producer = self._producers.get((name, limits))
         if producer is None:
             producer = GatewayProducer(name, limits, self._clock.monotonic_s)

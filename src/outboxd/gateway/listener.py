@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from outboxd.budgets import Limits
+from outboxd.budgets import ListenerLimits
 from outboxd.clock import Clock
 from outboxd.config.sections import Config
 from outboxd.errors import ConfigError
@@ -80,7 +80,7 @@ class GatewayListener:
         self._random = random
         self._server: HttpServer | None = None
 
-    def make_server(self, limits: Limits) -> HttpServer:
+    def make_server(self, limits: ListenerLimits) -> HttpServer:
         """The server of the listener, to be started once it has a socket."""
         self._server = HttpServer(
             RouteTable(self._routes),

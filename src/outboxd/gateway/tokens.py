@@ -38,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
-class Limits(
+class ProducerLimits(
     msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, forbid_unknown_fields=True
 ):
     """What the events of one producer may say, and how many there may be."""
@@ -54,7 +54,7 @@ class Token(NamedTuple):
 
     name: str
     digest: str  # SHA-256 of the secret, in lower-case hexadecimal digits
-    limits: Limits
+    limits: ProducerLimits
 
 
 class Owner(NamedTuple):
@@ -64,7 +64,7 @@ class Owner(NamedTuple):
     group_id: int
 
 
-_NOBODY = Token("", "0" * 64, Limits())
+_NOBODY = Token("", "0" * 64, ProducerLimits())
 
 
 class TokenBook:
@@ -78,7 +78,7 @@ class TokenBook:
         """Each name once, in the order of the file."""
         return tuple(dict.fromkeys(token.name for token in self._by_digest.values()))
 
-    def limits(self, name: str) -> Limits:
+    def limits(self, name: str) -> ProducerLimits:
         """Those of a name's token; none where it has no token."""
         found = (token.limits for token in self._by_digest.values() if token.name == name)
         return next(found, _NOBODY.limits)
@@ -103,7 +103,7 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def new_token(name: str, limits: Limits) -> tuple[str, Token]:
+def new_token(name: str, limits: ProducerLimits) -> tuple[str, Token]:
     """A secret, and the line that will know it again.
 
     Raises:
@@ -153,10 +153,10 @@ def _parse_line(words: list[str]) -> Token:
         raise ValueError(f"{words[0][:80]!r} is no name")
     if len(words) < 2 or not _DIGEST.fullmatch(words[1]):
         raise ValueError("the second word is no SHA-256 (64 digits from 0 to f)")
-    limits = Limits()
+    limits = ProducerLimits()
     if len(words) == 3:
         try:
-            limits = msgspec.json.decode(words[2], type=Limits)
+            limits = msgspec.json.decode(words[2], type=ProducerLimits)
         except msgspec.DecodeError as error:
             raise ValueError(f"its options: {error}") from None
         if not 0 <= limits.rate <= 1e6:

@@ -15,9 +15,9 @@ from outboxd.event.hop import ASKED, OFFER, STATE, UNKNOWN
 from outboxd.intake.intake import (
     FAULTS_MAX,
     NOT_JUDGED,
-    Answer,
-    Faults,
+    BatchFaults,
     Intake,
+    IntakeAnswer,
     IntakeMetrics,
 )
 from outboxd.intake.lines import PORTION_LINES, LineCutter
@@ -126,7 +126,7 @@ class IntakeRoutes:
         cutter = LineCutter(self._door.event_bytes_max)
         portion: list[bytes | None] = []
         portion_bytes = received_bytes = 0
-        faults = Faults()
+        faults = BatchFaults()
 
         async def take() -> None:
             nonlocal portion_bytes
@@ -161,7 +161,7 @@ class IntakeRoutes:
         lines: list[bytes | None],
         results: Results,
         producer: Producer,
-        faults: Faults,
+        faults: BatchFaults,
     ) -> None:
         """Empty `lines` into the outbox, so many at a time."""
         if faults.count >= FAULTS_MAX:
@@ -227,7 +227,7 @@ async def _sent(results: Results) -> AsyncIterator[bytes]:
         yield block
 
 
-def response_of(answer: Answer) -> Response:
+def response_of(answer: IntakeAnswer) -> Response:
     """The intake's answer as the server's."""
     if answer.retry_after_s is None:
         return Response(answer.body, answer.status)

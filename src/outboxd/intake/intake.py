@@ -92,7 +92,7 @@ class IntakeMetrics(Protocol):
     def refused(self, reason: str, count: int) -> None: ...
 
 
-class Answer(NamedTuple):
+class IntakeAnswer(NamedTuple):
     """A status of HTTP and its JSON."""
 
     status: int
@@ -107,7 +107,7 @@ class Prepared(NamedTuple):
     warnings: list[str]
 
 
-class Faults:
+class BatchFaults:
     """How many lines of one batch were no events so far."""
 
     __slots__ = ("count",)
@@ -228,7 +228,7 @@ class Intake:
 
     async def take(
         self, data: bytes, source: str, producer: Producer, header_key: str | None = None
-    ) -> Answer:
+    ) -> IntakeAnswer:
         """One event, with the answer of the HTTP contract.
 
         Raises:
@@ -239,7 +239,9 @@ class Intake:
             (receipt,) = await self.keep([incoming])
         except (EventError, Refused) as error:
             return self.refuse(error, producer)
-        return Answer(201 if receipt.status == "accepted" else 200, receipt_json(receipt, warnings))
+        return IntakeAnswer(
+            201 if receipt.status == "accepted" else 200, receipt_json(receipt, warnings)
+        )
 
     async def state_of_key(self, producer: Producer, dedup_key: str) -> str | None:
         """The state of the event that the producer handed in with this key; None where
@@ -276,16 +278,18 @@ class Intake:
             check_syntax(data)
         return self.prepare(data, source, producer, header_key)
 
-    def refuse(self, error: EventError | Refused, producer: Producer, count: int = 1) -> Answer:
+    def refuse(
+        self, error: EventError | Refused, producer: Producer, count: int = 1
+    ) -> IntakeAnswer:
         """The answer that says why `count` events were not kept; it is counted."""
         if isinstance(error, Refused):
             self.refused(error, count, producer)
             status = 507 if isinstance(error, DiskShort) else 503
-            return Answer(status, refusal_json(error), error.retry_after_s)
+            return IntakeAnswer(status, refusal_json(error), error.retry_after_s)
         for kind, status, reason in _REFUSED_AS:
             if isinstance(error, kind):
                 self.count_refused(producer, reason, count, error.message)
-                return Answer(status, error_json(error))
+                return IntakeAnswer(status, error_json(error))
         raise AssertionError("every EventError has its status")
 
     def refused(self, refusal: Refused, count: int, producer: Producer | None = None) -> None:
@@ -395,7 +399,7 @@ class Intake:
                 self.watch.clock_wrong(item.producer, host, ahead)
 
     async def take_lines(
-        self, lines: Sequence[bytes | None], source: str, producer: Producer, faults: Faults
+        self, lines: Sequence[bytes | None], source: str, producer: Producer, faults: BatchFaults
     ) -> list[bytes]:
         """A portion of a batch: for each line its result as JSON. A line of None
         was longer than an event may be. `faults` counts over the whole batch.
@@ -453,7 +457,7 @@ class Intake:
         return results
 
     async def _judge_line(
-        self, line: bytes | None, source: str, producer: Producer, faults: Faults
+        self, line: bytes | None, source: str, producer: Producer, faults: BatchFaults
     ) -> Prepared | bytes:
         """The event, or the result that says why it is none."""
         explain = faults.count < EXPLAINED_MAX

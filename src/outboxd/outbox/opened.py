@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol
 
 from outboxd.outbox.outbox import Outbox
-from outboxd.outbox.upkeep import Job
+from outboxd.outbox.upkeep import UpkeepJob
 
 
 class Opened(Protocol):
@@ -15,7 +15,7 @@ class Opened(Protocol):
     async def start(self) -> Outbox:
         """The outbox, with its writers running."""
 
-    def jobs(self, outbox: Outbox) -> list[Job]:
+    def jobs(self, outbox: Outbox) -> list[UpkeepJob]:
         """The upkeep that this engine needs beside that of any outbox."""
 
     def copied(self, outbox: Outbox) -> Awaitable[tuple[int, AsyncIterator[bytes]]]:

@@ -29,7 +29,7 @@ from outboxd.outbox.model import (
     Sizes,
     SpoolMark,
 )
-from outboxd.outbox.writer import Accept, Change, Claim, Exchange, Operation, Read, Writer
+from outboxd.outbox.writer import Accept, ChangeOperation, Claim, Exchange, Operation, Read, Writer
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ class Outbox:
             DiskShort: nothing was written.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._writer.submit(Change(future, verb))
+        self._writer.submit(ChangeOperation(future, verb))
         return future
 
     def read(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
@@ -173,7 +173,7 @@ class Outbox:
     def change_delivery(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
         """As `change`, in the order of what settles and claims."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self._delivery.submit(Change(future, verb))
+        self._delivery.submit(ChangeOperation(future, verb))
         return future
 
     def _read(self, reader: Writer, verb: Callable[[Engine], T]) -> asyncio.Future[T]:

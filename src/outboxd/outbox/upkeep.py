@@ -20,7 +20,7 @@ PRUNE_REST_S = 600.0  # between passes that found nothing to delete
 DEDUP_STEP = 500
 
 
-class Job(NamedTuple):
+class UpkeepJob(NamedTuple):
     """Something to do every so often."""
 
     name: str
@@ -46,12 +46,12 @@ class OutboxUpkeep:
         self._rest_until_s = 0.0
         self._rest_for_s = -1.0
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[UpkeepJob]:
         """What to run, and how often."""
         return [
-            Job("refresh", TICK_S, self.refresh),
-            Job("prune", TICK_S, self.prune),
-            Job("dedup", 30.0, self.prune_dedup),
+            UpkeepJob("refresh", TICK_S, self.refresh),
+            UpkeepJob("prune", TICK_S, self.prune),
+            UpkeepJob("dedup", 30.0, self.prune_dedup),
         ]
 
     async def refresh(self) -> None:

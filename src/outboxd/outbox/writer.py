@@ -139,7 +139,7 @@ class Claim(Operation[Fetched]):
         return found
 
 
-class Change(Operation[T]):
+class ChangeOperation(Operation[T]):
     """Any other verb."""
 
     __slots__ = ("verb",)

@@ -17,8 +17,8 @@ from outboxd.producer.words import UNREADABLE, make_readable, readable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from outboxd.producer.gateway import Gateway
-    from outboxd.producer.settings import Settings
+    from outboxd.producer.gateway import GatewayClient
+    from outboxd.producer.settings import ProducerSettings
 
 COMMAND_CHARACTERS_MAX = 1000
 COMMAND_IN_SUMMARY_MAX = 100
@@ -73,7 +73,7 @@ def _report(arguments: Arguments, ending: Ending) -> None:
 
 
 def _hand_in(
-    arguments: Arguments, ending: Ending, place: Settings, gateway: Gateway | None
+    arguments: Arguments, ending: Ending, place: ProducerSettings, gateway: GatewayClient | None
 ) -> None:
     from outboxd.producer.hand_in import hand_in
 

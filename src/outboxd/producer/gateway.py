@@ -28,7 +28,7 @@ TOKEN_BYTES_MAX = 4096
 LATER = (408, 425, 429)
 
 
-class Gateway:
+class GatewayClient:
     """Where a gateway is, and how it knows us."""
 
     def __init__(self, url: str, token: str, ca_file: str | None = None) -> None:
@@ -122,7 +122,7 @@ class Gateway:
             connection.close()
 
 
-def find(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Gateway | None:
+def find(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> GatewayClient | None:
     """The gateway that the command line or the environment names; None where neither does.
 
     Raises UsageError where it cannot be used as named.
@@ -140,7 +140,9 @@ def find(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Gatew
             "set $OUTBOXD_TOKEN, or name a file with --token-file",
         )
     # Without either, OpenSSL goes by $SSL_CERT_FILE and the system's authorities.
-    return Gateway(url, token, arguments.gateway_ca or environ.get("OUTBOXD_GATEWAY_CA") or None)
+    return GatewayClient(
+        url, token, arguments.gateway_ca or environ.get("OUTBOXD_GATEWAY_CA") or None
+    )
 
 
 def _read_token(path: str) -> str:

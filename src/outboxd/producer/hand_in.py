@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from outboxd.event.komodor import Event
-    from outboxd.producer.gateway import Gateway
-    from outboxd.producer.settings import Settings
+    from outboxd.producer.gateway import GatewayClient
+    from outboxd.producer.settings import ProducerSettings
 
 TARGET = "/mgmt/v1/events"
 # What the agent refuses for good. Anything else it says is a matter of time,
@@ -99,7 +99,7 @@ def emit(
     return hand_in(data, find_place(config), socket)
 
 
-def find_place(config: str | None) -> Settings:
+def find_place(config: str | None) -> ProducerSettings:
     """Where a program's events go. It is told once of what is wrong with the configuration,
     however many events it hands in."""
     place = settings.load(config)
@@ -114,9 +114,9 @@ _told: set[str] = set()
 
 def hand_in(
     data: bytes,
-    place: Settings,
+    place: ProducerSettings,
     socket_path: str | None = None,
-    gateway: Gateway | None = None,
+    gateway: GatewayClient | None = None,
     *,
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     answer_timeout_s: float = ANSWER_TIMEOUT_S,
@@ -162,7 +162,7 @@ def ask(
     return receipt or f"the agent answered {status}{_said(answer)}"
 
 
-def _ask_gateway(event: Event, gateway: Gateway) -> Stored | str:
+def _ask_gateway(event: Event, gateway: GatewayClient) -> Stored | str:
     """The same of a gateway."""
     try:
         status, answer = gateway.post(TARGET, compose(event))
@@ -226,14 +226,14 @@ def _said(answer: bytes) -> str:
     return f" ({error})" if error else ""
 
 
-def _checked(data: bytes, place: Settings) -> Event:
+def _checked(data: bytes, place: ProducerSettings) -> Event:
     event = parse(data, place.event_type_max, place.event_bytes_max)
     if event.dedup_key is None:
         event.dedup_key = f"outboxd-{os.urandom(16).hex()}"
     return event
 
 
-def _put_aside(event: Event, now_at: int, place: Settings, reason: str) -> Stored:
+def _put_aside(event: Event, now_at: int, place: ProducerSettings, reason: str) -> Stored:
     if event.occurred_at is None:
         # It may lie there for hours; without this it would seem to have
         # happened when the agent found it.

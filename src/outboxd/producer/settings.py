@@ -26,7 +26,7 @@ CONFIG_BYTES_MAX = 128 * 1024
 SOCKET_NAME = "outboxd.sock"
 
 
-class Settings:
+class ProducerSettings:
     """Where events are handed in, and what is wrong with the configuration that says so."""
 
     __slots__ = ("event_bytes_max", "event_type_max", "socket", "spool", "warning")
@@ -40,7 +40,7 @@ class Settings:
         self.warning: str | None = None
 
 
-def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> ProducerSettings:
     """The settings of `path`, else $OUTBOXD_CONFIG, else the system's file, else built-in.
 
     Raises ConfigError for a user without a home on a host without a packaged agent, whose
@@ -97,7 +97,9 @@ def _tables(data: bytes) -> tuple[dict[str, Any], str | None]:
         return tables, f"it is not TOML: {shown(str(error), 200)}"
 
 
-def _apply(settings: Settings, tables: dict[str, Any], source: str, fault: str | None) -> None:
+def _apply(
+    settings: ProducerSettings, tables: dict[str, Any], source: str, fault: str | None
+) -> None:
     """Take what is right; of several faults the first is told."""
     faults = [fault] if fault else []
     intake = _section(tables, "intake", faults)
@@ -152,23 +154,23 @@ def _count(value: object) -> int:
     return value
 
 
-def _built_in(environ: Mapping[str, str]) -> Settings:
+def _built_in(environ: Mapping[str, str]) -> ProducerSettings:
     """Those of a person's own agent. The directories that systemd's variables name are not
     looked at: where a job runs as a service, they are that service's."""
     directories = locations.user_runtime_dirs(environ)
     spool = f"{locations.user_state_dir(environ)}/spool"
     sockets = [f"{directory}/{SOCKET_NAME}" for directory in directories]
-    return Settings(next(filter(os.path.exists, sockets), sockets[0]), spool)
+    return ProducerSettings(next(filter(os.path.exists, sockets), sockets[0]), spool)
 
 
-def _packaged(environ: Mapping[str, str]) -> Settings:
+def _packaged(environ: Mapping[str, str]) -> ProducerSettings:
     """The packaged agent's, unless this host has none."""
     if os.path.isdir(locations.PACKAGED_SPOOL):
-        return Settings(locations.PACKAGED_SOCKET, locations.PACKAGED_SPOOL)
+        return ProducerSettings(locations.PACKAGED_SOCKET, locations.PACKAGED_SPOOL)
     return _built_in(environ)
 
 
-def _unread(source: str, fault: str, environ: Mapping[str, str]) -> Settings:
+def _unread(source: str, fault: str, environ: Mapping[str, str]) -> ProducerSettings:
     settings = _packaged(environ)
     settings.warning = (
         f"{source}: {fault}; going on with the socket {settings.socket} and the spool"

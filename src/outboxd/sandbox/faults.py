@@ -17,7 +17,7 @@ class BadFaults(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Faults:
+class InjectedFaults:
     """What goes wrong at present. Names on the wire are in camel case."""
 
     outage: bool = False  # connections are reset without an answer, nothing is recorded
@@ -43,7 +43,7 @@ class Faults:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CallHandling:
     """What is to be done with one call to the API."""
 
     reset: bool = False  # end the connection without an answer, record nothing
@@ -54,25 +54,25 @@ class Verdict:
     delay_s: float = 0.0  # wait before the answer
 
 
-def judge(faults: Faults, chance: float, within_rate: bool) -> Verdict:
+def judge(faults: InjectedFaults, chance: float, within_rate: bool) -> CallHandling:
     """What the faults mean for a call; `chance` is a random number below 1."""
     delay_s = faults.latency_ms / 1000 + faults.hang_seconds
     if faults.outage:
-        return Verdict(reset=True)
+        return CallHandling(reset=True)
     if not within_rate:
-        return Verdict(status=429, retry_after=faults.retry_after, delay_s=delay_s)
+        return CallHandling(status=429, retry_after=faults.retry_after, delay_s=delay_s)
     if faults.status is not None:
-        return Verdict(status=faults.status, retry_after=faults.retry_after, delay_s=delay_s)
+        return CallHandling(status=faults.status, retry_after=faults.retry_after, delay_s=delay_s)
     if faults.html:
-        return Verdict(status=200, html=True, delay_s=delay_s)
+        return CallHandling(status=200, html=True, delay_s=delay_s)
     if chance < faults.fail_rate:
-        return Verdict(status=500, delay_s=delay_s)
+        return CallHandling(status=500, delay_s=delay_s)
     # The same number serves twice: what is left of it is spread over [0, 1) again.
     left = (chance - faults.fail_rate) / (1 - faults.fail_rate)
-    return Verdict(lose_answer=left < faults.lost_answer_rate, delay_s=delay_s)
+    return CallHandling(lose_answer=left < faults.lost_answer_rate, delay_s=delay_s)
 
 
-def changed(faults: Faults, wanted: Any) -> Faults:
+def changed(faults: InjectedFaults, wanted: Any) -> InjectedFaults:
     """The faults after a request that names some; null means 'as at first'."""
     if not isinstance(wanted, dict):
         raise BadFaults('the body must be an object such as {"outage": true}')
@@ -87,7 +87,7 @@ def changed(faults: Faults, wanted: Any) -> Faults:
     return replace(faults, **values)
 
 
-def spent(faults: Faults) -> Faults:
+def spent(faults: InjectedFaults) -> InjectedFaults:
     """The faults after one more call, where their number is limited."""
     if faults.times is None:
         return faults
@@ -122,8 +122,8 @@ def _wire_name(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-_NONE = Faults()
-_FIELDS = {_wire_name(field.name): field.name for field in fields(Faults)}
+_NONE = InjectedFaults()
+_FIELDS = {_wire_name(field.name): field.name for field in fields(InjectedFaults)}
 _ALIASES = {"closeBeforeAnswer": "lostAnswerRate"}
 _LIMITS = {
     "fail_rate": (0.0, 1.0),

@@ -31,7 +31,7 @@ from outboxd.sandbox.received import Received, Record, entry_json
 from outboxd.sandbox.source import SandboxSource
 from outboxd.sandbox.validation import InvalidEvent, validate
 from outboxd.serve.acceptor import BACKLOG
-from outboxd.serve.answers import NoAnswer, Refusal, Response
+from outboxd.serve.answers import EndWithoutAnswer, Refusal, Response
 from outboxd.serve.body import read_body
 from outboxd.serve.guards import browser_guard
 from outboxd.serve.request import Request
@@ -56,13 +56,13 @@ class Sandbox:
         self,
         correlation: Correlation,
         api_key: str | None = None,
-        faults: faulty.Faults | None = None,
+        faults: faulty.InjectedFaults | None = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.correlation = correlation
         self.api_key = api_key
-        self.first_faults = faults or faulty.Faults()
+        self.first_faults = faults or faulty.InjectedFaults()
         self.faults = self.first_faults
         self.received = Received()
         self.clock = clock or Clock()
@@ -156,9 +156,9 @@ class Sandbox:
         text = b'{"id":"%s","correlatedServices":%s}' % (id.encode(), correlated)
         return Response(text, 201)
 
-    def _reset(self) -> NoAnswer:
+    def _reset(self) -> EndWithoutAnswer:
         self._count("reset")
-        return NoAnswer(reset=True)
+        return EndWithoutAnswer(reset=True)
 
     def _count(self, status: str) -> None:
         self.calls_by_status[status] = self.calls_by_status.get(status, 0) + 1
@@ -294,7 +294,7 @@ def _answer(status: int, content: Any) -> Response:
     return Response(_encode(content), status)
 
 
-def _refusal(verdict: faulty.Verdict) -> Response:
+def _refusal(verdict: faulty.CallHandling) -> Response:
     """The answer of a server, or of something before it, that does not work."""
     if verdict.html:
         page = b"<!doctype html><title>Welcome</title><p>Please log in to use this network."

@@ -96,7 +96,7 @@ class Refusal(Exception):
         )
 
 
-class NoAnswer(Exception):
+class EndWithoutAnswer(Exception):
     """Raised by a handler: the connection ends without a word (`reset`: with a RST)."""
 
     def __init__(self, *, reset: bool = False) -> None:

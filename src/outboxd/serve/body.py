@@ -19,7 +19,7 @@ AHEAD_BYTES = 64 * 1024
 EVENT_HINT = "send a smaller event, or raise [intake] event_bytes_max"
 
 
-class Source(Protocol):
+class BodySource(Protocol):
     """The connection that a body comes by."""
 
     def body_wanted(self) -> None:
@@ -46,7 +46,7 @@ class Body:
         "unread_bytes",
     )
 
-    def __init__(self, source: Source, length: int | None) -> None:
+    def __init__(self, source: BodySource, length: int | None) -> None:
         self._source = source
         self._data = b""  # a body in one piece, which is nearly every one
         self._parts: list[bytes] | None = None

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 
 from outboxd.budgets import Patience
 from outboxd.serve import peer as peers
-from outboxd.serve.answers import ClientGone, NoAnswer, Refusal, Response, Streamed
+from outboxd.serve.answers import ClientGone, EndWithoutAnswer, Refusal, Response, Streamed
 from outboxd.serve.body import AHEAD_BYTES, Body, stalled
 from outboxd.serve.heads import BODILESS
 from outboxd.serve.reader import PIECE_BYTES, SMALL_PIECE_BYTES, Head, RequestReader
@@ -43,7 +43,7 @@ PIPELINE_MAX = 16  # requests that wait for the one before them
 FREE_BYTES = 16 * 1024  # held for a connection without asking its budget
 
 
-class Connection(asyncio.Protocol):
+class PeerConnection(asyncio.Protocol):
     """Made for each connection by its server; ends with `connection_lost`."""
 
     __slots__ = (
@@ -319,7 +319,7 @@ class Connection(asyncio.Protocol):
             if isinstance(answer, Response):
                 return await self._send(request, answer)
             return await self._stream(request, answer)
-        except NoAnswer as none:
+        except EndWithoutAnswer as none:
             peers.reset(self._transport) if none.reset else self._transport.abort()
             return False
         except ConnectionError:

@@ -17,7 +17,7 @@ from itertools import islice
 from math import ceil
 from typing import Protocol, TypeVar
 
-from outboxd.budgets import Limits, socket_limits
+from outboxd.budgets import ListenerLimits, socket_limits
 from outboxd.clock import Clock
 from outboxd.errors import (
     BadQuery,
@@ -30,8 +30,8 @@ from outboxd.errors import (
 )
 from outboxd.logger import get_logger
 from outboxd.serve.acceptor import Acceptor
-from outboxd.serve.answers import Answer, NoAnswer, Refusal, Response, refusal_body, reply
-from outboxd.serve.connection import KEEPALIVE_S, STALL_S, Connection
+from outboxd.serve.answers import Answer, EndWithoutAnswer, Refusal, Response, refusal_body, reply
+from outboxd.serve.connection import KEEPALIVE_S, STALL_S, PeerConnection
 from outboxd.serve.guards import Guard
 from outboxd.serve.heads import HeadWriter
 from outboxd.serve.peer import identify
@@ -64,7 +64,7 @@ class HttpServer:
         *,
         name: str = "socket",
         guards: Sequence[Guard] = (),
-        limits: Limits | None = None,
+        limits: ListenerLimits | None = None,
         metrics: ServeMetrics | None = None,
         clock: Clock | None = None,
         tls: TlsFiles | None = None,
@@ -86,8 +86,8 @@ class HttpServer:
         self._metrics = metrics
         self._heads = HeadWriter(clock or Clock())
         self._acceptors: list[Acceptor] = []
-        self._joining: dict[Connection, asyncio.Task[None]] = {}
-        self._connections: dict[Hashable, dict[Connection, None]] = {}
+        self._joining: dict[PeerConnection, asyncio.Task[None]] = {}
+        self._connections: dict[Hashable, dict[PeerConnection, None]] = {}
         self._emptied: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -141,7 +141,7 @@ class HttpServer:
         if not self._admit(holder):
             # Before the handshake no answer could be read.
             return b"" if self.tls is not None else self._busy()
-        connection = Connection(self, peer, holder)
+        connection = PeerConnection(self, peer, holder)
         self._connections.setdefault(holder, {})[connection] = None
         joining = asyncio.create_task(self._join(connection, connected))
         self._joining[connection] = joining
@@ -150,7 +150,7 @@ class HttpServer:
             self._look_later()
         return None
 
-    async def _join(self, connection: Connection, connected: socket.socket) -> None:
+    async def _join(self, connection: PeerConnection, connected: socket.socket) -> None:
         """Give the connection its transport; with TLS that is once it has shaken hands."""
         tls = self.tls
         await asyncio.get_running_loop().connect_accepted_socket(
@@ -162,7 +162,7 @@ class HttpServer:
         )
 
     def _joined(
-        self, connection: Connection, connected: socket.socket, joining: asyncio.Task[None]
+        self, connection: PeerConnection, connected: socket.socket, joining: asyncio.Task[None]
     ) -> None:
         self._joining.pop(connection, None)
         if joining.cancelled() or joining.exception() is not None:
@@ -183,7 +183,7 @@ class HttpServer:
         self._end(loser)
         return budget.take(holder)
 
-    def _loser(self, newcomer: Hashable) -> Connection | None:
+    def _loser(self, newcomer: Hashable) -> PeerConnection | None:
         holder = self.limits.connections.displaced_by(newcomer)
         if holder is None:
             return None
@@ -196,7 +196,7 @@ class HttpServer:
         idle = next((one for one in first if one.is_idle_for(0.0)), None)
         return idle or next((one for one in first if one.is_dispensable), None)
 
-    def _end(self, connection: Connection) -> None:
+    def _end(self, connection: PeerConnection) -> None:
         joining = self._joining.get(connection)
         if joining is not None:
             joining.cancel()
@@ -204,14 +204,14 @@ class HttpServer:
         else:
             connection.abort()
 
-    def was_active(self, connection: Connection) -> None:
+    def was_active(self, connection: PeerConnection) -> None:
         """It is the last of its peer's to be thought idle."""
         mine = self._connections.get(connection.holder)
         if mine is not None and len(mine) > 1:
             del mine[connection]
             mine[connection] = None
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: PeerConnection) -> None:
         """It ended."""
         holder = connection.holder
         mine = self._connections.get(holder)
@@ -228,7 +228,7 @@ class HttpServer:
         if self._metrics is not None:
             self._metrics.connection_limited(self.name, reason)
 
-    def _all(self) -> list[Connection]:
+    def _all(self) -> list[PeerConnection]:
         return [one for connections in self._connections.values() for one in connections]
 
     def _look_later(self) -> None:
@@ -270,10 +270,10 @@ class HttpServer:
             return refusal.response()
         except (SyncFailed, CommitUnknown) as error:
             # What was written may or may not be there: no answer is the only honest one.
-            raise NoAnswer from error
+            raise EndWithoutAnswer from error
         except OutboxdError as error:
             return _of_error(error)
-        except (ConnectionError, NoAnswer):
+        except (ConnectionError, EndWithoutAnswer):
             raise
         except Exception as error:
             path = request.path[:200]
@@ -302,7 +302,7 @@ class HttpServer:
         busy = self.spread(self.too_busy().response())
         return self.head(busy, len(busy.body), "close") + busy.body
 
-    def only_reads(self, connection: Connection) -> bool:
+    def only_reads(self, connection: PeerConnection) -> bool:
         """Whether the request that a connection answers changes nothing."""
         current = connection.current
         return current is not None and current.head.method in ("GET", "HEAD", "OPTIONS")

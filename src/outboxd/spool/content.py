@@ -16,7 +16,7 @@ from outboxd.intake.intake import PLAIN_BYTES, Intake
 from outboxd.intake.producer import Producer
 from outboxd.outbox.model import Incoming, Source
 from outboxd.slices import Slices
-from outboxd.spool.rejects import FAULTS_TOLD_MAX, Fault, is_beyond_help
+from outboxd.spool.rejects import FAULTS_TOLD_MAX, LineFault, is_beyond_help
 
 
 class Content(NamedTuple):
@@ -24,7 +24,7 @@ class Content(NamedTuple):
 
     items: list[Incoming]
     line_numbers: list[int]  # of the items
-    faults: list[tuple[Fault, bytes]]
+    faults: list[tuple[LineFault, bytes]]
     lines: int  # that were read
     unread: bytes = b""  # the rest of the file, where its bad lines were too many
 
@@ -32,7 +32,7 @@ class Content(NamedTuple):
 async def read_content(door: Intake, data: bytes, producer: Producer, slices: Slices) -> Content:
     """What a file of at most `event_bytes_max` bytes holds."""
     if not data or data.isspace():
-        fault = Fault(1, None, "the file is empty", "write the event in tmp/, then rename it")
+        fault = LineFault(1, None, "the file is empty", "write the event in tmp/, then rename it")
         return Content([], [], [(fault, b"")], 1)
     try:
         if len(data) <= PLAIN_BYTES:
@@ -43,10 +43,10 @@ async def read_content(door: Intake, data: bytes, producer: Producer, slices: Sl
     except EventError as error:
         as_one = error
     if is_one_value(data):
-        return Content([], [], [(Fault.of(1, as_one), data)], 1)
+        return Content([], [], [(LineFault.of(1, as_one), data)], 1)
     items: list[Incoming] = []
     numbers: list[int] = []
-    faults: list[tuple[Fault, bytes]] = []
+    faults: list[tuple[LineFault, bytes]] = []
     number, bad_bytes, unread = 0, 0, b""
     for number, line, end in _lines(data):
         if not line or line.isspace():
@@ -56,7 +56,7 @@ async def read_content(door: Intake, data: bytes, producer: Producer, slices: Sl
             items.append(await prepare_line(door, line, producer, told))
             numbers.append(number)
         except EventError as error:
-            faults.append((Fault.of(number, error), line))
+            faults.append((LineFault.of(number, error), line))
             bad_bytes += len(line)
             if is_beyond_help(len(faults), len(items), bad_bytes):
                 unread = data[end:]
@@ -64,7 +64,7 @@ async def read_content(door: Intake, data: bytes, producer: Producer, slices: Sl
         await slices.pause()
     if not items and not _is_value(data.lstrip().partition(b"\n")[0]):
         # Neither its first line nor any other is one: an event cut short.
-        faults, unread = [(Fault.of(1, as_one), data)], b""
+        faults, unread = [(LineFault.of(1, as_one), data)], b""
     return Content(items, numbers, faults, number, unread)
 
 

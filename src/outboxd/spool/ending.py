@@ -15,18 +15,18 @@ from typing import Any, Protocol
 from outboxd.clock import Clock
 from outboxd.logger import get_logger
 from outboxd.outbox.outbox import Outbox
-from outboxd.spool.files import Identity, Look, SpoolFolder, Verdict
+from outboxd.spool.files import FileIdentity, Look, LookResult, SpoolFolder
 from outboxd.spool.prune import Held, measure, prune, size_of
 from outboxd.spool.rejects import (
     BadLines,
-    Fault,
+    LineFault,
     printable,
     reject_lines,
     reject_whole,
     tell,
     tell_immovable,
 )
-from outboxd.spool.waiting import Pace, WaitingRoom
+from outboxd.spool.waiting import SpoolWaits, WaitingRoom
 
 Thread = Callable[..., asyncio.Future[Any]]
 
@@ -55,7 +55,7 @@ class Endings:
         metrics: SpoolMetrics,
         clock: Clock,
         waiting: WaitingRoom,
-        pace: Pace,
+        pace: SpoolWaits,
         thread: Thread,
     ) -> None:
         self._outbox = outbox
@@ -90,7 +90,12 @@ class Endings:
         return replaced
 
     async def reject(
-        self, folder: SpoolFolder, look: Look, first: Fault, why: str | None = None, count: int = 1
+        self,
+        folder: SpoolFolder,
+        look: Look,
+        first: LineFault,
+        why: str | None = None,
+        count: int = 1,
     ) -> None:
         """Move a file of which nothing was taken; `why`: all that is wrong with it."""
         now_ms = self._clock.wall_ms()
@@ -133,7 +138,7 @@ class Endings:
             del self.progress[key]
 
     async def _rejected(
-        self, folder: SpoolFolder, name: str, target: str, fault: Fault, count: int
+        self, folder: SpoolFolder, name: str, target: str, fault: LineFault, count: int
     ) -> None:
         self._metrics.refused("invalid", count)
         self._metrics.spool_file("rejected")
@@ -157,9 +162,9 @@ class Endings:
                     hint="rejected/ held too much: the oldest of whoever had most went",
                 )
 
-    def _stuck(self, name: str, identity: Identity | None, error: OSError) -> bool:
+    def _stuck(self, name: str, identity: FileIdentity | None, error: OSError) -> bool:
         """It cannot be moved: leave it, and try again later; whether that is news."""
-        look = Look(name, Verdict.TROUBLE, identity)
+        look = Look(name, LookResult.TROUBLE, identity)
         wait_s = self._pace.trouble_s
         if error.errno in _LASTING:
             # It will not go by itself: twice as long each time.

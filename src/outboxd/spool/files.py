@@ -31,7 +31,7 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-class Verdict(StrEnum):
+class LookResult(StrEnum):
     """What a look at a name found."""
 
     READ = "read"  # a small file, read whole
@@ -45,7 +45,7 @@ class Verdict(StrEnum):
     GONE = "gone"
 
 
-class Identity(NamedTuple):
+class FileIdentity(NamedTuple):
     """Which file stood under a name, and in what state."""
 
     device: int
@@ -59,8 +59,8 @@ class Look(NamedTuple):
     """A name of `new/`, looked at."""
 
     name: str
-    verdict: Verdict
-    identity: Identity | None = None
+    verdict: LookResult
+    identity: FileIdentity | None = None
     data: bytes = b""
     key: str = ""  # of the spool's progress; only with READ
     reason: str = ""
@@ -176,7 +176,7 @@ class SpoolFolder:
                 break
         return looks
 
-    def remove(self, taken: Sequence[tuple[str, Identity]]) -> list[tuple[str, OSError | None]]:
+    def remove(self, taken: Sequence[tuple[str, FileIdentity]]) -> list[tuple[str, OSError | None]]:
         """Unlink what was committed and sync. Returns the names that stay: None
         beside those that another file has by now, else why it could not go."""
         staying: list[tuple[str, OSError | None]] = []
@@ -215,20 +215,20 @@ def look_at(directory: int, name: str, small_max: int) -> Look:
             return unfit
         identity = identity_of(found)
         if has_writer(descriptor):
-            return Look(name, Verdict.OPEN, identity)
+            return Look(name, LookResult.OPEN, identity)
         if found.st_size > small_max:
-            return Look(name, Verdict.LARGE, identity, settled=has_writer(descriptor) is False)
+            return Look(name, LookResult.LARGE, identity, settled=has_writer(descriptor) is False)
         data = os.read(descriptor, found.st_size + 1)
         # In this order: who has closed it by now has not changed it since.
         writer = has_writer(descriptor)
         if writer:
-            return Look(name, Verdict.OPEN, identity)
+            return Look(name, LookResult.OPEN, identity)
         if identity_of(os.fstat(descriptor)) != identity or len(data) != found.st_size:
-            return Look(name, Verdict.CHANGING, identity)
+            return Look(name, LookResult.CHANGING, identity)
         key = _digest(name, identity)
         key.update(data)
         settled = writer is False
-        return Look(name, Verdict.READ, identity, data, key.hexdigest(), settled=settled)
+        return Look(name, LookResult.READ, identity, data, key.hexdigest(), settled=settled)
     except OSError as error:
         return _failed(name, error)
     finally:
@@ -257,7 +257,7 @@ def has_writer(descriptor: int) -> bool | None:
 class LargeFile:
     """A file read in portions; holds its descriptor."""
 
-    def __init__(self, directory: int, name: str, identity: Identity) -> None:
+    def __init__(self, directory: int, name: str, identity: FileIdentity) -> None:
         """Raises OSError; FileNotFoundError where another file has the name by now."""
         self.name = name
         self.identity = identity
@@ -295,11 +295,11 @@ class LargeFile:
         return os.pread(self._descriptor, bytes_max + 1, start).rstrip().rpartition(b"\n")[2]
 
 
-def identity_of(found: os.stat_result) -> Identity:
-    return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_uid)
+def identity_of(found: os.stat_result) -> FileIdentity:
+    return FileIdentity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_uid)
 
 
-def _digest(name: str, identity: Identity) -> hashlib.blake2b:
+def _digest(name: str, identity: FileIdentity) -> hashlib.blake2b:
     """A file's identity is its name with its content and time of change."""
     encoded = os.fsencode(name)
     head = b"%d %d " % (identity.changed_ns, len(encoded))
@@ -309,24 +309,24 @@ def _digest(name: str, identity: Identity) -> hashlib.blake2b:
 def _unfit(name: str, found: os.stat_result) -> Look | None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
-        return Look(name, Verdict.REFUSED, identity_of(found), reason=f"it is {kind}")
+        return Look(name, LookResult.REFUSED, identity_of(found), reason=f"it is {kind}")
     if found.st_nlink > 1:
-        return Look(name, Verdict.LINKED, identity_of(found))
+        return Look(name, LookResult.LINKED, identity_of(found))
     if found.st_size > FILE_BYTES_MAX:
         reason = f"it has {found.st_size} bytes, a spool file may have {FILE_BYTES_MAX}"
-        return Look(name, Verdict.REFUSED, identity_of(found), reason=reason)
+        return Look(name, LookResult.REFUSED, identity_of(found), reason=reason)
     return None
 
 
 def _failed(name: str, error: OSError) -> Look:
     if error.errno == errno.ENOENT:
-        return Look(name, Verdict.GONE)
+        return Look(name, LookResult.GONE)
     if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
-        return Look(name, Verdict.REFUSED, reason="it is no regular file")
+        return Look(name, LookResult.REFUSED, reason="it is no regular file")
     reason = error.strerror or str(error)
     if error.errno in (errno.EACCES, errno.EPERM):
-        return Look(name, Verdict.UNREADABLE, reason=reason)
-    return Look(name, Verdict.TROUBLE, reason=reason)
+        return Look(name, LookResult.UNREADABLE, reason=reason)
+    return Look(name, LookResult.TROUBLE, reason=reason)
 
 
 _KINDS = {

@@ -18,7 +18,7 @@ from outboxd.outbox.model import Incoming
 from outboxd.slices import Slices
 from outboxd.spool.content import prepare_line
 from outboxd.spool.files import LargeFile, Look, SpoolFolder
-from outboxd.spool.rejects import FAULTS_TOLD_MAX, BadLines, Fault, is_beyond_help
+from outboxd.spool.rejects import FAULTS_TOLD_MAX, BadLines, LineFault, is_beyond_help
 
 CHECK_SLICE = 64  # lines between which the loop serves others
 
@@ -119,7 +119,7 @@ class _Portions:
             await asyncio.wait([reading])  # before the file is closed under it
         await self._take_lines(cutter.end())
         if not self._good and not self._bad.count:
-            self._bad.add(Fault(1, None, "there is no event in it"), b"")
+            self._bad.add(LineFault(1, None, "there is no event in it"), b"")
         return self._good
 
     async def _take_lines(self, lines: list[bytes | None]) -> None:
@@ -151,7 +151,7 @@ class _Portions:
                 told = self._bad.count < FAULTS_TOLD_MAX
                 incoming = await prepare_line(self._door, line, self._producer, told)
             except EventError as error:
-                self._bad.add(Fault.of(self._number, error), line)
+                self._bad.add(LineFault.of(self._number, error), line)
                 if is_beyond_help(self._bad.count, self._good, self._bad.kept_bytes):
                     self._bad.unread_from = self._number + 1
                     self._keep(lines[count:])

@@ -28,11 +28,11 @@ from outboxd.outbox.outbox import Outbox
 from outboxd.slices import Slices
 from outboxd.spool.content import Content, read_content
 from outboxd.spool.ending import Endings, SpoolMetrics
-from outboxd.spool.files import Identity, Look, SpoolFolder, Verdict, lock_spool
+from outboxd.spool.files import FileIdentity, Look, LookResult, SpoolFolder, lock_spool
 from outboxd.spool.largefile import take_large
-from outboxd.spool.rejects import BadLines, Fault, clean_up, printable
-from outboxd.spool.turns import Turns
-from outboxd.spool.waiting import Pace, WaitingRoom
+from outboxd.spool.rejects import BadLines, LineFault, clean_up, printable
+from outboxd.spool.turns import OwnerTurns
+from outboxd.spool.waiting import SpoolWaits, WaitingRoom
 from outboxd.spool.watch import SpoolWatch
 
 CHUNK_FILES = 256  # looked at and committed together
@@ -62,14 +62,14 @@ class SpoolReader:
         outbox: Outbox,
         metrics: SpoolMetrics,
         clock: Clock,
-        pace: Pace | None = None,
+        pace: SpoolWaits | None = None,
     ) -> None:
         self.disk_free_min = 0  # bytes that the lines of refused files leave free on the disk
         self._path = path
         self._door = door
         self._metrics = metrics
         self._clock = clock
-        self._pace = pace = pace or Pace()
+        self._pace = pace = pace or SpoolWaits()
         self._folder: SpoolFolder | None = None
         self._wake = asyncio.Event()
         self.watch = SpoolWatch(self._wake.set)
@@ -78,9 +78,9 @@ class SpoolReader:
         self._endings = Endings(outbox, metrics, clock, self.waiting, pace, self._thread)
         self._progress = self._endings.progress
         self._left_over = set(self._progress)  # of an earlier run, not seen again yet
-        self._turns = Turns()
+        self._turns = OwnerTurns()
         self._slices = Slices()
-        self._large: dict[str, Identity] = {}
+        self._large: dict[str, FileIdentity] = {}
         self._large_tasks: dict[int, asyncio.Task[None]] = {}  # by the files' owners
         self._task: asyncio.Task[None] | None = None
         self._resting: dict[int, float] = {}  # owners who have their share, and until when
@@ -277,9 +277,9 @@ class SpoolReader:
 
     async def _judge(self, look: Look) -> _Taking | None:
         """What of it is to be committed; None where it waits, or is done with."""
-        if look.verdict in (Verdict.READ, Verdict.LARGE) and self._may_be_open(look):
-            look = look._replace(verdict=Verdict.OPEN)
-        if look.verdict is not Verdict.READ:
+        if look.verdict in (LookResult.READ, LookResult.LARGE) and self._may_be_open(look):
+            look = look._replace(verdict=LookResult.OPEN)
+        if look.verdict is not LookResult.READ:
             await self._not_read(look)
             return None
         taking = await self._read(look)
@@ -367,39 +367,39 @@ class SpoolReader:
         assert self._folder is not None
         name = look.name
         match look.verdict:
-            case Verdict.GONE:
+            case LookResult.GONE:
                 self.waiting.remove(name)
-            case Verdict.LARGE:
+            case LookResult.LARGE:
                 self._start_large(look)
-            case Verdict.OPEN:
+            case LookResult.OPEN:
                 reason = "someone still writes to it"
                 if self.waiting.named_since_s(name) >= OPEN_TOLD_S:
                     reason += f", for more than {OPEN_TOLD_S:.0f} s"
                 # That it is closed wakes us; where there is no watch, this does.
                 if self.waiting.add(look, self._pace.grow_s, reason) and "more" in reason:
                     _log.warning("spool.file_open", file=printable(name), reason=reason)
-            case Verdict.CHANGING:
+            case LookResult.CHANGING:
                 self.waiting.add(look, self._pace.look_again_s, "it changes while it is read")
-            case Verdict.TROUBLE:
+            case LookResult.TROUBLE:
                 _log.warning("spool.file_unread", file=printable(name), error=look.reason)
                 self.waiting.add(look, self._pace.trouble_s, look.reason)
-            case Verdict.LINKED:
+            case LookResult.LINKED:
                 if self.waiting.waits_since_s(look) < self._pace.link_s:
                     self.waiting.add(look, self.waiting.look_again_s(look), "it has a second name")
                 else:
                     reason = "it has more than one name (hard links); not read"
                     hint = "rename it into new/, or unlink the other name"
-                    await self._endings.reject(self._folder, look, Fault(0, None, reason, hint))
-            case Verdict.UNREADABLE:
+                    await self._endings.reject(self._folder, look, LineFault(0, None, reason, hint))
+            case LookResult.UNREADABLE:
                 if self.waiting.waits_since_s(look) < self._pace.grow_s:
                     self.waiting.add(look, self.waiting.look_again_s(look), look.reason)
                 else:
                     reason = f"the agent may not read it: {look.reason}"
                     hint = "give the agent's group the right to read, before the rename"
-                    await self._endings.reject(self._folder, look, Fault(0, None, reason, hint))
+                    await self._endings.reject(self._folder, look, LineFault(0, None, reason, hint))
             case _:
                 hint = "a spool file is a regular file with one event, or JSON Lines"
-                fault = Fault(0, None, f"{look.reason}; not read", hint)
+                fault = LineFault(0, None, f"{look.reason}; not read", hint)
                 await self._endings.reject(self._folder, look, fault)
 
     def _only_its_owner_rests(self, look: Look, refusal: Refused) -> bool:
@@ -437,7 +437,7 @@ class SpoolReader:
             if len(self._large_tasks) >= LARGE_AT_ONCE:
                 return
             if identity.owner not in self._large_tasks and self._folder is not None:
-                take = self._take_large(self._folder, Look(name, Verdict.LARGE, identity))
+                take = self._take_large(self._folder, Look(name, LookResult.LARGE, identity))
                 self._large_tasks[identity.owner] = asyncio.create_task(take, name="spool-large")
 
     async def _take_large(self, folder: SpoolFolder, look: Look) -> None:
@@ -490,7 +490,7 @@ class SpoolReader:
             await self._thread(bad.discard)
             size = 0 if look.identity is None else look.identity.size_bytes
             reason = f"its {size} bytes are more than one event may have, so it is JSON Lines"
-            first = Fault(0, None, reason)
+            first = LineFault(0, None, reason)
             why = f"{first.text()}\n{bad.text()}"
             await self._endings.reject(folder, look, first, why, bad.count)
 

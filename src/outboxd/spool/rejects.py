@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from outboxd.errors import EventError
-from outboxd.spool.files import Identity, SpoolFolder, identity_of
+from outboxd.spool.files import FileIdentity, SpoolFolder, identity_of
 from outboxd.text import harmless
 from outboxd.times import rfc3339
 
@@ -40,7 +40,7 @@ _PARTIAL = ".outboxd-partial-"
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Fault(NamedTuple):
+class LineFault(NamedTuple):
     """A line that was not taken; 0: the file as a whole."""
 
     line: int
@@ -49,7 +49,7 @@ class Fault(NamedTuple):
     hint: str | None = None
 
     @classmethod
-    def of(cls, line: int, error: EventError) -> Fault:
+    def of(cls, line: int, error: EventError) -> LineFault:
         return cls(line, error.field, error.message, error.hint)
 
     def text(self) -> str:
@@ -76,7 +76,7 @@ class BadLines:
         self._folder = folder
         self._disk_free_min = disk_free_min
         self._kept_bytes = 0
-        self.faults: list[Fault] = []
+        self.faults: list[LineFault] = []
         self.count = 0
         self.unread_from = 0  # the line from which on none was read; 0: all were
         self.is_cut = False  # there was more than is kept
@@ -84,7 +84,7 @@ class BadLines:
         self.partial: str | None = None
         self.error: OSError | None = None  # the disk would not take them
 
-    def add(self, fault: Fault, line: bytes | None) -> None:
+    def add(self, fault: LineFault, line: bytes | None) -> None:
         """A line of None was kept already (it was too long)."""
         self.count += 1
         if len(self.faults) < FAULTS_TOLD_MAX:
@@ -159,7 +159,7 @@ class BadLines:
 
 
 def reject_whole(
-    folder: SpoolFolder, name: str, identity: Identity | None, why: str, now_ms: int
+    folder: SpoolFolder, name: str, identity: FileIdentity | None, why: str, now_ms: int
 ) -> str | None:
     """Move the file itself; returns its name there, None if it is gone.
 
@@ -206,7 +206,7 @@ def reject_whole(
 def reject_lines(
     folder: SpoolFolder,
     name: str,
-    identity: Identity,
+    identity: FileIdentity,
     bad: BadLines,
     taken: int,
     now_ms: int,
@@ -238,7 +238,7 @@ def reject_lines(
 
 
 def tell_immovable(
-    folder: SpoolFolder, name: str, identity: Identity | None, why: str, now_ms: int
+    folder: SpoolFolder, name: str, identity: FileIdentity | None, why: str, now_ms: int
 ) -> None:
     """A text alone, for what must stay in `new/`."""
     with contextlib.suppress(OSError):
@@ -277,7 +277,7 @@ def printable(name: str) -> str:
     return harmless(shown)
 
 
-def _head(name: str, identity: Identity | None, now_ms: int) -> str:
+def _head(name: str, identity: FileIdentity | None, now_ms: int) -> str:
     owner = f"{_OWNER}{identity.owner}\n" if identity else ""
     return (
         f"outboxd did not take this file from the spool\nfile: {printable(name)}\n"
@@ -285,14 +285,14 @@ def _head(name: str, identity: Identity | None, now_ms: int) -> str:
     )
 
 
-def tell(faults: Sequence[Fault], count: int) -> str:
+def tell(faults: Sequence[LineFault], count: int) -> str:
     """The faults, a line each; `count` of them there were."""
     text = "".join(fault.text() + "\n" for fault in faults[:FAULTS_TOLD_MAX])
     more = count - min(len(faults), FAULTS_TOLD_MAX)
     return text + (f"and {more} lines more\n" if more > 0 else "")
 
 
-def _still(folder: SpoolFolder, name: str, identity: Identity | None) -> os.stat_result | None:
+def _still(folder: SpoolFolder, name: str, identity: FileIdentity | None) -> os.stat_result | None:
     """What stands under the name, if it is what was looked at."""
     try:
         there = os.stat(name, dir_fd=folder.new, follow_symlinks=False)

@@ -14,7 +14,7 @@ NAMES_MAX = 65_536  # of all owners together
 OWNER_NAMES_MAX = 16_384
 
 
-class Turns:
+class OwnerTurns:
     """Names by the uid of their owner, each at most once."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Turns:
 
 
 def share(by_owner: dict[int, list[str]]) -> dict[int, list[str]]:
-    """Of what a scan found, as much as `Turns` holds: the first names of each owner."""
+    """Of what a scan found, as much as `OwnerTurns` holds: the first names of each owner."""
     shared = {owner: sorted(names)[:OWNER_NAMES_MAX] for owner, names in by_owner.items()}
     while sum(map(len, shared.values())) > NAMES_MAX:
         largest = max(shared, key=lambda owner: len(shared[owner]))

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from outboxd.clock import Clock
-from outboxd.spool.files import Identity, Look
+from outboxd.spool.files import FileIdentity, Look
 
 WAITING_MAX = 100_000
 
 
-class Pace(NamedTuple):
+class SpoolWaits(NamedTuple):
     """How long things wait, in seconds."""
 
     rescan_s: float = 30.0  # for what inotify misses
@@ -31,14 +31,14 @@ class _Waiting(NamedTuple):
     named_s: float  # when something by this name began to wait
     since_s: float  # when this very file did, unchanged
     until_s: float
-    identity: Identity | None
+    identity: FileIdentity | None
     reason: str
 
 
 class WaitingRoom:
     """Who waits until when."""
 
-    def __init__(self, clock: Clock, pace: Pace) -> None:
+    def __init__(self, clock: Clock, pace: SpoolWaits) -> None:
         self._clock = clock
         self._pace = pace
         self._names: dict[str, _Waiting] = {}

@@ -64,7 +64,7 @@ class Facets(NamedTuple):
         }
 
 
-class Histogram(NamedTuple):
+class TimeHistogram(NamedTuple):
     """Events by time and severity; bucket i begins at `since + i * step_ms`."""
 
     since: int
@@ -190,7 +190,7 @@ class Tally:
         until: int,
         step_ms: int,
         matches: TextMatches | None = None,
-    ) -> Histogram:
+    ) -> TimeHistogram:
         """Count by time and severity from `since`, which the first bucket begins at."""
         buckets = max(1, -(-(until - since) // step_ms))
         slices = Slices(self._pace)
@@ -215,7 +215,7 @@ class Tally:
                         add(at, ((group, 1),))
                 continue
             _add_block(block, since, until, step_ms, add)
-        return Histogram(since, step_ms, dict(zip(SEVERITIES, counts, strict=True)))
+        return TimeHistogram(since, step_ms, dict(zip(SEVERITIES, counts, strict=True)))
 
     def _clear_groups(self) -> None:
         self._ids: dict[_Key, int] = {}

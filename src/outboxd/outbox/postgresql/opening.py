@@ -11,7 +11,7 @@ from outboxd.clock import Clock
 from outboxd.errors import OutboxdError, Unavailable
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.postgresql.engine import PostgresEngine
-from outboxd.outbox.upkeep import Job
+from outboxd.outbox.upkeep import UpkeepJob
 
 MEASURE_S = 15.0
 
@@ -35,14 +35,14 @@ class OpenedPostgres:
         """The outbox, with a writer for each connection."""
         return await Outbox.start(self.engine, delivering=self.delivering, reading=self.reading)
 
-    def jobs(self, outbox: Outbox) -> list[Job]:
+    def jobs(self, outbox: Outbox) -> list[UpkeepJob]:
         """To see how large it is; vacuum is the server's own."""
 
         async def measure() -> None:
             await outbox.read(lambda _: self.reading.measure())
             self.engine.stored_bytes = self.reading.stored_bytes
 
-        return [Job("database", MEASURE_S, measure)]
+        return [UpkeepJob("database", MEASURE_S, measure)]
 
     async def copied(self, outbox: Outbox) -> tuple[int, AsyncIterator[bytes]]:
         """There is no file to copy. Raises Unavailable."""

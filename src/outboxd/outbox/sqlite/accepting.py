@@ -15,7 +15,13 @@ import msgspec
 from outboxd.outbox.identities import OLD_KEY, REPEAT, key_identities, repeat_identity
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark, State
 from outboxd.outbox.sqlite.checksums import body_crc, fresh_state_crc, head_crc, state_crc, text_crc
-from outboxd.outbox.sqlite.rows import DedupRow, Tally, insert_rows, read_states, write_states
+from outboxd.outbox.sqlite.rows import (
+    CountChanges,
+    DedupRow,
+    insert_rows,
+    read_states,
+    write_states,
+)
 
 NO_ATTEMPTS = "[]"
 
@@ -107,7 +113,7 @@ def accept(
     next_seq: int,
     windows: Windows,
     now: Now,
-    tally: Tally,
+    tally: CountChanges,
 ) -> list[Receipt]:
     """Keep the events that are not known yet; a receipt each, in order."""
     wanted = _keys(items, windows)

@@ -29,7 +29,13 @@ from outboxd.outbox.model import (
 from outboxd.outbox.sqlite import listing, query
 from outboxd.outbox.sqlite.accepting import NO_ATTEMPTS
 from outboxd.outbox.sqlite.checksums import fresh_state_crc, head_crc, state_crc, text_crc
-from outboxd.outbox.sqlite.rows import StateRow, Tally, insert_rows, read_states, write_states
+from outboxd.outbox.sqlite.rows import (
+    CountChanges,
+    StateRow,
+    insert_rows,
+    read_states,
+    write_states,
+)
 
 # The newest attempts that an entry keeps; `attempt_count` counts them all.
 ATTEMPTS_KEPT = 50
@@ -42,7 +48,7 @@ _STEP_BYTES = 4 * 1024 * 1024
 
 
 def settle(
-    connection: sqlite3.Connection, settlements: Sequence[Settlement], now: int, tally: Tally
+    connection: sqlite3.Connection, settlements: Sequence[Settlement], now: int, tally: CountChanges
 ) -> None:
     """Write what the attempts meant.
 
@@ -93,7 +99,7 @@ def _with_attempt(attempts: str, attempt: Attempt) -> str:
 
 
 def _settle_first_ones(
-    connection: sqlite3.Connection, settlements: Sequence[Settlement], now: int, tally: Tally
+    connection: sqlite3.Connection, settlements: Sequence[Settlement], now: int, tally: CountChanges
 ) -> list[int]:
     """Settle those entries which are as they came in, without reading them; their seqs.
 
@@ -168,7 +174,9 @@ def _first_row(settlement: Settlement, now: int) -> tuple[_FirstRow, tuple[objec
 # --- the operator --------------------------------------------------------------
 
 
-def change(connection: sqlite3.Connection, change: EntryChange, id: str, tally: Tally) -> Entry:
+def change(
+    connection: sqlite3.Connection, change: EntryChange, id: str, tally: CountChanges
+) -> Entry:
     """Do it; the entry as it is now, or as it was before a drop. Raises UnknownId."""
     entry = query.get(connection, id)
     if change is EntryChange.DROP:
@@ -192,7 +200,7 @@ def change_dead(
     where: EntryFilter,
     place: ListPlace,
     limit: int,
-    tally: Tally,
+    tally: CountChanges,
 ) -> ChangeStep:
     """Retry or drop at most `limit` of those that match, in a slice of some milliseconds."""
     assert change in (EntryChange.RETRY, EntryChange.DROP)
@@ -206,7 +214,7 @@ def change_dead(
     return ChangeStep(following, len(entries))
 
 
-def retry(connection: sqlite3.Connection, entries: Sequence[Entry], tally: Tally) -> None:
+def retry(connection: sqlite3.Connection, entries: Sequence[Entry], tally: CountChanges) -> None:
     """Dead letters become pending again, with their attempts spent forgotten.
 
     Their dedup keys stand in no way. A ttl that ran out no longer counts. On a
@@ -236,7 +244,7 @@ def _clear_expiry(connection: sqlite3.Connection, entry: Entry) -> None:
     )
 
 
-def drop(connection: sqlite3.Connection, entry: Entry, tally: Tally) -> None:
+def drop(connection: sqlite3.Connection, entry: Entry, tally: CountChanges) -> None:
     """Remove an entry for good, pending or dead (a delivered one too).
 
     Its identities go with it: an exported dead letter can be handed in again.
@@ -257,7 +265,11 @@ def drop(connection: sqlite3.Connection, entry: Entry, tally: Tally) -> None:
 
 
 def prune(
-    connection: sqlite3.Connection, after_seq: int, window: int, ended_before: int, tally: Tally
+    connection: sqlite3.Connection,
+    after_seq: int,
+    window: int,
+    ended_before: int,
+    tally: CountChanges,
 ) -> PruneStep:
     """Delete what was delivered long ago, among the `window` entries after `after_seq`."""
     last, seen = connection.execute(
@@ -287,7 +299,7 @@ def prune_dedup(connection: sqlite3.Connection, now: int, limit: int) -> int:
 
 
 def set_aside_damaged(
-    connection: sqlite3.Connection, seq: int, detail: str, now: int, tally: Tally
+    connection: sqlite3.Connection, seq: int, detail: str, now: int, tally: CountChanges
 ) -> None:
     """A row failed its checksum: keep what there is where a person can see it."""
     rows = connection.execute(

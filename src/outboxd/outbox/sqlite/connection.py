@@ -37,7 +37,7 @@ INCREMENTAL = 2  # of SQLite's auto_vacuum
 PAGE_BYTES = 2048
 
 
-class Trouble(Enum):
+class SqliteTrouble(Enum):
     """What an error of SQLite means for us."""
 
     FULL = auto()  # no room: nothing was kept; goes on when there is room
@@ -47,21 +47,21 @@ class Trouble(Enum):
     BUG = auto()  # ours
 
 
-def classify(error: sqlite3.Error) -> Trouble:
+def classify(error: sqlite3.Error) -> SqliteTrouble:
     """What an error means, from SQLite's primary result code (sqlite.org/rescode.html)."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
-        return Trouble.BUG
+        return SqliteTrouble.BUG
     primary = code & 0xFF
     if primary == sqlite3.SQLITE_FULL:
-        return Trouble.FULL
+        return SqliteTrouble.FULL
     if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-        return Trouble.FATAL
+        return SqliteTrouble.FATAL
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Trouble.DAMAGED
+        return SqliteTrouble.DAMAGED
     if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Trouble.LOCKED
-    return Trouble.BUG
+        return SqliteTrouble.LOCKED
+    return SqliteTrouble.BUG
 
 
 def translate(error: sqlite3.Error | UnicodeDecodeError, path: str) -> OutboxdError:
@@ -69,26 +69,26 @@ def translate(error: sqlite3.Error | UnicodeDecodeError, path: str) -> OutboxdEr
 
     Where SQLite quotes damaged text in its message, Python cannot even read that.
     """
-    trouble = Trouble.DAMAGED if isinstance(error, UnicodeDecodeError) else classify(error)
+    trouble = SqliteTrouble.DAMAGED if isinstance(error, UnicodeDecodeError) else classify(error)
     name = getattr(error, "sqlite_errorname", "")
-    if trouble is Trouble.FULL:
+    if trouble is SqliteTrouble.FULL:
         return DiskShort(
             f"no room on the disk of {path}: nothing was kept",
             f"{room_hint(path)}; it goes on by itself",
         )
-    if trouble is Trouble.FATAL:
+    if trouble is SqliteTrouble.FATAL:
         return SyncFailed(
             f"the disk failed while writing {path}: {error} ({name})",
             "the agent stops and starts afresh; "
             + ("look at the kernel's log for the disk" if has_inodes(path) else room_hint(path)),
         )
-    if trouble is Trouble.DAMAGED:
+    if trouble is SqliteTrouble.DAMAGED:
         return OutboxDamaged(
             f"{path} is damaged: {error} ({name})",
             "start the agent: it sets the file aside and salvages what can be read",
             str(error),
         )
-    if trouble is Trouble.LOCKED:
+    if trouble is SqliteTrouble.LOCKED:
         return OutboxLocked(f"{path} is open in another process", "stop the other agent first")
     return OutboxdError(f"internal error on {path}: {error} ({name})", "please report it")
 

@@ -46,7 +46,7 @@ from outboxd.outbox.model import (
 from outboxd.outbox.sqlite import accepting, carrying, changes, listing, query, search
 from outboxd.outbox.sqlite.ballast import Ballast, free_bytes
 from outboxd.outbox.sqlite.connection import connect, migrate, suspect, translate, unusable
-from outboxd.outbox.sqlite.rows import Tally, read_states, write_states
+from outboxd.outbox.sqlite.rows import CountChanges, read_states, write_states
 from outboxd.outbox.window_clock import WindowClock
 
 # A checkpoint's work is bounded by the log's size; a small log also bounds
@@ -125,7 +125,7 @@ class SqliteEngine:
 
     def _load(self) -> None:
         """What is kept in memory, as the tables have it."""
-        self._tally = Tally()
+        self._tally = CountChanges()
         self._counts = query.counts(self.connection)
         self._waiting = query.waiting(self.connection)
         self._windows.has_old_keys = accepting.has_old_keys(self.connection)
@@ -157,7 +157,7 @@ class SqliteEngine:
 
     def begin(self) -> None:
         """Open a transaction that writes."""
-        self._tally = Tally()
+        self._tally = CountChanges()
         self._accepted_in_transaction = 0
         self.connection.execute("BEGIN IMMEDIATE")
 
@@ -175,7 +175,7 @@ class SqliteEngine:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
 
-    def _counts_with(self, tally: Tally) -> Counts:
+    def _counts_with(self, tally: CountChanges) -> Counts:
         return Counts(
             self._counts.pending + tally.pending,
             self._counts.delivered + tally.delivered,

@@ -29,7 +29,7 @@ from outboxd.outbox.sqlite.owner import as_owner
 from outboxd.outbox.sqlite.rescue import diagnosis, recovery
 from outboxd.outbox.sqlite.rescue.recovery import Recovery, Rescue
 from outboxd.outbox.sqlite.upkeep import FileUpkeep
-from outboxd.outbox.upkeep import Job
+from outboxd.outbox.upkeep import UpkeepJob
 
 # How long another's lock is waited for: a command is done by then, an agent is not.
 BUSY_WAIT_S = 1.0
@@ -52,7 +52,7 @@ class Opened(NamedTuple):
         """The size of a consistent copy, in bytes, and its parts; raises DiskShort."""
         return copying.copied(outbox, self.engine)
 
-    def jobs(self, outbox: Outbox) -> list[Job]:
+    def jobs(self, outbox: Outbox) -> list[UpkeepJob]:
         """The upkeep of the file while an agent runs."""
         return FileUpkeep(outbox, self.engine).jobs()
 

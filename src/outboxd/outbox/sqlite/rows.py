@@ -120,7 +120,7 @@ _STATE_COLUMNS = tuple(name for name in StateRow._fields if name not in ("seq", 
 _decode_states = msgspec.json.Decoder(list[StateRow]).decode
 
 
-class Tally:
+class CountChanges:
     """What a transaction has done to the counts; counted for good at its commit."""
 
     __slots__ = ("dead", "delivered", "held", "pending", "waiting")

@@ -11,7 +11,7 @@ from outboxd.clock import Clock
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.sqlite.rescue.scrub import Scrubber
-from outboxd.outbox.upkeep import TICK_S, Job
+from outboxd.outbox.upkeep import TICK_S, UpkeepJob
 
 SCRUB_REST_S = 3600.0  # between looks at every checksum of the outbox
 SPARE_BYTES = 16 * 1024 * 1024  # of free disk, before ballast is laid out
@@ -34,13 +34,13 @@ class FileUpkeep:
         self._scrub_after_s = self._clock.monotonic_s()
         self._log_bytes_before = 0
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[UpkeepJob]:
         """What to run, and how often."""
         return [
-            Job("ballast", 30.0, self.lay_ballast),
-            Job("checkpoint", TICK_S, self.checkpoint_when_idle),
-            Job("give_back", TICK_S, self.give_back),
-            Job("scrub", TICK_S, self.scrub),
+            UpkeepJob("ballast", 30.0, self.lay_ballast),
+            UpkeepJob("checkpoint", TICK_S, self.checkpoint_when_idle),
+            UpkeepJob("give_back", TICK_S, self.give_back),
+            UpkeepJob("scrub", TICK_S, self.scrub),
         ]
 
     async def lay_ballast(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from outboxd.outbox.sqlite.rescue import wal
-from outboxd.outbox.sqlite.rescue.wal import Verdict
+from outboxd.outbox.sqlite.rescue.wal import WalCondition
 
 FRAME = 4096 + 24
 
@@ -52,21 +52,21 @@ def with_zeros(data: bytes, at: int, count: int = 512) -> bytes:
 
 def test_a_whole_log_is_clean_and_its_frames_are_those_that_sqlite_wrote(log: bytes):
     read = wal.read(log)
-    assert read.verdict is Verdict.CLEAN
+    assert read.verdict is WalCondition.CLEAN
     assert len(read.frames) == read.committed == (len(log) - 32) // FRAME
     assert all(frame.sound for frame in read.frames)
 
 
 @pytest.mark.parametrize("data", [b"", bytes(32), bytes(40_000), b"short"])
 def test_an_empty_log_is_clean(data: bytes):
-    assert wal.read(data).verdict is Verdict.CLEAN
+    assert wal.read(data).verdict is WalCondition.CLEAN
 
 
 def test_a_last_transaction_cut_short_anywhere_is_what_a_power_cut_leaves(log: bytes):
     begin = 32 + last_commit_begins(log) * FRAME
     for end in range(begin, len(log), 1024):
         read = wal.read(log[:end])
-        assert read.verdict in (Verdict.CLEAN, Verdict.TORN), (end, read.detail)
+        assert read.verdict in (WalCondition.CLEAN, WalCondition.TORN), (end, read.detail)
         assert read.committed == last_commit_begins(log)
 
 
@@ -81,7 +81,7 @@ def test_any_sectors_of_the_last_transaction_may_be_missing_after_a_power_cut(lo
             if random_.random() < 0.4:
                 torn = with_zeros(torn, sector, min(512, len(log) - sector))
         read = wal.read(torn)
-        false_alarms += read.verdict is Verdict.DAMAGED
+        false_alarms += read.verdict is WalCondition.DAMAGED
         assert read.committed >= last_commit_begins(log)
     # Stale bytes in a page's gap may be what is missing: a false alarm, which
     # costs a salvage and loses nothing.
@@ -93,7 +93,7 @@ def test_missing_sectors_in_an_earlier_transaction_are_damage(log: bytes):
         at = -(-(32 + frame * FRAME) // 512) * 512 + 512
         zeroed = with_zeros(log, at, 2048)
         if zeroed != log:
-            assert wal.read(zeroed).verdict is Verdict.DAMAGED, frame
+            assert wal.read(zeroed).verdict is WalCondition.DAMAGED, frame
 
 
 def test_one_flipped_bit_anywhere_is_found_and_mostly_put_right(log: bytes):
@@ -105,7 +105,7 @@ def test_one_flipped_bit_anywhere_is_found_and_mostly_put_right(log: bytes):
         damaged = bytearray(log)
         damaged[at] ^= 1 << bit
         read = wal.read(bytes(damaged))
-        assert read.verdict is Verdict.DAMAGED, (at, bit)
+        assert read.verdict is WalCondition.DAMAGED, (at, bit)
         wrong = sum(
             bytes(frame.image) != image for frame, image in zip(read.frames, right, strict=True)
         )
@@ -121,13 +121,13 @@ def test_one_flipped_bit_in_the_header_is_found_and_the_frames_are_still_read(lo
         damaged = bytearray(log)
         damaged[at] ^= 4
         read = wal.read(bytes(damaged))
-        assert read.verdict is Verdict.DAMAGED, at
+        assert read.verdict is WalCondition.DAMAGED, at
         assert [bytes(frame.image) for frame in read.frames] == right, at
 
 
 def test_the_last_commits_own_frame_overwritten_with_noise_is_damage(log: bytes):
     noise = random.Random(6).randbytes(FRAME)
-    assert wal.read(log[:-FRAME] + noise).verdict is Verdict.DAMAGED
+    assert wal.read(log[:-FRAME] + noise).verdict is WalCondition.DAMAGED
 
 
 def test_frames_of_an_older_generation_behind_the_newest_are_no_damage(tmp_path: Path):
@@ -144,7 +144,7 @@ def test_frames_of_an_older_generation_behind_the_newest_are_no_damage(tmp_path:
         sums = wal.checksum(covered, sums, "<")
         struct.pack_into(">2I", newer, at + 16, *sums)
     read = wal.read(bytes(newer) + older[len(newer) :])
-    assert read.verdict is not Verdict.DAMAGED
+    assert read.verdict is not WalCondition.DAMAGED
     assert len(read.frames) == 4
 
 
@@ -163,7 +163,7 @@ def test_what_a_rolled_back_transaction_spilled_is_no_damage(tmp_path: Path):
     db.close()
     read = wal.read(data)
     assert len(data) > 32 + 20 * FRAME
-    assert read.verdict is not Verdict.DAMAGED, read.detail
+    assert read.verdict is not WalCondition.DAMAGED, read.detail
 
 
 @pytest.mark.parametrize("cut_bytes", [10, 24, 1408, FRAME - 1])
@@ -194,11 +194,11 @@ def test_what_a_full_disk_cut_short_is_no_damage_and_a_bad_frame_before_it_is(
     db.close()
     read = wal.read(data)
     assert len(data) == room_bytes, "a frame is cut short"
-    assert read.verdict is Verdict.TORN, read.detail
+    assert read.verdict is WalCondition.TORN, read.detail
     # The commit itself, overwritten, is no such frame: it does not carry its generation.
     begin = 32 + (read.committed - 1) * FRAME
     noise = random.Random(1).randbytes(FRAME)
-    assert wal.read(data[:begin] + noise + data[begin + FRAME :]).verdict is Verdict.DAMAGED
+    assert wal.read(data[:begin] + noise + data[begin + FRAME :]).verdict is WalCondition.DAMAGED
 
 
 def test_the_checksum_is_the_one_that_sqlite_computes(log: bytes):

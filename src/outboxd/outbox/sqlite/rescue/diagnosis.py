@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from outboxd.errors import OutboxUnusable
 from outboxd.outbox.sqlite import schema
-from outboxd.outbox.sqlite.connection import Trouble, classify
+from outboxd.outbox.sqlite.connection import SqliteTrouble, classify
 from outboxd.outbox.sqlite.rescue import scrub, wal
 from outboxd.outbox.sqlite.rescue.pages import (
     MAGIC,
@@ -25,7 +25,7 @@ from outboxd.outbox.sqlite.rescue.pages import (
     Images,
     stated_page_bytes,
 )
-from outboxd.outbox.sqlite.rescue.wal import Log, Verdict
+from outboxd.outbox.sqlite.rescue.wal import WalCondition, WalLog
 
 # Up to here every page and row is checked at the start: about a second on a
 # slow machine. Of larger ones the ends, and the rest by the scrubber.
@@ -41,12 +41,12 @@ class Files(NamedTuple):
 
     database: memoryview
     log_bytes: memoryview
-    log: Log | None
+    log: WalLog | None
 
     def images(self) -> Images:
         """All page images, without those of a transaction that was never finished."""
         log = self.log
-        if log is not None and log.verdict is not Verdict.DAMAGED:
+        if log is not None and log.verdict is not WalCondition.DAMAGED:
             log = log._replace(frames=log.frames[: log.committed])
         return Images(self.database, log)
 
@@ -62,7 +62,7 @@ def read_files(path: str, log_path: str) -> Files:
     return Files(database, log_bytes, log)
 
 
-def _read_log(log_bytes: memoryview, database: memoryview) -> Log:
+def _read_log(log_bytes: memoryview, database: memoryview) -> WalLog:
     """The log; where its own header is damaged the size of its pages is the file's,
     or that by which more of it makes sense."""
     stated = stated_page_bytes(database)
@@ -121,7 +121,7 @@ def before_opening(path: str, was_outbox: bool) -> str:
     fault = header_fault(head)
     if fault:
         return fault
-    if files.log is not None and files.log.verdict is Verdict.DAMAGED:
+    if files.log is not None and files.log.verdict is WalCondition.DAMAGED:
         return files.log.detail
     return ""
 
@@ -203,7 +203,7 @@ def after_opening(connection: sqlite3.Connection, bytes_on_disk: int) -> str:
         # Besides CORRUPT there are the odd words in which SQLite and Python
         # say that a value is none of what can stand there.
         code = getattr(error, "sqlite_errorcode", None)
-        if code is None or classify(error) in (Trouble.DAMAGED, Trouble.BUG):
+        if code is None or classify(error) in (SqliteTrouble.DAMAGED, SqliteTrouble.BUG):
             return str(error)
         raise
 

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from outboxd.outbox.sqlite.rescue.wal import Frame, Log
+from outboxd.outbox.sqlite.rescue.wal import Frame, WalLog
 
 MAGIC = b"SQLite format 3\0"
 # Those of this version's files, and of earlier ones'.
@@ -56,7 +56,7 @@ class Images:
     """All images there are of each page; frames of the log are newer than the
     database, later ones newer than earlier ones."""
 
-    def __init__(self, database: bytes | memoryview, log: Log | None) -> None:
+    def __init__(self, database: bytes | memoryview, log: WalLog | None) -> None:
         self._database = memoryview(database)
         self.page_bytes = _page_bytes(self._database, log)
         self._frames: dict[int, list[Frame]] = {}
@@ -146,7 +146,7 @@ class Images:
         return self.map_type(page) in _OVERFLOW
 
 
-def _page_bytes(database: memoryview, log: Log | None) -> int:
+def _page_bytes(database: memoryview, log: WalLog | None) -> int:
     if log is not None and log.frames:
         return log.page_bytes
     return stated_page_bytes(database) or _guessed_page_bytes(database)

@@ -25,7 +25,7 @@ from outboxd.outbox.model import Source, State
 from outboxd.outbox.sqlite.checksums import body_crc, text_crc
 from outboxd.outbox.sqlite.rescue import pages as carve
 from outboxd.outbox.sqlite.rescue.pages import Cell, Images, Malformed, unpacked
-from outboxd.outbox.sqlite.rescue.wal import Log, Verdict
+from outboxd.outbox.sqlite.rescue.wal import WalCondition, WalLog
 from outboxd.outbox.sqlite.rows import DedupRow, EntryRow
 
 ENTRY_COLUMNS = len(EntryRow._fields)
@@ -61,7 +61,7 @@ class Small(NamedTuple):
 class Salvage:
     """One damaged outbox. First `survey` to its end, then the rest."""
 
-    def __init__(self, images: Images, log: Log | None, now: int) -> None:
+    def __init__(self, images: Images, log: WalLog | None, now: int) -> None:
         self._images = images
         self._now = now
         self._free, is_agreed = images.free_pages()
@@ -430,8 +430,8 @@ def _newest_first(locators: list[int]) -> list[int]:
     return sorted(locators, key=lambda locator: -unpacked(locator).version)
 
 
-def _unsure_before(log: Log | None) -> int:
-    if log is None or log.verdict is not Verdict.DAMAGED or not log.frames:
+def _unsure_before(log: WalLog | None) -> int:
+    if log is None or log.verdict is not WalCondition.DAMAGED or not log.frames:
         return 0
     sound = {frame.number for frame in log.frames if frame.sound}
     return max((n for n in range(1, max(sound, default=0) + 1) if n not in sound), default=0)

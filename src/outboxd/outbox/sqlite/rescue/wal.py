@@ -35,7 +35,7 @@ _MASK = 0xFFFFFFFF
 Sums = tuple[int, int]
 
 
-class Verdict(Enum):
+class WalCondition(Enum):
     """What a log looks like."""
 
     CLEAN = auto()  # ends with a commit, or there is none
@@ -53,10 +53,10 @@ class Frame(NamedTuple):
     sound: bool  # its checksum is right, by itself or after one bit was put right
 
 
-class Log(NamedTuple):
+class WalLog(NamedTuple):
     """A log, read to its end."""
 
-    verdict: Verdict
+    verdict: WalCondition
     detail: str
     page_bytes: int
     frames: list[Frame]  # of the current generation, also those behind a bad one
@@ -72,11 +72,11 @@ class _Slot(NamedTuple):
     is_stray: bool = False  # of this generation, whole, and fits to nothing before it
 
 
-def read(data: bytes | memoryview, page_bytes: int = 4096) -> Log:
+def read(data: bytes | memoryview, page_bytes: int = 4096) -> WalLog:
     """Read a log whole. `page_bytes` counts only where its header is unreadable."""
     view = memoryview(data)
     if view.nbytes <= HEADER_BYTES or (_is_zero(view[:HEADER_BYTES]) and _is_zero(view)):
-        return Log(Verdict.CLEAN, "", page_bytes, [], 0)
+        return WalLog(WalCondition.CLEAN, "", page_bytes, [], 0)
     reader = _Reader(view, page_bytes)
     if not reader.header_is_sound:
         reader.guess()
@@ -84,7 +84,7 @@ def read(data: bytes | memoryview, page_bytes: int = 4096) -> Log:
     frames = [slot.frame for slot in slots if slot.frame is not None]
     if not reader.header_is_sound:
         detail = "the header of the log is damaged: SQLite would ignore the whole log"
-        return Log(Verdict.DAMAGED, detail, reader.page_bytes, frames, 0)
+        return WalLog(WalCondition.DAMAGED, detail, reader.page_bytes, frames, 0)
     committed = 0
     for index, slot in enumerate(slots):
         if slot.fault or slot.frame is None:
@@ -92,31 +92,31 @@ def read(data: bytes | memoryview, page_bytes: int = 4096) -> Log:
         if slot.frame.is_commit:
             committed = index + 1
     verdict, detail = _judge(slots[committed:], committed)
-    return Log(verdict, detail, reader.page_bytes, frames, committed)
+    return WalLog(verdict, detail, reader.page_bytes, frames, committed)
 
 
-def _judge(tail: list[_Slot], committed: int) -> tuple[Verdict, str]:
+def _judge(tail: list[_Slot], committed: int) -> tuple[WalCondition, str]:
     """What follows the last commit that SQLite would find."""
     while tail and tail[-1].fault == "hole":
         tail = tail[:-1]
     if not tail:
-        return Verdict.CLEAN, ""
+        return WalCondition.CLEAN, ""
     frames = [slot.frame for slot in tail if slot.frame is not None]
     commits = sum(frame.is_commit for frame in frames)
     pages = [frame.page for frame in frames if frame.sound]
     where = f"behind frame {committed} of the log"
     if commits > 1 or (commits and not frames[-1].is_commit):
-        return Verdict.DAMAGED, f"{where}: {commits} commits that SQLite would drop"
+        return WalCondition.DAMAGED, f"{where}: {commits} commits that SQLite would drop"
     if len(set(pages)) < len(pages):
-        return Verdict.DAMAGED, f"{where}: frames of several commits that SQLite would drop"
+        return WalCondition.DAMAGED, f"{where}: frames of several commits that SQLite would drop"
     bad = [slot for slot in tail if slot.fault not in ("", "hole", "torn", "cut")]
     # A large transaction that was rolled back leaves frames which fit to
     # nothing any more. They hold no commit, and end with a frame that is right
     # or, where the disk was full, with one that is cut short: its commit never came.
     was_full = tail[-1].fault == "cut" and all(slot.is_stray for slot in bad)
     if bad and (commits or (tail[-1].fault and not was_full)):
-        return Verdict.DAMAGED, f"{where}: {bad[0].fault}"
-    return Verdict.TORN, f"{where}: a transaction that was never finished"
+        return WalCondition.DAMAGED, f"{where}: {bad[0].fault}"
+    return WalCondition.TORN, f"{where}: a transaction that was never finished"
 
 
 class _Reader:
