@@ -327,32 +327,32 @@ budgets.gateway_limits = lambda total, share: budgets.ListenerLimits(total, tota
     "head": Limit(
         dripping_head,
         """
-from outboxd.serve.connection import Connection
-Connection._check_idle = lambda self, now_s: None
+from outboxd.serve.connection import PeerConnection
+PeerConnection._check_idle = lambda self, now_s: None
 """,
         always=HASTY,
     ),
     "body": Limit(
         dripping_body,
         """
-from outboxd.serve.connection import Connection
-Connection._body_stalled = lambda self, body: None
+from outboxd.serve.connection import PeerConnection
+PeerConnection._body_stalled = lambda self, body: None
 """,
         always=HASTY,
     ),
     "rate": Limit(
         rate_of_a_token,
         """
-from outboxd.gateway.authority import Pace
-Pace.take = lambda self, count, now_s: 0.0
+from outboxd.gateway.authority import TokenBucket
+TokenBucket.take = lambda self, count, now_s: 0.0
 """,
         tokens={"web": {"rate": 2.0}},
     ),
     "rate in a batch": Limit(
         rate_of_a_token_in_a_batch,
         """
-from outboxd.gateway.authority import Pace
-Pace.take = lambda self, count, now_s: 0.0
+from outboxd.gateway.authority import TokenBucket
+TokenBucket.take = lambda self, count, now_s: 0.0
 """,
         tokens={"web": {"rate": 2.0}},
     ),
