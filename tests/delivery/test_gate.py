@@ -11,6 +11,7 @@ from outboxd.outbox.model import Outcome
 
 DELIVERED = Meaning(Outcome.DELIVERED, 201)
 FORBIDDEN = Meaning(Outcome.HOLD, 403, "403")
+REJECTED = Meaning(Outcome.REJECTED, 400, "400")
 
 
 def told(wait_s: float | None) -> Meaning:
@@ -85,3 +86,27 @@ def test_an_event_that_is_throttled_for_ever_is_asked_ever_more_seldom():
     assert rests_s[0] == 5.0
     assert rests_s == sorted(rests_s)
     assert rests_s[-1] == 150.0  # half of backoff_max: the random number here is 0.5
+
+
+def test_a_delivery_refutes_the_brake_though_a_release_came_while_it_was_under_way():
+    """Found on a busy machine: the next bad one held everything for another probe's time."""
+    asked = Asked()
+    effects = [asked.answered(seq, REJECTED) for seq in range(10)]
+    assert [effect.is_final for effect in effects] == [True] * 9 + [False]
+    asked.now_s += 1.0
+    good = asked.gate.begin(10, asked.now_s)
+    assert asked.gate.release(asked.now_s + 0.01)
+    asked.now_s += 0.02
+    asked.gate.ended(good, DELIVERED, asked.now_s, 0.5)
+    assert asked.answered(0, REJECTED).is_final  # others were delivered: it is the event
+    assert asked.gate.flowing
+
+
+def test_a_delivery_of_before_the_brake_refutes_nothing():
+    asked = Asked()
+    asked.answered(99, DELIVERED)
+    early = asked.gate.begin(98, asked.now_s)
+    for seq in range(10):
+        asked.answered(seq, REJECTED)
+    asked.gate.ended(early, DELIVERED, asked.now_s, 0.5)
+    assert not asked.answered(10, REJECTED).is_final

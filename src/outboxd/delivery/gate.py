@@ -98,6 +98,7 @@ class Gate:
         # Whether more speaks against the destination than the refusal of one event.
         self._is_trouble = False
         self._blamed_s = -_BLAMED_LATELY_S + now_s
+        self._braked_s = now_s  # when everything was refused last
         self._holds_certificate = False
 
     # --- what the sender asks ---
@@ -218,7 +219,8 @@ class Gate:
         return self._refused(permit, meaning, now_s, random)
 
     def _delivered(self, permit: Permit, now_s: float) -> Effect:
-        if self._breaker.is_late(permit.ticket):
+        refutes_brake = self._evidence.refuses_everything and permit.began_s > self._braked_s
+        if self._breaker.is_late(permit.ticket) and not refutes_brake:
             # Sent before the trouble began: it says little of the present.
             self._evidence.gone(permit.seq)
             return Effect(self._taken(permit, False, now_s))
@@ -233,6 +235,8 @@ class Gate:
         rejected = self._evidence.rejected(permit.seq, meaning.status)
         if rejected.final:
             return Effect(self._taken(permit, True, now_s))
+        if rejected.braked:
+            self._braked_s = now_s
         self._limiter.failed(permit.slot)
         self._is_trouble = True
         reason = f"refuses everything: {BRAKE_AFTER} events in a row, the last with {meaning.error}"
