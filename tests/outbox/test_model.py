@@ -18,6 +18,7 @@ from outboxd.errors import UnknownId
 from outboxd.outbox.listing import read_page
 from outboxd.outbox.model import Attempt, EntryChange, EntryFilter, Incoming, Settlement
 from outboxd.outbox.sqlite.engine import SqliteEngine
+from outboxd.outbox.window_clock import WindowClock
 
 KEY_WINDOW_S = 600.0
 HORIZON_S = 300.0
@@ -51,13 +52,18 @@ class Model:
         self.clock = clock
         self.entries: dict[str, ModelEntry] = {}
         self.keys: dict[str, Known] = {}
+        self.opened()
+
+    def opened(self) -> None:
+        """A process knows of no step of the clock before it."""
+        self.key_clock = WindowClock(self.clock, round(KEY_WINDOW_S * 1000))
 
     def of_seq(self, seq: int) -> ModelEntry | None:
         return next((e for e in self.entries.values() if e.seq == seq), None)
 
     def known(self, key: str | None) -> Known | None:
         found = self.keys.get(key) if key is not None else None
-        return found if found is not None and found.until > self.clock.wall_ms() else None
+        return found if found is not None and found.until > self.key_clock.now_ms() else None
 
     def sendable(self) -> set[int]:
         now = self.clock.wall_ms()
@@ -87,6 +93,7 @@ class Program:
         self.number = 0
 
     def _open(self) -> SqliteEngine:
+        self.model.opened()
         return SqliteEngine(self.path, self.clock, KEY_WINDOW_S)
 
     def run(self) -> None:
@@ -216,7 +223,7 @@ class Program:
                 position, _ = self.engine.prune(position, self.random.choice((1, 7, 1000)), before)
         with self.engine.transaction():
             self.engine.prune_dedup(1000)
-        now = self.clock.wall_ms()
+        now = self.model.key_clock.now_ms()
         self.model.keys = {k: known for k, known in self.model.keys.items() if known.until > now}
         for entry in list(self.model.entries.values()):
             if entry.state == "delivered" and entry.ended_at < before:
@@ -227,6 +234,9 @@ class Program:
 
     def jump(self) -> None:
         self.clock.jump(self.random.choice((-86400, 86400)))
+        # Whoever looks at the window sees the step.
+        self.engine.state_of_key("", "none")
+        self.model.key_clock.now_ms()
 
     def crash(self) -> None:
         """The process dies: the connection goes without a farewell."""
