@@ -39,6 +39,11 @@ def many_names(target: str, _: float, count: int = 120) -> None:
     _hand_in(target, ({"summary": "s", "scope": {"clusters": names}} for names in scopes))
 
 
+def very_many_names(target: str, seconds: float) -> None:
+    """The same, with three times as many events."""
+    many_names(target, seconds, 360)
+
+
 def long_names(target: str, _: float, count: int = 100) -> None:
     """Events of one name each, of 240 KB."""
     names = ([f"{number}-{'n' * 240_000}"] for number in range(count))
