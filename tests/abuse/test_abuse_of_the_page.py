@@ -57,7 +57,7 @@ import outboxd.web.tally as tally
 tally.Tally.__init__.__defaults__ = (1 << 40,)
 tally.VALUE_CHARACTERS_MAX = 1 << 40
 import outboxd.web.pace as pace
-pace.BUSY_PAUSES = -1.0
+pace.PAUSES = pace.BUSY_PAUSES = 0.0
 """
 
 

@@ -116,8 +116,12 @@ def _apply(
 
     take(intake, "socket", lambda value: _path(value, base))
     take(intake, "spool", lambda value: _path(value, base))
-    if _section(tables, "outbox", faults).get("url") and "spool" not in intake:
-        settings.spool = ""  # an agent that shares its outbox with others looks into none
+    url = _section(tables, "outbox", faults).get("url", "")
+    if type(url) is str and url.startswith(("postgresql://", "postgres://")):
+        if "spool" not in intake:
+            settings.spool = ""  # an agent that shares its outbox with others looks into none
+    elif url != "":
+        faults.append(f"url = {shown(repr(url))} is not allowed")
     take(intake, "event_bytes_max", _size)
     take(komodor, "event_type_max", _count)
     faults += _unknown(tables)

@@ -20,8 +20,9 @@ T = TypeVar("T")
 
 SLICE_S = 0.001  # of work on the loop or by the writer, before others get their turn
 WINDOW_S = 0.2  # over which it is measured how busy the process is
-# A pause is as long as the work before it, and with a busy core so many times longer.
-BUSY_PAUSES = 20.0
+# A pause is so many times as long as the work before it, and with a busy core so many longer.
+PAUSES = 3.0
+BUSY_PAUSES = 17.0
 
 
 class ReadableOutbox(Protocol):
@@ -47,6 +48,7 @@ class Pace:
         self._load = 0.0
         self._window_began_s = now_s()
         self._window_cpu_s = cpu_s()
+        self._window_used_s = 0.0
 
     async def turn(self) -> None:
         """Wait until work may go on; at once where none was done for a while."""
@@ -56,7 +58,8 @@ class Pace:
 
     def used(self, seconds: float) -> None:
         """So much work was done: the next turn comes after a pause."""
-        pause_s = seconds * (1.0 + BUSY_PAUSES * self._measure() ** 2)
+        self._window_used_s += seconds
+        pause_s = seconds * (PAUSES + BUSY_PAUSES * self._measure() ** 2)
         self._free_at_s = max(self._free_at_s, self._now_s()) + pause_s
 
     async def read(self, outbox: ReadableOutbox, verb: Callable[[Engine], T]) -> T:
@@ -78,13 +81,14 @@ class Pace:
             self.used(took_s)
 
     def _measure(self) -> float:
-        """How much of a core the process takes, the pages' own share in it; at most 1."""
+        """How much of a core the process takes for all else than its pages; at most 1."""
         now_s = self._now_s()
         took_s = now_s - self._window_began_s
         if took_s >= WINDOW_S:
             cpu_s = self._cpu_s()
-            self._load = min(1.0, (cpu_s - self._window_cpu_s) / took_s)
-            self._window_began_s, self._window_cpu_s = now_s, cpu_s
+            others_s = cpu_s - self._window_cpu_s - self._window_used_s
+            self._load = min(1.0, max(0.0, others_s / took_s))
+            self._window_began_s, self._window_cpu_s, self._window_used_s = now_s, cpu_s, 0.0
         return self._load
 
 
