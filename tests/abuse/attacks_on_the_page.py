@@ -33,6 +33,11 @@ def large_events(target: str, _: float, count: int = 200) -> None:
     _hand_in(target, ({"summary": str(number), "details": details} for number in range(count)))
 
 
+def many_large_events(target: str, seconds: float) -> None:
+    """The same, with three times as many."""
+    large_events(target, seconds, 600)
+
+
 def many_names(target: str, _: float, count: int = 120) -> None:
     """Events of 22,000 short names each, none of them twice."""
     scopes = ([f"{number:x}.{each:x}" for each in range(22_000)] for number in range(count))
