@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -46,16 +47,15 @@ async def test_long_faults_do_not_keep_the_loop(intake, lines):
     # A line of this kind takes some 100 ms to explain.
     bad = b'{"eventType": "a", "summary": "b", "details": {"x": [' + b"1," * 100_000 + b"}}\n"
     async with intake(spool=False) as parts:
-        loop = asyncio.get_running_loop()
         longest_s = 0.0
         done = asyncio.Event()
 
         async def watch():
             nonlocal longest_s
             while not done.is_set():
-                before = loop.time()
+                before_s = time.thread_time()  # not what else this machine does
                 await asyncio.sleep(0)
-                longest_s = max(longest_s, loop.time() - before)
+                longest_s = max(longest_s, time.thread_time() - before_s)
 
         watching = asyncio.create_task(watch())
         path = "/mgmt/v1/events" if lines == 1 else "/v1/events/batch"
