@@ -597,7 +597,7 @@ def test_everything_that_is_wrong_stands_at_the_top_with_what_to_do(
     agent_site.accept(event(received_at=int(time.time() * 1000) - 16 * MINUTE_MS), event())
     agent_site.settle(settled.dead(2, int(time.time() * 1000)))
     agent_site.admission._free_bytes = lambda: 0
-    agent_site.admission._sample(0.0)
+    agent_site.admission._sample(time.monotonic())
     page = open_page(agent_site.url)
     findings = page.locator("#findings li")
     expect(findings).to_have_count(3)
