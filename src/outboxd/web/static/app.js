@@ -220,8 +220,9 @@ function openDrawer() {
 async function reveal(id) {
   try {
     const entry = await get(`/v1/events/${encodeURIComponent(id)}`, null, 'reveal');
-    if (view.event !== id || list.find(id) || !entry.cursor) return;
-    await list.show(view, { from: entry.cursor });
+    if (view.event !== id) return;
+    // The next page may have come meanwhile, and have it.
+    if (!list.find(id) && entry.cursor) await list.show(view, { from: entry.cursor });
     if (list.find(id)) list.setActive(id, { scroll: true });
   } catch {
     // The drawer says that it is gone.
