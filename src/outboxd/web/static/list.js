@@ -92,21 +92,31 @@ export class List {
   /** Something changed: looks again at what is in sight. */
   async refresh() {
     if (!this.view || this.loading) return;
+    const question = this.question;
+    // Rows that were asked for before others took their place are no longer wanted.
+    const isOutdated = () => question !== this.question;
     try {
       if (this.from) {
         const first = this.entries[0];
         const page = await this.fetch(this.from, 'refresh');
+        if (isOutdated()) return;
         if (first) this.update(page.events);
       } else if (this.top() >= -this.rowHeight() / 2 && !this.isHeld()) {
-        this.merge(await this.fetch(null, 'refresh'), null);
+        const head = await this.fetch(null, 'refresh');
+        if (isOutdated()) return;
+        this.merge(head, null);
         this.hideFresh();
       } else {
         const head = await this.fetch(null, 'refresh');
+        if (isOutdated()) return;
         const newest = this.entries[0]?.id ?? '';
         this.showFresh(head.events.filter((entry) => entry.id > newest).length);
         const page = this.pageInSight();
-        if (page.cursor) this.merge(await this.fetch(page.cursor, 'refresh'), page.upper);
-        else this.update(head.events);
+        if (page.cursor) {
+          const inSight = await this.fetch(page.cursor, 'refresh');
+          if (isOutdated()) return;
+          this.merge(inSight, page.upper);
+        } else this.update(head.events);
       }
       this.say();
       this.paint();
