@@ -11,9 +11,10 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from outboxd.config.secrets import credential, read_secret
 from outboxd.config.sections import Config
 from outboxd.errors import ConfigError
-from outboxd.locations import credential_path
+from outboxd.locations import CREDENTIAL
 
 KEY_CHARACTERS_MAX = 4096
 
@@ -56,25 +57,14 @@ def _of_file(config: Config, _: Mapping[str, str]) -> tuple[str, str] | None:
 
 
 def _of_credential(_: Config, environ: Mapping[str, str]) -> tuple[str, str] | None:
-    path = credential_path(environ)
-    # The service's unit gives a blank one where there is no file to give.
-    if not path or not os.path.exists(path) or os.path.getsize(path) <= 1:
-        return None
-    label = "the credential komodor-api-key"
-    return _read(path, label), label
+    path = credential(environ, CREDENTIAL)
+    label = f"the credential {CREDENTIAL}"
+    return (_read(path, label), label) if path else None
 
 
 def _read(path: str, label: str) -> str:
-    try:
-        # Not blocking: a FIFO in its place must not stop the agent for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            data = file.read(KEY_CHARACTERS_MAX + 2) or b""
-    except OSError as error:
-        raise ConfigError(
-            f"{label}: {path} cannot be read: {error.strerror}",
-            f"it must hold the API key, and the agent's user must own it: ls -l {path}",
-        ) from error
+    hint = f"it must hold the API key, and the agent's user must own it: ls -l {path}"
+    data = read_secret(path, label, hint, KEY_CHARACTERS_MAX + 2)
     return _checked(data.decode("utf-8", "replace").strip(), f"{label}: {path}")
 
 

@@ -5,6 +5,7 @@ Types alone, no I/O. Times are milliseconds since 1970 (UTC) and end in `_at`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -215,6 +216,24 @@ class EntryFilter(NamedTuple):
     until: int | None = None  # received before
     # (filter's name, value): entries with one of these are left out.
     excluded: tuple[tuple[str, str], ...] = ()
+
+    def by_name(self) -> Iterator[tuple[str, Sequence[object], Sequence[object]]]:
+        """Each filter of values by its name in a query: the values that are wanted, () for
+        any, and those that are left out."""
+        for name, wanted in (
+            ("state", self.states),
+            ("type", self.event_types),
+            ("severity", self.severities),
+            ("cluster", self.clusters),
+            ("namespace", self.namespaces),
+            ("service", self.services),
+            ("reason", self.dead_reasons),
+            ("status", self.last_statuses),
+            ("source", self.sources),
+            ("producer", self.producers),
+        ):
+            unwanted = [value for own, value in self.excluded if own == name]
+            yield name, wanted, [int(v) for v in unwanted] if name == "status" else unwanted
 
 
 class ListPlace(NamedTuple):

@@ -58,25 +58,13 @@ def conditions(where: EntryFilter) -> tuple[str, list[Any]]:
     """The filter, but for its texts, as SQL (" AND … AND …"), with values."""
     clauses: list[str] = []
     values: list[Any] = []
-    for name, wanted in (
-        ("state", where.states),
-        ("type", where.event_types),
-        ("severity", where.severities),
-        ("cluster", where.clusters),
-        ("namespace", where.namespaces),
-        ("service", where.services),
-        ("reason", where.dead_reasons),
-        ("status", where.last_statuses),
-        ("source", where.sources),
-        ("producer", where.producers),
-    ):
-        unwanted = [value for own, value in where.excluded if own == name]
+    for name, wanted, unwanted in where.by_name():
         if wanted:
             clauses.append(_any_of(name))
             values.append(list(wanted))
         if unwanted:
             clauses.append(f"NOT coalesce({_any_of(name)}, false)")
-            values.append([int(v) for v in unwanted] if name == "status" else unwanted)
+            values.append(list(unwanted))
     if where.owners:
         clauses.append(_any_of("producer"))
         values.append(list(where.owners))

@@ -235,26 +235,14 @@ def conditions(where: EntryFilter) -> tuple[str, list[object]]:
     """The filter, but for its texts, as SQL over `entries e` (" AND … AND …"), with values."""
     clauses: list[str] = []
     values: list[object] = []
-    for name, wanted in (
-        ("state", where.states),
-        ("type", where.event_types),
-        ("severity", where.severities),
-        ("cluster", where.clusters),
-        ("namespace", where.namespaces),
-        ("service", where.services),
-        ("reason", where.dead_reasons),
-        ("status", where.last_statuses),
-        ("source", where.sources),
-        ("producer", where.producers),
-    ):
-        unwanted = [value for own, value in where.excluded if own == name]
+    for name, wanted, unwanted in where.by_name():
         if wanted:
             clauses.append(_any_of(name, len(wanted)))
             values.extend(wanted)
         if unwanted:
             # What has no value (NULL) is not excluded.
             clauses.append(f"NOT coalesce({_any_of(name, len(unwanted))}, 0)")
-            values.extend(int(v) if name == "status" else v for v in unwanted)
+            values.extend(unwanted)
     if where.owners:
         clauses.append(_any_of("producer", len(where.owners)))
         values.extend(where.owners)

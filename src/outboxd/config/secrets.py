@@ -1,0 +1,31 @@
+"""Files with a secret in them, found and read; what they must hold is for each to check."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from outboxd.errors import ConfigError
+from outboxd.locations import credential_path
+
+
+def read_secret(path: str, label: str, hint: str, bytes_max: int) -> bytes:
+    """The file's first `bytes_max` bytes.
+
+    Raises:
+        ConfigError: it cannot be read; the hint says what it must be.
+    """
+    try:
+        # Not blocking: a FIFO in its place must not stop the agent for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            return file.read(bytes_max) or b""
+    except OSError as error:
+        raise ConfigError(f"{label}: {path} cannot be read: {error.strerror}", hint) from error
+
+
+def credential(environ: Mapping[str, str], name: str) -> str | None:
+    """The path of a credential that systemd hands over, if something stands in it: the
+    service's unit gives a blank one where there is no file to give."""
+    path = credential_path(environ, name)
+    return path if path and os.path.exists(path) and os.path.getsize(path) > 1 else None
