@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from support.postgresql import binaries
+from support.postgresql import needed_binaries
 
 READY_S = 60.0
 _STANDBY = "standby"
@@ -184,7 +184,7 @@ class Pair:
 @pytest.fixture(scope="session")
 def template():
     """A fresh cluster's data directory, to be copied."""
-    bin = needed()
+    bin = needed_binaries()
     with home() as directory:
         node = Node(directory, 5432, bin)
         node.run(
@@ -192,17 +192,6 @@ def template():
             *("--no-sync", "--locale=C", "-E", "UTF8"),
         )
         yield node.data
-
-
-def needed() -> Path:
-    """Where the server's programs are; skips where it is missing."""
-    bin = binaries()
-    if bin is None:
-        reason = "PostgreSQL's server is not installed (Debian package postgresql)"
-        if os.environ.get("OUTBOXD_TEST_ALL") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return bin
 
 
 @contextmanager
@@ -218,7 +207,7 @@ def home(name: str = "outboxd-pg-") -> Iterator[Path]:
 def single(template: Path) -> Iterator[Node]:
     """A server without a standby."""
     with home() as directory:
-        node = Node(directory, 5432, needed())
+        node = Node(directory, 5432, needed_binaries())
         shutil.copytree(template, node.data, symlinks=True)
         own(directory)
         node.start()
@@ -232,7 +221,7 @@ def single(template: Path) -> Iterator[Node]:
 @contextmanager
 def pair(template: Path, *, synchronous: bool) -> Iterator[Pair]:
     with home() as directory:
-        made = Pair(directory, template, needed(), synchronous=synchronous)
+        made = Pair(directory, template, needed_binaries(), synchronous=synchronous)
         try:
             yield made
         finally:

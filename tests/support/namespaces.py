@@ -70,20 +70,8 @@ class Namespaces:
             _batch(self.gateway, f"link set host{number} up")
 
     def run_in(self, name: str, work: Callable[[], Any]) -> Any:
-        """What `work` returns in a thread of that namespace; a socket that it makes stays there."""
-        found: list[Any] = []
-
-        def enter() -> None:
-            with open(f"/run/netns/{name}") as namespace:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), "setns")
-            found.append(work())
-
-        thread = threading.Thread(target=enter)
-        thread.start()
-        thread.join()
-        return found[0]
+        """What `work` returns in a thread of that namespace."""
+        return run_in_namespace(name, work)
 
     def close(self) -> None:
         for name in self._made:
@@ -97,3 +85,20 @@ def _ip(*words: str) -> None:
 def _batch(namespace: str, *lines: str) -> None:
     text = "".join(f"{line}\n" for line in lines).encode()
     subprocess.run(["ip", "-n", namespace, "-batch", "-"], input=text, check=True)
+
+
+def run_in_namespace(name: str, work: Callable[[], Any]) -> Any:
+    """What `work` returns in a thread of that namespace; a socket that it makes stays there."""
+    found: list[Any] = []
+
+    def enter() -> None:
+        with open(f"/run/netns/{name}") as namespace:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+        found.append(work())
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    return found[0]

@@ -8,7 +8,6 @@ interface, address or rule of the machine's own namespace.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import selectors
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from support.namespaces import CLONE_NEWNET
+from support.namespaces import run_in_namespace
 
 NETWORK = "10.78.0"
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
@@ -62,20 +61,8 @@ class Wires:
             subprocess.run(["ip", "-n", namespace, *words], check=True, capture_output=True)
 
     def run_in(self, name: str, work: Callable[[], Any]) -> Any:
-        """What `work` returns in a thread of that namespace; a socket that it makes stays there."""
-        found: list[Any] = []
-
-        def enter() -> None:
-            with open(f"/run/netns/{self.namespaces[name]}") as namespace:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), "setns")
-            found.append(work())
-
-        thread = threading.Thread(target=enter)
-        thread.start()
-        thread.join()
-        return found[0]
+        """What `work` returns in a thread of that namespace."""
+        return run_in_namespace(self.namespaces[name], work)
 
     @contextmanager
     def cut(self, one: str, other: str) -> Iterator[None]:
