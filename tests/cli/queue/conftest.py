@@ -19,15 +19,15 @@ import pytest
 
 NOBODY = 65534
 DEADLINE_S = 60.0
-# A process that has imported all commands and forks for each: the command is a
+# A process that has imported all of outboxd and forks for each command: that is a
 # process of its own, with its own user and descriptors, and no test waits for
-# a hundred interpreters to start. (`fresh=True` starts one all the same.)
+# a hundred interpreters to start. (`fresh=True` starts one all the same.) All of
+# it, because the user nobody may not be able to read where it is installed.
 NURSERY = f"""
-import encodings.idna, grp, importlib, json, os, pwd, shutil, sqlite_utils, sys, time, uuid_utils
-for name in ("events", "status", "wait", "dead_letters", "hold", "release", "check", "watch",
-             "offline"):
-    importlib.import_module("outboxd.cli." + name)
-import outboxd.config.checks
+import encodings.idna, grp, httpcore, importlib, json, os, pkgutil, pwd, shutil, sys, time, outboxd
+for module in pkgutil.walk_packages(outboxd.__path__, "outboxd."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 from outboxd.cli.main import main
 for line in sys.stdin:
     order = json.loads(line)
