@@ -13,6 +13,7 @@ from support.gateways import check
 from outboxd.errors import CommitUnknown
 from outboxd.outbox.model import Incoming
 from outboxd.outbox.postgresql.engine import PostgresEngine
+from outboxd.outbox.postgresql.link import Link
 
 
 @pytest.mark.timeout(600)
@@ -109,7 +110,7 @@ def test_a_cancelled_commit_is_no_receipt(template, only_full, monkeypatch, beli
     had got there. The control believes that, and the failover proves its receipt
     worthless."""
     if believes:
-        monkeypatch.setattr(PostgresEngine, "_noticed", lambda self, notice: None)
+        monkeypatch.setattr(Link, "_noticed", lambda self, notice: None)
     with clusters.pair(template, synchronous=True) as pair:
         engine = PostgresEngine(pair.url())
         receipts: list[str] = []

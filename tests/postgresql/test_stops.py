@@ -112,20 +112,20 @@ def fault():
 """
 NO_FENCE = """
 def fault():
-    from outboxd.outbox.postgresql.engine import PostgresEngine
+    from outboxd.outbox.postgresql.lease_row import LeaseRow
 
     def renew(self, more, values):
         # Deliberately wrong: the row is changed, whoever holds the lease.
-        asked_at_s = self.clock.since_boot_s()
-        ((turn,),) = self.connection.execute(
+        asked_at_s = self._clock.since_boot_s()
+        ((turn,),) = self._link.connection.execute(
             f"UPDATE deliverers SET {more} turn = turn + 1,"
             " lease_ends_at = clock_timestamp() + %s * interval '1 second'"
             " WHERE destination = %s RETURNING turn",
-            (*values, self.lease_s, self._destination),
+            (*values, self.length_s, self._destination),
         )
         self.lease = self.lease.renewed(turn, asked_at_s)
 
-    PostgresEngine._renew = renew
+    LeaseRow._renew = renew
 """
 
 

@@ -18,7 +18,7 @@ from outboxd.errors import CommitUnknown, LeaseLost, OutboxdError, OutboxUnreach
 from outboxd.observe.logs import get_logger
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.outbox import Outbox
-from outboxd.outbox.postgresql.engine import LookAround
+from outboxd.outbox.postgresql.lease_row import LookAround
 from outboxd.outbox.postgresql.opening import OpenedPostgres
 from outboxd.status import Deliverer, DestinationStatus, Through
 

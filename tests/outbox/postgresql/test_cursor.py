@@ -118,7 +118,7 @@ def test_an_attempt_counts_once_though_the_end_of_its_commit_was_not_seen(
             engine.set_sending([])
 
     cut = _Cut(engine.connection, was_made)
-    engine.connection = cut
+    engine.link.connection = cut
     with pytest.raises(CommitUnknown):
         turn()
     turn()  # the sender hands in the same again

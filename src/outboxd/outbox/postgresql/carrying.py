@@ -17,7 +17,7 @@ import psycopg
 
 from outboxd.errors import OutboxLocked
 from outboxd.outbox.model import Entry, Identity, MoveNote, MoveRole
-from outboxd.outbox.postgresql.listing import ENTRY
+from outboxd.outbox.postgresql.rows import ENTRY, entry_of
 
 # A gateway says something every few seconds; what a pooler keeps open does not.
 QUIET_S = 30
@@ -85,13 +85,13 @@ def set_move_note(connection: psycopg.Connection[Any], note: MoveNote | None) ->
 
 
 def entries_after(
-    connection: psycopg.Connection[Any], seq: int, limit: int, bytes_max: int, entry_of: Any
+    connection: psycopg.Connection[Any], seq: int, limit: int, bytes_max: int
 ) -> list[Entry]:
     """See `Engine.entries_after`."""
     found: list[Entry] = []
     size = 0
     for row in connection.execute(f"{ENTRY} WHERE seq > %s ORDER BY seq LIMIT %s", (seq, limit)):
-        entry: Entry = entry_of(row)
+        entry = entry_of(row)
         size += len(entry.body)
         if found and size > bytes_max:
             break

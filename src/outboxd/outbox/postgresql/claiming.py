@@ -13,8 +13,7 @@ import psycopg
 
 from outboxd.outbox.model import Claimed, Fetched
 from outboxd.outbox.postgresql.cursor import LOOK_AGAIN_S, Cursor
-
-DUE = "state = 'pending' AND NOT held"
+from outboxd.outbox.postgresql.rows import DUE
 
 
 class Look:

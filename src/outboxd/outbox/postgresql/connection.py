@@ -6,6 +6,7 @@ No session state is relied on, so that a pooler in transaction mode may stand be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -137,3 +138,17 @@ def translate(error: psycopg.Error, in_commit: bool = False) -> OutboxdError:
 def first_line(error: psycopg.Error) -> str:
     """What libpq or the server says, without its guesses and hints below."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def named(url: str) -> str:
+    """The database in messages, without a password."""
+    shown = conninfo.conninfo_to_dict(url)
+    return f"{shown.get('host', 'localhost')}/{shown.get('dbname', '')}"
+
+
+def only_value(connection: psycopg.Connection[Any], sql: str, values: Sequence[Any] = ()) -> Any:
+    """The only value of a query that always has a row."""
+    row = connection.execute(sql, values).fetchone()
+    assert row is not None
+    (value,) = row
+    return value

@@ -14,10 +14,9 @@ import psycopg
 
 from outboxd.errors import EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, EX_UNAVAILABLE, OutboxdError
 from outboxd.findings import Finding, bad, good, note
-from outboxd.outbox.postgresql.connection import check_promises, connect, first_line
-from outboxd.outbox.postgresql.engine import named
+from outboxd.outbox.postgresql.connection import check_promises, connect, first_line, named
+from outboxd.outbox.postgresql.schema import TABLES
 
-_TABLES = ("entries", "states", "dedup", "tallies", "deliverers")
 _SLOW_S = 0.1  # of one round trip: each receipt takes several
 
 
@@ -175,7 +174,7 @@ def _rights(connection: psycopg.Connection[Any], _: str) -> Iterator[Finding]:
         " 'CREATE'), false), (SELECT coalesce(bool_and(has_table_privilege(to_regclass(t),"
         " 'SELECT, INSERT, UPDATE, DELETE')), true) FROM unnest(%s::text[]) t"
         " WHERE to_regclass(t) IS NOT NULL)",
-        (list(_TABLES),),
+        (list(TABLES),),
     ).fetchone()
     user, schema, may_create, may_use = row or ("", None, False, False)
     if not may_create:

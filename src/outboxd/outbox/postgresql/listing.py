@@ -19,17 +19,11 @@ from outboxd.outbox.model import (
     Place,
     Unsettled,
 )
+from outboxd.outbox.postgresql.rows import ENTRY, entry_of
 
 SCAN_ROWS = 500  # looked at in one step
 SEQ_MAX = 1 << 62
 
-# The columns of `Entry`, but for those of the last attempt.
-ENTRY = (
-    "SELECT e.seq, e.id::text, s.state, s.held, e.event_type, e.severity, e.scope, e.source,"
-    " e.received_at, e.occurred_at, s.expires_at, s.due_at, s.ended_at, e.dedup_key, s.repeats,"
-    " s.last_occurred_at, s.attempt_count, s.spent, s.possible_duplicate, s.dead_reason,"
-    " s.attempts::text, e.body, e.producer, e.hop FROM entries e JOIN states s USING (seq)"
-)
 _COLUMNS = {
     "state": "s.state",
     "type": "e.event_type",
@@ -95,7 +89,6 @@ def step(
     limit: int,
     bytes_max: int,
     is_begun: bool,
-    entry_of: Any,
 ) -> ListStep:
     """Look at the next rows, newest first."""
     dead = where.states == ("dead",) or bool(where.dead_reasons)
@@ -135,7 +128,7 @@ def _matches(where: EntryFilter, entry: Entry) -> bool:
 
 
 def entries_of(
-    connection: psycopg.Connection[Any], where: EntryFilter, seqs: Sequence[int], entry_of: Any
+    connection: psycopg.Connection[Any], where: EntryFilter, seqs: Sequence[int]
 ) -> list[Entry]:
     """Those of some entries that match but for its texts, newest first."""
     clauses, values = conditions(where)

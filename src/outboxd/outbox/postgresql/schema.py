@@ -11,6 +11,13 @@ behind a pooler there is no session to hold one.
 from __future__ import annotations
 
 LOCK = 0x6F757462  # "outb": of the advisory locks of this database
+TABLES = (
+    "entries",
+    "states",
+    "dedup",
+    "tallies",
+    "deliverers",
+)  # that grow, and every gateway writes
 
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     (

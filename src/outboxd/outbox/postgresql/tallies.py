@@ -8,7 +8,7 @@ added is seen by `load`, now and then.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ class Tallies:
         with self._lock:
             self._known = Tallied(by_producer, sum(row[-1] for row in rows))
 
-    def add(self, changes: Changes) -> None:
+    def add(self, changes: CountChanges) -> None:
         """What was committed."""
         with self._lock:
             by_producer = dict(self._known.by_producer)
@@ -73,7 +73,7 @@ class Tallies:
             self._known = Tallied(by_producer, self._known.accepted + changes.accepted())
 
 
-class Changes:
+class CountChanges:
     """What one transaction changes."""
 
     def __init__(self) -> None:
@@ -94,6 +94,12 @@ class Changes:
             counts.dead + by * (state == State.DEAD),
             counts.held + by * held,
         )
+
+    def moved(self, rows: Sequence[tuple[str, str, bool, str, bool]]) -> None:
+        """Entries were changed: each one's producer, state and hold before, and after."""
+        for producer, before, was_held, after, is_held in rows:
+            self.count(producer, before, was_held, -1)
+            self.count(producer, after, is_held, +1)
 
     def accepted(self) -> int:
         """How many new entries."""

@@ -1,0 +1,36 @@
+"""An entry as its tables have it, and as the outbox's model has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from outboxd.outbox.model import Attempt, Entry
+
+# The columns of `Entry`, but for those of the last attempt.
+ENTRY = (
+    "SELECT e.seq, e.id::text, s.state, s.held, e.event_type, e.severity, e.scope, e.source,"
+    " e.received_at, e.occurred_at, s.expires_at, s.due_at, s.ended_at, e.dedup_key, s.repeats,"
+    " s.last_occurred_at, s.attempt_count, s.spent, s.possible_duplicate, s.dead_reason,"
+    " s.attempts::text, e.body, e.producer, e.hop FROM entries e JOIN states s USING (seq)"
+)
+DUE = "state = 'pending' AND NOT held"
+
+
+def entry_of(row: Sequence[Any]) -> Entry:
+    """The entry of a row of `ENTRY`'s."""
+    *head, dead_reason, attempts, body, producer, hop = row
+    last = (msgspec.json.decode(attempts) or [[None] * 5])[-1]
+    _, _, outcome, status, error = last
+    _, id, *_ = head
+    more = (outcome, status, error, dead_reason, attempts, body.encode(), producer, hop, id[:14])
+    return Entry._make((*head, *more))
+
+
+def legible(attempt: Attempt | None) -> Attempt | None:
+    """The attempt as jsonb can keep it: that knows no U+0000, which an answer may hold."""
+    if attempt is None or attempt.error is None:
+        return attempt
+    return attempt._replace(error=attempt.error.replace("\0", "\ufffd"))
