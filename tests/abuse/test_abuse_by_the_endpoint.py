@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from urllib.parse import quote, quote_plus
 
+import pytest
 from support.neighbour import House
 from support.outside import Arrival, Komodor
 
@@ -31,6 +32,10 @@ redact.spellings = lambda secret: []
 PAGES_COUNT = """
 import outboxd.delivery.outcome as outcome
 outcome.is_html_page = lambda body: False
+"""
+SEALED_COUNT = """
+import outboxd.delivery.reading as reading
+reading.decoded = lambda body, coding: (body, True)
 """
 
 
@@ -162,6 +167,24 @@ def twice(data: bytes, pack: Callable[[bytes], bytes]) -> bytes:
     return pack(pack(data))
 
 
+# The page above as the tools of these codings write it.
+BROTLI = (
+    b"\x1b=\x00\x80\x8c\xd3e\xb4\x17:&\xf0\x90\xc5\xf8\x9a\x15\xcc&y@|`\x03\x0e\xd8\xf3\xc0\xb6'\x1b"
+    b"6\xc6\xc03-~tc.\xb04L\x06\xd1\xbf\x18\xcdW;"
+)
+ZSTANDARD = b"(\xb5/\xfd >\xf1\x01\x00" + PAGE
+CODINGS = {
+    "br": BROTLI,
+    "gzip, br": BROTLI,
+    "br, gzip": gzip.compress(BROTLI),
+    "zstd": ZSTANDARD,
+    "": ZSTANDARD,
+    "dcz": bytes(range(128, 256)) * 9,
+    "gzip": b"\x1f\x8b\x08\x08" + bytes(6) + b"name" * 1_000,
+    "deflate": b"\xff\xff" + PAGE,
+}
+
+
 def raw_deflate(data: bytes) -> bytes:
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(data) + packer.flush()
@@ -197,8 +220,22 @@ def pages() -> dict[str, bytes]:
         b"1\r\n%c\r\n" % byte for byte in PAGE
     )
     found["of HTTP/1.0"] = b"HTTP/1.0 200 OK\n\n" + PAGE
+    found["a bomb"] = whole("200 OK", gzip.compress(PAGE + bytes(100 << 20), 9))
+    found["only called br"] = whole("200 OK", PAGE, "Content-Encoding: br")
+    for utf in ("utf-16", "utf-16-be", "utf-32-le"):
+        found[utf] = whole("200 OK", PAGE.decode().encode(utf))
+    found["far behind"] = whole("200 OK", b" " * 5_000 + PAGE)
     found["with a bad header"] = b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n" + PAGE
     return found
+
+
+def sealed() -> dict[str, bytes]:
+    """Pages that nobody can read here."""
+    return {
+        f"{coding}, {status}": whole(status, body, f"Content-Encoding: {coding}")
+        for coding, body in CODINGS.items()
+        for status in ("200 OK", "201 Created")
+    }
 
 
 def delivered(house: House) -> list[str]:
@@ -208,10 +245,30 @@ def delivered(house: House) -> list[str]:
 
 
 def test_no_page_is_a_delivery(make_house):
-    with answered(make_house, pages()) as house:
+    with answered(make_house, pages() | sealed()) as house:
         assert delivered(house) == []
 
 
-def test_without_the_rule_pages_are_seen(only_full, make_house):
-    with answered(make_house, pages(), PAGES_COUNT) as house:
-        assert len(delivered(house)) > 20
+def readable() -> dict[str, bytes]:
+    """Deliveries, whatever somebody between has made of the answer."""
+    body, typed = b'{"id": "k1"}', "Content-Type: application/json"
+    return {
+        "gzip": whole("201 Created", gzip.compress(body), "Content-Encoding: gzip"),
+        "untold": whole("201 Created", gzip.compress(body)),
+        "deflate": whole("201 Created", raw_deflate(body), "Content-Encoding: deflate"),
+        "unpacked": whole("201 Created", body, "Content-Encoding: br"),
+        "sealed JSON": whole("201 Created", BROTLI, "Content-Encoding: br", typed),
+        "nothing": whole("204 No Content", b"", "Content-Encoding: br"),
+    }
+
+
+def test_no_answer_that_can_be_read_is_taken_for_a_page(only_full, make_house):
+    with answered(make_house, readable()) as house:
+        house.agent.await_empty()
+        assert delivered(house) == sorted(readable())
+
+
+@pytest.mark.parametrize(("patch", "answers"), [(PAGES_COUNT, pages), (SEALED_COUNT, sealed)])
+def test_without_the_rule_pages_are_seen(only_full, make_house, patch, answers):
+    with answered(make_house, answers(), patch) as house:
+        assert len(delivered(house)) > 10

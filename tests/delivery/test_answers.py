@@ -25,6 +25,13 @@ pytestmark = pytest.mark.usefixtures("each_loop")
 CREATED = b"HTTP/1.1 201 Created\r\n"
 JSON = b'{"id":"k1"}'
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>"
+# As the tools of these codings write them.
+BROTLI_JSON = b'\x0b\x05\x80{"id":"k1"}\x03'
+BROTLI_PAGE = (
+    b"\x1b>\x00\xe0\x8dT\xb5\xbf|Is+\x1e\x1f\x0f8\xd1\riN\x1dp\x1c\xb2\xeb\xae\xbe\x88\xae"
+    b"\xb7{\xe1 O\x865dD \x19"
+)
+ZSTANDARD_PAGE = b"(\xb5/\xfd >\xf1\x01\x00" + PAGE
 TYPED = b"Content-Type: text/html\r\n"
 
 
@@ -66,8 +73,22 @@ UNREADABLE = {
     "HTTP/1.0": sized(JSON, b"HTTP/1.0 200 OK\r\n"),
     "text/html without markup": sized(b"OK", more=TYPED),
     "text/html and nothing": sized(b"", more=TYPED),
-    "coded, and broken": sized(b"\x1f\x8b\x08 broken", more=b"Content-Encoding: gzip\r\n"),
-    "coded in what we do not know": sized(b"\x0b\x05", more=b"Content-Encoding: br\r\n"),
+    "JSON, coded and broken": sized(
+        b"\x1f\x8b\x08 broken",
+        more=b"Content-Encoding: gzip\r\nContent-Type: application/json; charset=utf-8\r\n",
+    ),
+    "JSON in a coding we do not know": sized(
+        BROTLI_JSON, more=b"Content-Encoding: br\r\nContent-Type: application/problem+json\r\n"
+    ),
+    "JSON in gzip": sized(gzip.compress(JSON), more=b"Content-Encoding: gzip\r\n"),
+    "JSON in gzip, called br": sized(gzip.compress(JSON), more=b"Content-Encoding: br\r\n"),
+    "JSON in raw deflate": sized(
+        zlib.compress(JSON, wbits=-15), more=b"Content-Encoding: deflate\r\n"
+    ),
+    "a coding's name that a proxy has left": sized(JSON, more=b"Content-Encoding: gzip, br\r\n"),
+    "a coding that is a character set": sized(JSON, more=b"Content-Encoding: UTF-8\r\n"),
+    "a coding, and nothing": sized(b"", more=b"Content-Encoding: br\r\n"),
+    "no coding, by name": sized(JSON, more=b"Content-Encoding: identity\r\n"),
     "upgrade offered": sized(JSON, more=b"Connection: Upgrade\r\nUpgrade: h2c\r\n"),
     "interim ones before": b"HTTP/1.1 100 Continue\r\n\r\n" * 2
     + b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
@@ -95,7 +116,42 @@ PAGES = {
         gzip.compress(gzip.compress(PAGE)), more=b"Content-Encoding: x-gzip\r\n"
     ),
     "in deflate": sized(zlib.compress(PAGE), more=b"Content-Encoding: deflate\r\n"),
+    "in deflate, called gzip": sized(zlib.compress(PAGE), more=b"Content-Encoding: gzip\r\n"),
+    "in deflate without a word": sized(zlib.compress(PAGE)),
+    "in raw deflate": sized(
+        zlib.compress(PAGE, wbits=-15), more=b"Content-Encoding: identity, Deflate\r\n"
+    ),
+    "in raw deflate in gzip": sized(
+        gzip.compress(zlib.compress(PAGE, wbits=-15)), more=b"Content-Encoding: deflate, gzip\r\n"
+    ),
+    "in gzip, much larger than itself": sized(gzip.compress(PAGE + bytes(50_000_000), 9)),
+    "that only is called packed": sized(PAGE, more=b"Content-Encoding: br\r\n"),
+    **{
+        f"in {name}": sized(PAGE.decode().encode(name))
+        for name in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be", "utf-8-sig")
+    },
 }
+# A body came, and nobody can say what is in it.
+SEALED = {
+    "brotli": sized(BROTLI_PAGE, more=b"Content-Encoding: br\r\n"),
+    "brotli, as HTML": sized(BROTLI_PAGE, more=TYPED + b"Content-Encoding: br\r\n"),
+    "brotli in gzip": sized(gzip.compress(BROTLI_PAGE), more=b"Content-Encoding: br, gzip\r\n"),
+    "brotli, cut": sized(BROTLI_PAGE, more=b"Content-Encoding: br\r\n")[:-9],
+    "zstandard": sized(ZSTANDARD_PAGE, more=b"Content-Encoding: zstd\r\n"),
+    "zstandard without a word": sized(ZSTANDARD_PAGE),
+    "a coding nobody knows": sized(b"\x92\xf0\x01\xff" * 30, more=b"Content-Encoding: dcz\r\n"),
+    "gzip, broken": sized(b"\x1f\x8b\x08 broken", more=b"Content-Encoding: gzip\r\n"),
+    "gzip, broken, without a word": sized(b"\x1f\x8b\x08 broken"),
+    "gzip, cut in its head": sized(gzip.compress(PAGE)[:10]),
+    "gzip with a long name in its head": sized(
+        b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 4000 + b"\0" + gzip.compress(PAGE)[10:]
+    ),
+    "gzip five times": sized(
+        gzip.compress(gzip.compress(gzip.compress(gzip.compress(gzip.compress(PAGE)))))
+    ),
+    "nothing but space for 3 KB": sized(b"\r\n " * 1000 + PAGE),
+}
+EVERY = UNREADABLE | PAGES | SEALED
 
 
 async def until(condition):
@@ -142,6 +198,17 @@ def test_a_page_is_no_delivery_however_it_is_wrapped(loopback, name):
     answer = answer_of(loopback, says(PAGES[name]), request_timeout_s=2.0)
     verdict = decide(answer, 0, 60)
     assert (verdict.outcome, verdict.may_have_arrived) == (Outcome.UNAVAILABLE, False), answer
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_what_nobody_can_read_is_no_delivery_unless_it_is_said_to_be_json(loopback, name):
+    raw = SEALED[name]
+    verdict = decide(answer_of(loopback, says(raw)), 0, 60)
+    assert (verdict.outcome, verdict.may_have_arrived) == (Outcome.UNAVAILABLE, True)
+    assert "cannot be read" in verdict.error
+    if TYPED not in raw:
+        raw = raw.replace(CREATED, CREATED + b"Content-Type: application/json\r\n", 1)
+        assert decide(answer_of(loopback, says(raw)), 0, 60).outcome is Outcome.DELIVERED
 
 
 def test_a_page_that_comes_behind_its_head_is_waited_for(loopback):
@@ -461,9 +528,9 @@ def in_pieces(loopback, raw, cuts):
     return answer.status, answer.fault, verdict.outcome
 
 
-@pytest.mark.parametrize("name", sorted({**UNREADABLE, **PAGES}))
+@pytest.mark.parametrize("name", sorted(EVERY))
 def test_an_answer_means_the_same_split_at_any_byte(loopback, full, name):
-    raw = {**UNREADABLE, **PAGES}[name]
+    raw = EVERY[name]
     whole = in_pieces(loopback, raw, ())
     every = range(1, len(raw)) if len(raw) < 1000 else sorted(random.Random(1).sample(
         range(1, len(raw)), 300))  # fmt: skip
@@ -487,7 +554,7 @@ def mutated(raw: bytes, random: random.Random) -> bytes:
 def test_whatever_comes_the_next_request_gets_its_own_answer(loopback, full):
     """Requests in turn get an answer with something wrong, and one of their own."""
     draw = random.Random(20261126)
-    answers = [*UNREADABLE.values(), *PAGES.values()]
+    answers = list(EVERY.values())
     sent: list[bytes] = []
 
     async def script(writer, _number, request):

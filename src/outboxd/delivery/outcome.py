@@ -13,6 +13,7 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import NamedTuple
 
+from outboxd.delivery.coding import SPACE_AND_MARKS
 from outboxd.delivery.retry_after import wait_s
 from outboxd.outbox.model import Outcome
 from outboxd.text import harmless
@@ -46,12 +47,13 @@ class Answer(NamedTuple):
 
     status: int | None = None
     headers: Mapping[str, str] = _NO_HEADERS  # looked up with lower-case names
-    body_start: bytes = b""  # at most BODY_START_BYTES
+    body_start: bytes = b""  # at most coding.BODY_START_BYTES, without its codings
     fault: Fault | None = None
     fault_text: str = ""  # what the fault says of itself, for the operator
     sent: bool = True  # whether any byte of the request may have left
     duration_ms: int = 0
     complete: bool = True  # whether the body came to its end
+    readable: bool = True  # whether its start could be read through its codings
 
 
 class Meaning(NamedTuple):
@@ -67,7 +69,6 @@ class Meaning(NamedTuple):
     is_certificate: bool = False  # a certificate does not verify: perhaps the clock is wrong
 
 
-BODY_START_BYTES = 2048
 _ERROR_CHARS = 200
 
 _CHECK_KEY = (
@@ -80,6 +81,7 @@ _CHECK_PAGE = (
     "Komodor answers in JSON: something else answers in its place, a proxy or a firewall; "
     + _CHECK_ENDPOINT
 )
+_CHECK_PORTAL = "a captive portal? sign in to the network; or " + _CHECK_ENDPOINT
 _CHECK_CERTIFICATE = (
     "check the clock of this host, [komodor] endpoint, and [komodor] ca_file "
     "if a proxy or the endpoint has a certificate of your own"
@@ -161,19 +163,27 @@ def is_html_page(body_start: bytes) -> bool:
     or a proxy answers. Its content type says nothing: frameworks call every string
     text/html, and portals call their page anything.
     """
-    start = body_start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1024].lower()
+    start = body_start.lstrip(SPACE_AND_MARKS)[:1024].replace(b"\0", b"").lower()  # in any UTF
     return _MARKUP.match(start) is not None or (start[:1] == b"<" and b"<html" in start)
 
 
 def _of_success(answer: Answer, status: int) -> Meaning:
-    if not is_html_page(answer.body_start):
-        return Meaning(Outcome.DELIVERED, status)
-    return Meaning(
-        Outcome.UNAVAILABLE,
-        status,
-        f"{status} with an HTML page: something else answers in Komodor's place",
-        "a captive portal? sign in to the network; or " + _CHECK_ENDPOINT,
-    )
+    if is_html_page(answer.body_start):
+        error = f"{status} with an HTML page: something else answers in Komodor's place"
+        return Meaning(Outcome.UNAVAILABLE, status, error, _CHECK_PORTAL)
+    if not answer.readable and not _is_said_to_be_json(answer):
+        # None of our requests allows a coding, and pages that are packed beforehand are
+        # what is sent so all the same. A second delivery is worth less than a lost event,
+        # and an API says of its answer what it is, so Komodor itself never comes here.
+        coding = _one_line(answer.headers.get("content-encoding", "")) or "a way unknown here"
+        error = f"{status} with a body that cannot be read: coded in {coding}, which nobody asked"
+        return Meaning(Outcome.UNAVAILABLE, status, error, _CHECK_PORTAL, may_have_arrived=True)
+    return Meaning(Outcome.DELIVERED, status)
+
+
+def _is_said_to_be_json(answer: Answer) -> bool:
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
 
 
 def _of_error_status(answer: Answer, status: int) -> Meaning:

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import httpx
 
 from outboxd.delivery import faults
+from outboxd.delivery.coding import BODY_START_BYTES, decoded
 from outboxd.delivery.exchange import KEEPALIVE_S, REST_S
-from outboxd.delivery.outcome import BODY_START_BYTES, Answer, Fault
-from outboxd.delivery.reading import ANSWER_BYTES_MAX, decoded
+from outboxd.delivery.outcome import Answer, Fault
+from outboxd.delivery.reading import ANSWER_BYTES_MAX
 from outboxd.errors import ConfigError
 
 # What httpcore says where a SOCKS proxy wants other credentials, or any.
@@ -226,7 +227,11 @@ async def _read(response: httpx.Response, start: bytearray) -> bool:
 def _answer(response: httpx.Response, start: bytes, complete: bool) -> Answer:
     body, readable = decoded(start, response.headers.get("content-encoding", ""))
     return Answer(
-        response.status_code, dict(response.headers), body, complete=complete and readable
+        response.status_code,
+        dict(response.headers),
+        body,
+        complete=complete,
+        readable=readable,
     )
 
 

@@ -8,19 +8,18 @@ back once its line has come: what follows it cannot unmake a delivery.
 from __future__ import annotations
 
 import re
-import zlib
 from enum import Enum
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from outboxd.delivery.outcome import BODY_START_BYTES, Answer
+from outboxd.delivery.coding import BODY_START_BYTES, PACKED_STARTS, SPACE_AND_MARKS, decoded
+from outboxd.delivery.outcome import Answer
 from outboxd.event.hop import GREETING, STATE
 
 ANSWER_BYTES_MAX = 128 * 1024  # more than this is read no further
 BEFORE_STATUS_BYTES_MAX = 32 * 1024
 INTERIM_MAX = 32  # of 1xx answers before the final one
-_DECODE_LAYERS_MAX = 4
 
 # What is kept of an answer's headers.
 _KEPT = {
@@ -34,11 +33,8 @@ _KEPT = {
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 _STATUS_LINE = rb"(?m:^)HTTP/\d\.\d %d(?: [^\r\n]*)?\r?\n"
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
-_GZIP, _ZLIB = b"\x1f\x8b", b"\x78"
-_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # as zlib's documentation has it: found by the header
-_SPACE_AND_BOM = b"\xef\xbb\xbf \t\r\n\f\v"
 # What a body may begin with that turns out to be a page; "" for none so far.
-_MAY_BE_MARKUP = (b"", b"<", _GZIP[:1], b"\xfe", b"\xff")
+_MAY_BE_MARKUP = (b"", b"<", *PACKED_STARTS)
 
 
 class Reading(Enum):
@@ -130,7 +126,7 @@ class AnswerReader:
     def answer(self, complete: bool) -> Answer:
         """What was read of it; there must be a status."""
         body, readable = decoded(self._body_start(), self._headers.get("content-encoding", ""))
-        return Answer(self.status, self._headers, body, complete=complete and readable)
+        return Answer(self.status, self._headers, body, complete=complete, readable=readable)
 
     # --- what the parser tells ---
 
@@ -203,7 +199,7 @@ class AnswerReader:
             return True
         if not 200 <= status <= 299 or "content-encoding" in self._headers:
             return False  # the text of an error is worth its wait
-        return body.lstrip(_SPACE_AND_BOM)[:1] not in _MAY_BE_MARKUP
+        return body.lstrip(SPACE_AND_MARKS)[:1] not in _MAY_BE_MARKUP
 
     def _body_start(self) -> bytes:
         if self._status or self._line is None:
@@ -214,19 +210,3 @@ class AnswerReader:
 
 class _TooManyInterim(Exception):
     """More interim answers than anyone has a use for."""
-
-
-def decoded(body: bytes, coding: str) -> tuple[bytes, bool]:
-    """The start of a body, read through a content coding that nobody asked for, and
-    whether it could be read."""
-    for _ in range(_DECODE_LAYERS_MAX):
-        if coding in ("", "identity") and not body.startswith(_GZIP):
-            return body, True
-        raw = coding == "deflate" and body[:1] != _ZLIB
-        coding = ""
-        try:
-            unpacker = zlib.decompressobj(-zlib.MAX_WBITS if raw else _GZIP_OR_ZLIB)
-            body = unpacker.decompress(body, BODY_START_BYTES)
-        except zlib.error:
-            break
-    return b"", False

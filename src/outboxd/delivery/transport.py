@@ -17,8 +17,9 @@ from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from outboxd import __version__
 from outboxd.config.sections import Komodor
 from outboxd.delivery import faults
+from outboxd.delivery.coding import BODY_START_BYTES
 from outboxd.delivery.connections import Pool
-from outboxd.delivery.outcome import BODY_START_BYTES, Answer, Fault
+from outboxd.delivery.outcome import Answer, Fault
 from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for
 from outboxd.delivery.tls import Tls, WatchedTls
 from outboxd.errors import ConfigError
