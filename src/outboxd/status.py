@@ -66,10 +66,24 @@ class Through(NamedTuple):
 class RefusedEvents(NamedTuple):
     """What was refused to one producer for one reason."""
 
-    reason: str  # as in the metrics; "rate": it was throttled
-    events: int
+    reason: str  # as in the metrics; "rate": it was throttled; "no_right": it may not act
+    events: int  # of "no_right": requests
     at: int  # the last time, in ms since 1970
     told: str  # what it was answered then
+
+
+class UserRefused(NamedTuple):
+    """A user of this host who was refused something."""
+
+    producer: str  # such as "uid:1000"
+    refused: tuple[RefusedEvents, ...]  # the latest first
+
+
+class RefusedUsers(NamedTuple):
+    """Who of this host was refused since the agent's start; the last of them first."""
+
+    users: tuple[UserRefused, ...] = ()
+    left_out: int = 0  # of whom more is known than is shown here
 
 
 class WrongClock(NamedTuple):

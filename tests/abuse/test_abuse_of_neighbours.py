@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.neighbour import ALICE, BOB, House, drop
+from support.outside import outboxd
 
 SECRET = "xyzzy-of-alice"  # what Bob may have guessed, and looks for
 WITHIN = "plugh-of-alice"
@@ -283,6 +284,39 @@ def _lines(name: str, count: int) -> str:
 def test_nobody_fills_the_outbox_for_all(make_house):
     with make_house(**CROWDED) as house:
         assert kept_out(house) == []
+
+
+def test_the_operator_sees_which_user_was_refused_and_why(make_house):
+    with make_house(**CROWDED) as house:
+        house.alice.ask("POST", "/v1/events/batch", _lines("batch", EVENTS_MAX))
+        house.alice.hand_in("one more")
+        house.bob.ask("POST", "/v1/release", "{}")
+        drop(house.agent, "no-json", b"{", BOB)
+        house.agent.until(
+            lambda: None if (house.agent.spool / "new" / "no-json").exists() else True,
+            lambda: "the file waits",
+        )
+        status = house.agent.status()
+        refused = {
+            (user["producer"], one["reason"]): (one["count"], one["told"])
+            for user in status["refusedUsers"]
+            for one in user["refused"]
+        }
+        assert refused.keys() == {
+            (f"uid:{ALICE}", "full"),
+            (f"uid:{BOB}", "no_right"),
+            (f"uid:{BOB}", "invalid"),
+        }
+        count, told = refused[f"uid:{ALICE}", "full"]
+        assert count == EVENTS_MAX // 2 + 1
+        assert f"uid:{ALICE} has {EVENTS_MAX // 2} events waiting" in told
+        assert "may not change entries" in refused[f"uid:{BOB}", "no_right"][1]
+        screen = outboxd("status", "-c", str(house.agent.config), timeout_s=60.0).stdout.decode()
+        assert f"uid:{ALICE}): {count} refused (full), " in screen
+        seen_by_bob = json.loads(house.bob.ask("GET", "/v1/status")[1])
+        assert {one["told"] for user in seen_by_bob["refusedUsers"] for one in user["refused"]} == {
+            None
+        }
 
 
 def test_without_shares_it_is_seen(controlled_house):

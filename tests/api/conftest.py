@@ -131,7 +131,11 @@ async def running(path, tcp=False):
     )
     reading = ReadingRoutes(context).routes()
     sessions = Sessions(clock.monotonic_s)
-    acting = SessionRoutes(sessions, lambda: f"http://127.0.0.1:{agent.port}")
+    acting = SessionRoutes(
+        sessions,
+        lambda: f"http://127.0.0.1:{agent.port}",
+        lambda request: str(require_operator(request)),
+    )
     control = ControlRoutes(context, lambda request: str(require_operator(request)))
     on_page = ControlRoutes(context, sessions.require_session)
     server = HttpServer(

@@ -280,3 +280,12 @@ def test_what_is_remembered_of_callers_is_bounded_and_the_newest_stay():
     assert len(seen.producers[0].clocks) == HOSTS_MAX
     assert seen.producers[0].clocks[0].host == f"host-{HOSTS_MAX + 4}"
     assert book.seen(NOW + CLOCK_FORGOTTEN_MS + 5_000).producers[0].clocks == ()
+    for number in range(NAMES_MAX + 50):
+        book.user_refused(f"uid:{number}", "full", 1, "x" * 500, NOW)
+    book.user_refused("uid:50", "full", 2, "again", NOW)
+    users, left_out = book.refused_users()
+    assert (len(users), left_out) == (NAMES_SHOWN, NAMES_MAX - NAMES_SHOWN)
+    assert users[0].producer == "uid:50"
+    assert (users[0].refused[0].events, users[0].refused[0].told) == (3, "again")
+    assert len(users[1].refused[0].told) < 500
+    assert len(book.seen(NOW).producers) == NAMES_SHOWN, "users push no token out"

@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from outboxd.api.context import ApiContext
 from outboxd.api.control import ControlRoutes
+from outboxd.api.peer import require_operator
 from outboxd.api.routes import ReadingRoutes
 from outboxd.api.session_routes import SessionRoutes
 from outboxd.api.sessions import Sessions
@@ -36,7 +37,7 @@ from outboxd.sandbox.server import Sandbox, SandboxServer
 from outboxd.serve.guards import browser_guard
 from outboxd.serve.server import HttpServer
 from outboxd.serve.table import RouteTable
-from outboxd.status import DestinationStatus, GatewayStatus
+from outboxd.status import DestinationStatus, GatewayStatus, RefusedUsers
 from outboxd.web.activity import Activity
 from outboxd.web.outbox_source import OutboxSource
 from outboxd.web.page import web_routes
@@ -143,6 +144,7 @@ class AgentSite(Site):
         self.path = path
         self.destination = FakeDestination()
         self.gateway: GatewayStatus | None = None
+        self.refused = RefusedUsers()
         self.call(self._start())
 
     def accept(self, *items: Incoming) -> list[Receipt]:
@@ -192,11 +194,14 @@ class AgentSite(Site):
             reads_others=lambda: True,
             copied=lambda: copied(self.outbox, engine),
             gateway=lambda: self.gateway,
+            refused=lambda: self.refused,
         )
         self.source = OutboxSource(self.outbox, self.activity, context.status)
         reading = ReadingRoutes(context, self.source.page).routes()
         self.sessions = Sessions(Clock().monotonic_s)
-        acting = SessionRoutes(self.sessions, lambda: self.url)
+        acting = SessionRoutes(
+            self.sessions, lambda: self.url, lambda request: str(require_operator(request))
+        )
         control = ControlRoutes(context, self.sessions.require_session).routes()
         table = RouteTable([*reading, *control, *acting.page_routes(), *web_routes(self.source)])
         self.server = HttpServer(table, name="page", guards=[browser_guard()])

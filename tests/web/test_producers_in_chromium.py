@@ -13,7 +13,9 @@ from outboxd.status import (
     GatewayStatus,
     ProducerSeen,
     RefusedEvents,
+    RefusedUsers,
     StrangerSeen,
+    UserRefused,
     WrongClock,
 )
 
@@ -111,10 +113,37 @@ def test_nothing_in_the_table_moves_while_it_is_pointed_at(gateway_site, event, 
     expect(second).to_contain_text("root")
 
 
+def test_a_hosts_page_says_which_user_was_refused_and_why(agent_site, event, open_page) -> None:
+    now = int(time.time() * 1000)
+    agent_site.accept(event("Deployment", "by root"))
+    page = open_page(agent_site.url)
+    summary = page.locator("#producers summary")
+    expect(summary).to_contain_text("root 1")
+    expect(summary).not_to_contain_text("refused")
+    agent_site.refused = RefusedUsers(
+        (
+            UserRefused("uid:1", (RefusedEvents("full", 12, now, f"its share is full {HOSTILE}"),)),
+            UserRefused("uid:0", (RefusedEvents("no_right", 1, now - 9 * 86_400_000, ""),)),
+        ),
+        3,
+    )
+    expect(summary).to_contain_text("12 refused", timeout=15_000)
+    summary.click()
+    expect(row_of(page, "daemon").get_by_role("cell")).to_have_text(
+        ["0", re.compile("^12 no room in the outboxits share is full <script>.*; last ")]
+    )
+    expect(row_of(page, "root").get_by_role("cell")).to_have_text(
+        ["1", re.compile("^1 no right to actlast ")]
+    )
+    expect(page.locator("#producers .progress")).to_have_text("3 more")
+    assert "owned" not in page.title()
+
+
 def test_what_is_asked_every_moment_does_not_carry_everybody_who_came(gateway_site) -> None:
     status = gateway_site.call(gateway_site.source.status())
     assert status["gateway"]["unauthenticated"] == 9
     assert not {"producers", "strangers"} & status["gateway"].keys()
+    assert "refusedUsers" not in status
 
 
 def test_a_host_behind_a_gateway_says_so_in_its_head_and_in_each_events_way(

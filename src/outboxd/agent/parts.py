@@ -50,6 +50,8 @@ from outboxd.observe.textfile import write_textfile
 from outboxd.outbox.opened import Opened
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.upkeep import TICK_S, OutboxUpkeep, UpkeepJob
+from outboxd.serve.answers import Refusal
+from outboxd.serve.request import Request
 from outboxd.serve.table import Route
 from outboxd.spool.reader import SpoolReader
 from outboxd.status import Deliverer, Destination, GatewayStatus
@@ -156,6 +158,7 @@ class AgentParts:
             copied=lambda: opened.copied(outbox),
             gateway=self._gateway_status,
             deliverer=self._deliverer,
+            refused=self._callers.refused_users,
         )
         self._activity = Activity(outbox, self._api.destination, clock)
         self._timeline = OutboxSource(outbox, self._activity, self._api.status, clock)
@@ -228,8 +231,8 @@ class AgentParts:
         self._webhooks = webhooks
         on_page = ReadingRoutes(self._api, self._timeline.page).routes()
         sessions = Sessions(self.clock.monotonic_s)
-        acting = SessionRoutes(sessions, lambda: self.page_address)
-        control = ControlRoutes(self._api, lambda request: str(require_operator(request)))
+        acting = SessionRoutes(sessions, lambda: self.page_address, self.operator)
+        control = ControlRoutes(self._api, self.operator)
         on_page_control = ControlRoutes(self._api, sessions.require_session).routes()
         self._listeners = Listeners(
             config,
@@ -263,6 +266,17 @@ class AgentParts:
     def page_address(self) -> str | None:
         """Where the page is; None: nowhere now."""
         return None if self._listeners is None else self._listeners.address("page")
+
+    def operator(self, request: Request) -> str:
+        """Who acts, in words for the log. Raises Refusal 403 for whoever may not; the
+        status has who that was."""
+        try:
+            return str(require_operator(request))
+        except Refusal as refusal:
+            if request.peer is not None:
+                producer, now_ms = user(request.peer.user_id).name, self.clock.wall_ms()
+                self._callers.user_refused(producer, "no_right", 1, str(refusal), now_ms)
+            raise
 
     def _gateway_status(self) -> GatewayStatus | None:
         if self._gateway is None or self._listeners is None:

@@ -138,7 +138,7 @@ class Agent:
         examination = Examination(
             self._clock, self._config_path, lambda: self._config, parts.findings
         )
-        operation = OperationRoutes(self.reload, examination.findings)
+        operation = OperationRoutes(self.reload, examination.findings, parts.operator)
         await parts.open_intake(self._passed, operation.routes())
         self._sender_task = self._spawn("sender", parts.sender.run())
         for name, work in parts.background():

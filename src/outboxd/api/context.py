@@ -9,7 +9,7 @@ from outboxd.api.status import OutboxStatus, status_json
 from outboxd.clock import Clock
 from outboxd.outbox.model import UNBOUNDED, Entry
 from outboxd.outbox.outbox import Outbox
-from outboxd.status import Deliverer, Destination, GatewayStatus
+from outboxd.status import Deliverer, Destination, GatewayStatus, RefusedUsers
 
 
 class IntakeView(Protocol):
@@ -56,6 +56,8 @@ class ApiContext(NamedTuple):
     gateway: Callable[[], GatewayStatus | None] = lambda: None
     # Who delivers; None where nobody else could.
     deliverer: Callable[[], Deliverer | None] = lambda: None
+    # Which users of this host were refused.
+    refused: Callable[[], RefusedUsers] = RefusedUsers
 
     def status(self) -> dict[str, Any]:
         """The shape of `GET /v1/status`."""
@@ -81,4 +83,5 @@ class ApiContext(NamedTuple):
             unhealthy=self.unhealthy(),
             gateway=self.gateway(),
             deliverer=self.deliverer(),
+            refused=self.refused(),
         )

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from outboxd.api.peer import require_operator
 from outboxd.errors import OutboxdError
 from outboxd.findings import Finding
 from outboxd.serve.answers import Refusal, Response, reply
@@ -26,7 +25,10 @@ class OperationRoutes:
         self,
         reload: Callable[[], Sequence[str]],
         check: Callable[[], Awaitable[Sequence[Finding]]],
+        authorize: Callable[[Request], str],
     ) -> None:
+        """`authorize` says for whom a request acts, or raises Refusal 403."""
+        self._require_operator = authorize
         self._reload = reload  # gives the settings that want a restart; raises OutboxdError
         self._check = check
 
@@ -39,7 +41,7 @@ class OperationRoutes:
 
     async def reload(self, request: Request, _: str) -> Response:
         """Take the configuration and the key over as they are now; 422 where refused."""
-        require_operator(request)
+        self._require_operator(request)
         try:
             left = self._reload()
         except OutboxdError as error:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from outboxd.api.peer import require_operator
 from outboxd.api.sessions import COOKIE, Session, Sessions
 from outboxd.logger import get_logger
 from outboxd.serve.answers import Refusal, Response, reply
@@ -29,8 +28,15 @@ class _Redemption(msgspec.Struct, forbid_unknown_fields=True):
 class SessionRoutes:
     """`POST /v1/page-link` on the Unix socket; `/v1/session` on the page's listener."""
 
-    def __init__(self, sessions: Sessions, page_address: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        page_address: Callable[[], str | None],
+        authorize: Callable[[Request], str],
+    ) -> None:
+        """`authorize` says for whom a link is, or raises Refusal 403."""
         self._sessions = sessions
+        self._require_operator = authorize
         self._page_address = page_address  # None where no page is served
 
     def socket_routes(self) -> list[Route]:
@@ -47,13 +53,13 @@ class SessionRoutes:
 
     async def give_link(self, request: Request, _: str) -> Response:
         """A link that opens the page with the right to act."""
-        peer = require_operator(request)
+        by = self._require_operator(request)
         address = self._page_address()
         if address is None:
             hint = 'set [http] listen, such as "127.0.0.1:8098", and restart the agent'
             raise Refusal(409, "this agent serves no page", "listen", hint)
-        token = self._sessions.issue(str(peer))
-        _log.warning("page.link_given", by=str(peer))
+        token = self._sessions.issue(by)
+        _log.warning("page.link_given", by=by)
         # Behind the #, so that it is in no request line and in no log.
         return reply(200, _encode({"url": f"{address}/#act={token}"}) + b"\n")
 

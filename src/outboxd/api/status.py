@@ -18,6 +18,8 @@ from outboxd.status import (
     Gateway,
     GatewayStatus,
     ProducerSeen,
+    RefusedEvents,
+    RefusedUsers,
 )
 from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import format_duration
@@ -65,10 +67,12 @@ def status_json(
     unhealthy: str | None = None,
     gateway: GatewayStatus | None = None,
     deliverer: Deliverer | None = None,
+    refused: RefusedUsers | None = None,
 ) -> dict[str, Any]:
     """The shape of `GET /v1/status`; `drain_rate` is in entries a second, times in ms.
     `deliverer`: where several gateways share the outbox."""
     counts = outbox.counts
+    refused = refused or RefusedUsers()
     status: dict[str, Any] = {
         "version": version,
         "host": host,
@@ -97,6 +101,11 @@ def status_json(
         },
         "intake": {"accepting": accepting, "reason": refusal},
         "gateway": None if gateway is None else _gateway(gateway),
+        "refusedUsers": [
+            {"producer": user.producer, "refused": [_refused(one) for one in user.refused]}
+            for user in refused.users
+        ],
+        "refusedUsersLeftOut": refused.left_out,
         "disk": {"freeBytes": free_bytes},
         "rate": {
             "drainPerSecond": None if drain_rate is None else round(drain_rate, 3),
@@ -124,7 +133,8 @@ def status_json(
 
 def without_words(status: dict[str, Any]) -> None:
     """Take out what quotes others' events: for whoever may read only its own."""
-    for producer in (status["gateway"] or {}).get("producers", ()):
+    callers = (status["gateway"] or {}).get("producers", ())
+    for producer in (*callers, *status["refusedUsers"]):
         for refused in producer["refused"]:
             refused["told"] = None
 
@@ -270,15 +280,16 @@ def _producer(producer: ProducerSeen) -> dict[str, Any]:
         "name": producer.name,
         "accepted": producer.accepted,
         "acceptedAt": _time(producer.accepted_at),
-        "refused": [
-            {"reason": one.reason, "count": one.events, "at": _time(one.at), "told": one.told}
-            for one in producer.refused
-        ],
+        "refused": [_refused(one) for one in producer.refused],
         "wrongClocks": [
             {"host": one.host or None, "aheadMs": one.ahead_ms, "at": _time(one.at)}
             for one in producer.clocks
         ],
     }
+
+
+def _refused(one: RefusedEvents) -> dict[str, Any]:
+    return {"reason": one.reason, "count": one.events, "at": _time(one.at), "told": one.told}
 
 
 def _told(gateway: Gateway | None) -> dict[str, float] | None:

@@ -1,6 +1,7 @@
-"""What `outboxd status` says of a gateway: is it open, who hands in, who is refused and why.
+"""What `outboxd status` says of those who hand in: who is refused and why, and of a
+gateway whether it is open and who comes.
 
-Pure: reads the member `gateway` of the status. The whole of it has `--json`.
+Reads the members `gateway` and `refusedUsers` of the status. The whole of it has `--json`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from outboxd.cli import render
+from outboxd.producer_names import name_of
 from outboxd.text import harmless
 from outboxd.units import format_duration
 
@@ -39,6 +41,18 @@ def fields(gateway: Mapping[str, Any] | None, now_ms: int) -> list[tuple[str, st
     return found
 
 
+def refused_users(status: Mapping[str, Any], now_ms: int) -> list[tuple[str, str]]:
+    """The lines of users of this host who were refused; may ask who they are."""
+    lines = []
+    for user in status.get("refusedUsers", ()):
+        refused = "; ".join(_refused(one, now_ms) for one in user["refused"])
+        lines.append(f"{harmless(name_of(user['producer']))} ({user['producer']}): {refused}")
+    lines += [f"and {status['refusedUsersLeftOut']:,} more"] * bool(
+        status.get("refusedUsersLeftOut")
+    )
+    return _field("Refused users", lines)
+
+
 def _field(name: str, lines: list[str]) -> list[tuple[str, str]]:
     more = len(lines) - SHOWN_MAX
     shown = lines[:SHOWN_MAX] + ([f"and {more:,} more, see --json"] if more > 0 else [])
@@ -49,12 +63,13 @@ def _producer(producer: Mapping[str, Any], now_ms: int) -> str:
     told = f"{harmless(producer['name'])}: {producer['accepted']:,} taken"
     if producer["acceptedAt"]:
         told += f", the last {render.distance(producer['acceptedAt'], now_ms)}"
-    for one in producer["refused"]:
-        word = "throttled" if one["reason"] == "rate" else f"refused ({one['reason']})"
-        told += f"; {one['count']:,} {word}, {render.distance(one['at'], now_ms)}"
-        if one["told"]:
-            told += f": {harmless(one['told'][:TOLD_MAX])}"
-    return told
+    return "; ".join([told, *(_refused(one, now_ms) for one in producer["refused"])])
+
+
+def _refused(one: Mapping[str, Any], now_ms: int) -> str:
+    word = "throttled" if one["reason"] == "rate" else f"refused ({one['reason']})"
+    told = f"{one['count']:,} {word}, {render.distance(one['at'], now_ms)}"
+    return f"{told}: {harmless(one['told'][:TOLD_MAX])}" if one["told"] else told
 
 
 def _clock(name: str, clock: Mapping[str, Any], now_ms: int) -> str:

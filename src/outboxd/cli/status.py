@@ -132,6 +132,7 @@ def screen(picture: Picture, config: Config, coloured: bool) -> list[str]:
             *_outbox_fields(picture),
             *_room_fields(picture, config, coloured),
             *callers.fields(status.get("gateway"), picture.now_ms),
+            *callers.refused_users(status, picture.now_ms),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Who came to a gateway, and what became of it: what `/v1/status` shows of them.
+"""Who came to a gateway, and which users of this host were refused: for `/v1/status`.
 
 In memory, since the start, and bounded: by the names that are remembered, by the
 hosts of each, by addresses. Pure: the time is an argument. Nothing of an event but
@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from outboxd.status import Callers, ProducerSeen, RefusedEvents, StrangerSeen, WrongClock
+from outboxd.status import (
+    Callers,
+    ProducerSeen,
+    RefusedEvents,
+    RefusedUsers,
+    StrangerSeen,
+    UserRefused,
+    WrongClock,
+)
 
 NAMES_MAX = 1_000  # remembered; whoever came longest ago gives way
 NAMES_SHOWN = 100
@@ -18,12 +26,15 @@ STRANGERS_MAX = 50
 TOLD_MAX = 200  # characters
 CLOCK_FORGOTTEN_MS = 3_600_000  # as long as the alert rule looks back
 
+_Refusals = dict[str, RefusedEvents]  # by reason
+
 
 class CallerBook:
     """Filled by the observer of producers and by the gatekeeper; read by the API."""
 
     def __init__(self) -> None:
         self._producers: OrderedDict[str, _Producer] = OrderedDict()  # the last to come last
+        self._users: OrderedDict[str, _Refusals] = OrderedDict()
         self._strangers: OrderedDict[str, StrangerSeen] = OrderedDict()
         self._unauthenticated = 0
 
@@ -35,10 +46,17 @@ class CallerBook:
 
     def refused(self, name: str, reason: str, count: int, told: str, now: int) -> None:
         """So many of its events were not kept; `told`: what it was answered."""
-        refused = self._came(name).refused
-        before = refused.get(reason)
-        total = count + (before.events if before else 0)
-        refused[reason] = RefusedEvents(reason, total, now, told[:TOLD_MAX])
+        _add(self._came(name).refused, reason, count, told, now)
+
+    def user_refused(self, producer: str, reason: str, count: int, told: str, now: int) -> None:
+        """So many events, or requests to act, of a user of this host were refused."""
+        refused = self._users.pop(producer, None)
+        if refused is None:
+            refused = {}
+            if len(self._users) >= NAMES_MAX:
+                self._users.popitem(last=False)
+        self._users[producer] = refused
+        _add(refused, reason, count, told, now)
 
     def clock_wrong(self, name: str, host: str, ahead_ms: int, now: int) -> None:
         """An event shows how far the clock of its host is ahead."""
@@ -67,6 +85,16 @@ class CallerBook:
             self._unauthenticated,
         )
 
+    def refused_users(self) -> RefusedUsers:
+        """Who of this host was refused, and why."""
+        producers = list(reversed(self._users))
+        return RefusedUsers(
+            tuple(
+                UserRefused(each, _latest(self._users[each])) for each in producers[:NAMES_SHOWN]
+            ),
+            max(0, len(producers) - NAMES_SHOWN),
+        )
+
     def _came(self, name: str) -> _Producer:
         producer = self._producers.get(name)
         if producer is None:
@@ -86,10 +114,20 @@ class _Producer:
     def __init__(self) -> None:
         self.accepted = 0
         self.accepted_at: int | None = None
-        self.refused: dict[str, RefusedEvents] = {}
+        self.refused: _Refusals = {}
         self.clocks: OrderedDict[str, WrongClock] = OrderedDict()
 
     def seen(self, name: str, now: int) -> ProducerSeen:
         clocks = (c for c in reversed(self.clocks.values()) if now - c.at < CLOCK_FORGOTTEN_MS)
-        refused = sorted(self.refused.values(), key=lambda one: -one.at)
-        return ProducerSeen(name, self.accepted, self.accepted_at, tuple(refused), tuple(clocks))
+        refused = _latest(self.refused)
+        return ProducerSeen(name, self.accepted, self.accepted_at, refused, tuple(clocks))
+
+
+def _add(refused: _Refusals, reason: str, count: int, told: str, now: int) -> None:
+    before = refused.get(reason)
+    total = count + (before.events if before else 0)
+    refused[reason] = RefusedEvents(reason, total, now, told[:TOLD_MAX])
+
+
+def _latest(refused: _Refusals) -> tuple[RefusedEvents, ...]:
+    return tuple(sorted(refused.values(), key=lambda one: -one.at))

@@ -1,8 +1,10 @@
-"""What the operator is told of those who hand in over TCP: counted and logged by name.
+"""What the operator is told of those who hand in: over TCP counted and logged by name.
 
 A line for each name and reason at most once a minute, with how many events it was
 since the last one: who is refused, throttled or has a wrong clock is seen, and
-nobody can fill the log. No token, and nothing of an event, is ever in a line.
+nobody can fill the log. Of the users of this host it is remembered who was refused,
+for the status, and no more: the metrics count them all together. No token, and
+nothing of an event, is ever in a line.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from outboxd.observe.logs import get_logger
 from outboxd.units import format_duration
 
 OF_TOKENS = "token:"  # how the names of such producers begin
+OF_USERS = "uid:"
 TOLD_EVERY_S = 60.0
 KINDS_MAX = 1000  # more names and reasons than that are counted and not told
 
@@ -36,7 +39,7 @@ class TokenMetrics(Protocol):
 
 
 class ProducerObserver:
-    """Told by the door; passes over whoever is a user of this host."""
+    """Told by the door."""
 
     def __init__(self, metrics: TokenMetrics, clock: Clock, callers: CallerBook) -> None:
         self._metrics = metrics
@@ -55,6 +58,8 @@ class ProducerObserver:
 
     def refused(self, producer: str, reason: str, count: int, told: str) -> None:
         """So many of its events were not kept; `told`: what it was answered."""
+        if producer.startswith(OF_USERS):
+            self._callers.user_refused(producer, reason, count, told, self._clock.wall_ms())
         if not producer.startswith(OF_TOKENS):
             return
         name = producer.removeprefix(OF_TOKENS)

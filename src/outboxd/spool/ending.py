@@ -51,6 +51,7 @@ class Endings:
 
     def __init__(
         self,
+        count_refused: Callable[[FileIdentity | None, int, str], None],
         outbox: Outbox,
         metrics: SpoolMetrics,
         clock: Clock,
@@ -58,6 +59,8 @@ class Endings:
         pace: SpoolWaits,
         thread: Thread,
     ) -> None:
+        """`count_refused`: of whose file so many events were not kept, and why."""
+        self._count_refused = count_refused
         self._outbox = outbox
         self._metrics = metrics
         self._clock = clock
@@ -109,7 +112,7 @@ class Endings:
             return
         self._waiting.remove(look.name)
         if target is not None:
-            await self._rejected(folder, look.name, target, first, count)
+            await self._rejected(folder, look, target, first, count)
 
     async def reject_lines(
         self, folder: SpoolFolder, look: Look, bad: BadLines, taken: int
@@ -126,7 +129,7 @@ class Endings:
             self._stuck(look.name, look.identity, error)
             return
         self._waiting.remove(look.name)
-        await self._rejected(folder, look.name, target, bad.faults[0], bad.count)
+        await self._rejected(folder, look, target, bad.faults[0], bad.count)
         await self.forget([look.key])
 
     async def forget(self, keys: Sequence[str]) -> None:
@@ -138,13 +141,13 @@ class Endings:
             del self.progress[key]
 
     async def _rejected(
-        self, folder: SpoolFolder, name: str, target: str, fault: LineFault, count: int
+        self, folder: SpoolFolder, look: Look, target: str, fault: LineFault, count: int
     ) -> None:
-        self._metrics.refused("invalid", count)
+        self._count_refused(look.identity, count, fault.text())
         self._metrics.spool_file("rejected")
         _log.warning(
             "spool.file_rejected",
-            file=printable(name),
+            file=printable(look.name),
             moved_to=printable(target),
             faults=count,
             first=fault.text(),

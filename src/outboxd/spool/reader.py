@@ -75,7 +75,9 @@ class SpoolReader:
         self.watch = SpoolWatch(self._wake.set)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="spool")
         self.waiting = WaitingRoom(clock, pace)
-        self._endings = Endings(outbox, metrics, clock, self.waiting, pace, self._thread)
+        self._endings = Endings(
+            self._count_refused, outbox, metrics, clock, self.waiting, pace, self._thread
+        )
         self._progress = self._endings.progress
         self._left_over = set(self._progress)  # of an earlier run, not seen again yet
         self._turns = OwnerTurns()
@@ -407,7 +409,7 @@ class SpoolReader:
         if self._door.admission.refusal() is not None:
             return False
         assert look.identity is not None
-        self._door.refused(refusal, 1)
+        self._door.refused(refusal, 1, user(look.identity.owner))
         self._resting[look.identity.owner] = self._clock.monotonic_s() + self._pace.share_s
         return True
 
@@ -423,6 +425,13 @@ class SpoolReader:
         self._refused_until_s = self._clock.monotonic_s() + self._refused_wait_s
         self._turns.clear()
         self.watch.scan_due = True
+
+    def _count_refused(self, identity: FileIdentity | None, count: int, why: str) -> None:
+        """So many events of a file were not kept: its owner is who handed them in."""
+        if identity is None:
+            self._metrics.refused("invalid", count)
+        else:
+            self._door.count_refused(user(identity.owner), "invalid", count, why)
 
     # --- large files ---
 

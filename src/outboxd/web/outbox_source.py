@@ -23,7 +23,7 @@ from outboxd.web.names import Names
 from outboxd.web.outbox_index import OutboxIndex
 from outboxd.web.pace import ReadableOutbox
 from outboxd.web.source import Json, Kind
-from outboxd.web.tally import TextMatches
+from outboxd.web.tally import Facets, TextMatches
 
 # A first answer comes within this time, be it not complete; the page asks again.
 BUDGET_S = 0.15
@@ -124,7 +124,7 @@ class OutboxSource:
             "complete": complete and searched is None,
             "expected": expected,
             "searched": searched,
-            "names": await self._names.of([each for each, _ in facets.values["producer"]]),
+            "names": await self._names.of(self._producers(facets)),
         }
 
     async def histogram(
@@ -152,6 +152,11 @@ class OutboxSource:
         scan = await self._index.find_texts(texts, BUDGET_S)
         return dict(scan.places), None if scan.is_done else scan.looked
 
+    def _producers(self, facets: Facets) -> list[str]:
+        """All who have a name on the page: of these events, and the refused."""
+        refused = [user["producer"] for user in self._status()["refusedUsers"]]
+        return list(dict.fromkeys([*(each for each, _ in facets.values["producer"]), *refused]))
+
     def _looked(self) -> None:
         """Somebody looks; a while after the last one the index is let go."""
         if self._letting_go is not None:
@@ -172,8 +177,9 @@ class OutboxSource:
         return None
 
     async def status(self) -> Mapping[str, Any]:
-        """Without who came to a gateway: a page asks for that in its own time."""
-        status = self._status()
+        """Without who came and who was refused: a page asks for that in its own time."""
+        status = dict(self._status())
+        del status["refusedUsers"], status["refusedUsersLeftOut"]
         gateway = status.get("gateway")
         if gateway is None:
             return status

@@ -1,6 +1,6 @@
 // Who hands in: a line that says how many they are and what is wrong with them, and
-// behind it a table. On a gateway it has who was throttled, who was refused and why,
-// whose clock is wrong, and who came without a token.
+// behind it a table: who was refused and why, and on a gateway also who was
+// throttled, whose clock is wrong, and who came without a token.
 
 import { get } from './api.js';
 import { byId, h, setText } from './dom.js';
@@ -10,9 +10,10 @@ import { producerName, producerTitle } from './names.js';
 const ASK_MS = 5000;
 const NAMED = 3; // in the line
 const SHOWN_MAX = 100;
+const FRESH_MS = 24 * 3600e3; // what was refused longer ago is in the table alone
 const REASONS = {
   invalid: 'not valid', too_large: 'too large', stalled: 'stalled', not_allowed: 'not allowed',
-  full: 'the outbox was full', disk_short: 'the disk was short',
+  full: 'no room in the outbox', disk_short: 'the disk was short', no_right: 'no right to act',
 };
 
 export class Producers {
@@ -22,6 +23,8 @@ export class Producers {
     this.counts = [];
     this.distinct = 0;
     this.gateway = null;
+    this.users = [];
+    this.usersLeftOut = 0;
     this.line = h('span', { class: 'line-told' });
     this.trouble = h('span', { class: 'trouble' });
     this.body = h('div', { class: 'producers-body' });
@@ -29,12 +32,13 @@ export class Producers {
     this.body.addEventListener('pointerleave', () => this.paint());
     this.element.append(h('summary', {}, h('b', {}, 'Producers'), this.line, this.trouble), this.body);
     this.element.addEventListener('toggle', () => this.element.open && this.load());
-    setInterval(() => document.hidden || !this.gateway || this.load(), ASK_MS);
+    setInterval(() => document.hidden || this.load(), ASK_MS);
   }
 
   /** How the agent stands; whether it is a gateway is in every status, who came is asked for. */
   setStatus(status) {
-    const isFirst = !this.gateway && status.gateway;
+    const isFirst = !this.asked;
+    this.asked = true;
     this.gateway = status.gateway ? { ...this.gateway, ...status.gateway } : null;
     if (isFirst) this.load();
     this.paint();
@@ -49,20 +53,24 @@ export class Producers {
 
   async load() {
     try {
-      const { gateway } = await get('/v1/status', null, 'producers');
+      const { gateway, refusedUsers, refusedUsersLeftOut } = await get('/v1/status', null, 'producers');
       if (gateway) this.gateway = gateway;
+      [this.users, this.usersLeftOut] = [refusedUsers, refusedUsersLeftOut];
       this.paint();
     } catch {
       // The mark 'No answer' says it already.
     }
   }
 
-  /** One row each: those who have events here, and those who came to the gateway. */
+  /** One row each: those who have events here, who came to the gateway, who were refused. */
   rows() {
     const found = new Map(this.counts.map((own) => [own.value, { producer: own.value, events: own.count }]));
     for (const seen of this.gateway?.producers ?? []) {
       const producer = `token:${seen.name}`;
       found.set(producer, { producer, events: 0, ...found.get(producer), seen });
+    }
+    for (const { producer, refused } of this.users) {
+      found.set(producer, { producer, events: 0, ...found.get(producer), seen: { accepted: null, refused, wrongClocks: [] } });
     }
     const wrong = ({ seen }) => (seen ? seen.wrongClocks.length + seen.refused.length : 0);
     return [...found.values()].sort((a, b) => wrong(b) - wrong(a) || b.events - a.events);
@@ -72,7 +80,7 @@ export class Producers {
     const rows = this.rows();
     this.say(rows);
     if (!this.element.open) return;
-    const text = JSON.stringify([rows, this.gateway]);
+    const text = JSON.stringify([rows, this.gateway, rows.map((row) => producerName(row.producer))]);
     if (text === this.painted || this.isHeld()) return;
     const held = this.body.contains(document.activeElement) ? document.activeElement.dataset.keep : null;
     this.painted = text;
@@ -94,7 +102,7 @@ export class Producers {
     if (more > 0) named.push(`${number(more)} more`);
     setText(this.line, named.join('  ·  ') || 'nobody yet');
     const seen = rows.map((row) => row.seen).filter(Boolean);
-    const refused = seen.flatMap((own) => own.refused);
+    const refused = seen.flatMap((own) => own.refused).filter((own) => Date.parse(own.at) > Date.now() - FRESH_MS);
     const sum = (list) => list.reduce((all, own) => all + own.count, 0);
     const [throttled, others] = [refused.filter((own) => own.reason === 'rate'), refused.filter((own) => own.reason !== 'rate')];
     const clocks = seen.reduce((all, own) => all + own.wrongClocks.length, 0);
@@ -122,9 +130,11 @@ export class Producers {
 
   table(rows) {
     const isGateway = Boolean(this.gateway);
-    const heads = ['Name', 'Events here', ...(isGateway ? ['Taken since the start', 'Throttled', 'Refused, and why', 'Clock'] : [])];
-    const cells = (row) => [this.name(row.producer), number(row.events), ...(isGateway ? seenCells(row.seen) : [])];
-    const left = Math.max(0, rows.length - SHOWN_MAX) + (this.gateway?.producersLeftOut ?? 0);
+    const heads = ['Name', 'Events here', ...(isGateway ? ['Taken since the start', 'Throttled', 'Refused, and why', 'Clock']
+      : this.users.length ? ['Refused, and why'] : [])];
+    const cells = (row) => [this.name(row.producer), number(row.events), ...(isGateway ? seenCells(row.seen)
+      : this.users.length ? [refusedCell(row.seen?.refused ?? [])] : [])];
+    const left = Math.max(0, rows.length - SHOWN_MAX) + (this.gateway?.producersLeftOut ?? 0) + this.usersLeftOut;
     return h('div', { class: 'producers-table', tabindex: '0', role: 'region', 'aria-label': 'Producers' },
       h('table', {},
         h('thead', {}, h('tr', {}, ...heads.map((head) => h('th', { scope: 'col' }, head)))),
@@ -158,12 +168,17 @@ function seenCells(seen) {
   const throttled = seen.refused.find((own) => own.reason === 'rate');
   const others = seen.refused.filter((own) => own.reason !== 'rate');
   return [
-    number(seen.accepted),
+    seen.accepted === null ? '–' : number(seen.accepted),
     throttled ? told(number(throttled.count), throttled) : '–',
-    others.length ? others.map((own) => told(`${number(own.count)} ${REASONS[own.reason] ?? own.reason}`, own)) : '–',
+    refusedCell(others),
     seen.wrongClocks.length ? seen.wrongClocks.map((own) => h('span', { class: 'why' },
       h('b', {}, `${own.host ?? 'a host'} is ${largest(Math.abs(own.aheadMs))} ${own.aheadMs > 0 ? 'ahead' : 'behind'}`))) : '–',
   ];
+}
+
+/** Each reason with how many. */
+function refusedCell(refused) {
+  return refused.length ? refused.map((own) => told(`${number(own.count)} ${REASONS[own.reason] ?? own.reason}`, own)) : '–';
 }
 
 /** What was refused, with what it was told. */
