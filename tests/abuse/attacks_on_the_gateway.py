@@ -14,7 +14,7 @@ import resource
 import socket
 import ssl
 import time
-from collections import Counter
+from collections import Counter, deque
 from itertools import cycle
 from typing import Any
 
@@ -22,6 +22,7 @@ EVENT = json.dumps(
     {"eventType": "bad", "summary": "attack", "scope": {"clusters": ["other"]}}
 ).encode()
 PEERS = 40
+MANY_PEERS = 2_000
 
 
 class Attacker:
@@ -41,16 +42,17 @@ class Attacker:
     def is_over(self) -> bool:
         return time.monotonic() >= self.ends_s
 
-    def connect(self) -> socket.socket | None:
+    def connect(self, peers: int = PEERS) -> socket.socket | None:
         """A TCP connection from the next address."""
         self._number += 1
-        source = (f"127.0.1.{1 + self._number % PEERS}", 0)
+        high, low = divmod(self._number % peers, 250)
+        source = (f"127.0.{1 + high}.{1 + low}", 0)
         with contextlib.suppress(OSError):
             return socket.create_connection(("127.0.0.1", self.told["port"]), 1.0, source)
         return None
 
-    def shake_hands(self) -> ssl.SSLSocket | None:
-        opened = self.connect()
+    def shake_hands(self, peers: int = PEERS) -> ssl.SSLSocket | None:
+        opened = self.connect(peers)
         if opened is None:
             return None
         try:
@@ -130,6 +132,21 @@ def plain_idle_connections(target: str, seconds: float, count: int = 2_000) -> N
             opened.append(one)
         else:
             time.sleep(0.01)
+    attacker.tell()
+
+
+def idle_connections_of_many(target: str, seconds: float) -> None:
+    """Two thousand addresses with one each, which have shaken hands and say nothing; whoever
+    is ended comes again."""
+    attacker = Attacker(target, seconds)
+    opened: deque[ssl.SSLSocket] = deque()
+    while not attacker.is_over:
+        if (one := attacker.shake_hands(MANY_PEERS)) is None:
+            time.sleep(0.01)
+            continue
+        opened.append(one)
+        if len(opened) > MANY_PEERS:
+            opened.popleft().close()
     attacker.tell()
 
 

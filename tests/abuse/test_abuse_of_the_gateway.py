@@ -34,10 +34,11 @@ DELAY_MAX_MS = 50.0
 STALL_MAX_MS = 500.0  # of a single event: one that waits keeps those behind it out of the median
 CALM_MS = 10.0  # the median of a machine that has nothing else to do
 
-# A host's agent: one connection that is kept, an event after the other.
+# A host's agent: one connection that is kept, an event after the other; or one that
+# is new to the gateway with each event.
 TCP_PRODUCER = """
 import http.client, json, ssl, sys, time
-port, ca, token, seconds = json.loads(sys.argv[1])
+port, ca, token, seconds, is_newcomer = json.loads(sys.argv[1])
 context = ssl.create_default_context(cafile=ca)
 took_ms, failures = [], []
 print("ready", flush=True)
@@ -55,6 +56,9 @@ while time.monotonic() < ends_s:
         told = answer.read()
         if answer.status != 201:
             failures.append(str(told))
+        if is_newcomer:
+            connection.close()
+            connection = None
     except (OSError, http.client.HTTPException) as error:
         failures.append(repr(error))
         connection = None
@@ -72,6 +76,10 @@ def unlimited(self, *numbers, **named):
     self.connections = self.bytes = budgets.Budget(1 << 40)
 budgets.ListenerLimits.__init__ = unlimited
 budgets.ListenerLimits.fit = lambda self, *a: self
+"""
+NOBODY_GIVES_WAY = """
+from outboxd.serve.connected import Connections
+Connections.giving_way_to = lambda self, newcomer: None
 """
 ON_THE_LOOP = """
 import outboxd.gateway.routes as routes
@@ -114,18 +122,18 @@ class AttackedGateway:
         self._secrets = secrets
         self._calm = None
 
-    def calm(self):
+    def calm(self, newcomer=False):
         """What the good producers see without an attack; measured once."""
         if self._calm is None:
-            self._calm = self.measure(CALM, seconds=1.5)
+            self._calm = self.measure(CALM, seconds=1.5, newcomer=newcomer)
         return self._calm
 
-    def measure(self, attack, seconds=SECONDS):
-        """The good producers beside an attack."""
+    def measure(self, attack, seconds=SECONDS, newcomer=False):
+        """The good producers beside an attack; the one over TCP comes anew with each event."""
         good = self._secrets["good"]
         before = len(self._entries())
         producers = [
-            ready([TCP_PRODUCER, json.dumps([self.port, self._ca, good, seconds])]),
+            ready([TCP_PRODUCER, json.dumps([self.port, self._ca, good, seconds, newcomer])]),
             ready([PRODUCER, str(self.agent.socket), str(seconds)]),
         ]
         attacker = self._attacker(attack, seconds)
@@ -198,16 +206,17 @@ def attacked_gateway(attacked, tmp_path_factory):
     revoke(tokens, "revoked")
 
     class Running:
-        def __init__(self, patch=""):
+        def __init__(self, patch="", **intake):
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.port = free.getsockname()[1]
-            intake = {
+            settings = {
                 "listen": f"127.0.0.1:{self.port}",
                 "tls_cert": str(tmp_path / "cert.pem"),
                 "tls_key": str(tmp_path / "key.pem"),
                 "tokens_file": tokens,
+                **intake,
             }
-            self._running = attacked(patch, intake=intake, komodor={"endpoint": komodor.url})
+            self._running = attacked(patch, intake=settings, komodor={"endpoint": komodor.url})
 
         def __enter__(self):
             abuse = self._running.__enter__()
@@ -269,6 +278,16 @@ def test_a_bad_peer_delays_nobody_and_is_not_served(gateway, attack):
         assert sum(seen.answers.values()) >= 2
     if attack in ("slow_heads", "idle_connections"):
         assert gateway.agent.request("GET", "/readyz")[0] == 200
+
+
+@pytest.mark.parametrize("patch", ["", NOBODY_GIVES_WAY])
+def test_two_thousand_addresses_that_wait_keep_no_newcomer_out(attacked_gateway, patch):
+    """Each has one connection, so that none has more than its share; and as a control."""
+    with attacked_gateway(patch, connections_max=300) as gateway:
+        calm = gateway.calm(newcomer=True)
+        found = faults(calm, gateway.measure("idle_connections_of_many", 4.0, newcomer=True))
+    print(found)
+    assert bool(found) == bool(patch)
 
 
 def test_without_a_limit_of_connections_the_attack_is_seen(attacked_gateway):

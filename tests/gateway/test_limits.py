@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,6 +117,29 @@ def connections_in_all(gateway) -> list[str]:
         served = gateway.post(EVENT, gateway.secrets["web"]).status
     found = [f"{left} connections are open"] if left > 20 else []
     return found + expected("a newcomer", served, 201)
+
+
+def connections_of_many_peers(gateway) -> list[str]:
+    """Sixty addresses with a connection each, which have shaken hands and say nothing."""
+    host = HTTPSConnection("localhost", gateway.port, context=gateway.context, timeout=5.0)
+    key = {"x-api-key": gateway.secrets["web"]}
+    with ExitStack() as stack:
+        stack.callback(host.close)
+        host.request("GET", "/mgmt/v1/apikey/validate", headers=key)
+        host.getresponse().read()
+        kept = host.sock
+        for number in range(60):
+            with suppress(OSError):  # it is refused
+                stack.enter_context(stack.enter_context(spoken(gateway, f"127.0.3.{number + 1}")))
+        try:
+            served: object = gateway.post(EVENT, gateway.secrets["web"]).status
+        except OSError as error:
+            served = repr(error)
+        host.request("GET", "/mgmt/v1/apikey/validate", headers=key)
+        host.getresponse().read()
+        stays = host.sock is kept
+    found = expected("a newcomer", served, 201)
+    return found + ([] if stays else ["a host's connection made room for a stranger's"])
 
 
 def connections_of_a_peer(gateway) -> list[str]:
@@ -315,6 +338,14 @@ import outboxd.budgets as budgets
 budgets.gateway_limits = lambda total, share: budgets.ListenerLimits(4000, 4000)
 """,
         {"intake": {"connections_max": 20, "connections_per_peer": 20}},
+    ),
+    "connections of many peers": Limit(
+        connections_of_many_peers,
+        """
+from outboxd.serve.connected import Connections
+Connections.giving_way_to = lambda self, newcomer: None
+""",
+        {"intake": {"connections_max": 20}},
     ),
     "connections of a peer": Limit(
         connections_of_a_peer,

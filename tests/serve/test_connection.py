@@ -7,6 +7,7 @@ import ssl
 
 import pytest
 import trustme
+from support.waiting import until
 
 from outboxd.budgets import ListenerLimits
 from outboxd.serve import peer
@@ -15,12 +16,6 @@ from outboxd.serve.tls import TlsFiles
 
 GET = b"GET /show/%d HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET /show/last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-
-
-async def until(condition, timeout_s=20.0):
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 (what is waited for is the server's own state)
-            await asyncio.sleep(0.01)
 
 
 def test_every_answer_says_what_it_is_and_when(serve, run):
@@ -145,7 +140,7 @@ def test_over_the_limit_a_connection_is_told_and_idle_ones_give_way(serve, run, 
             second = await site.open()
             await until(lambda: site.server.connection_count == 2)
             assert (await site.raw(b"")).startswith(b"HTTP/1.1 503")
-            monkeypatch.setattr("outboxd.serve.server._SETTLED_S", 0.0)
+            monkeypatch.setattr("outboxd.serve.connected._SETTLED_S", 0.0)
             assert (await site.raw(LAST)).startswith(b"HTTP/1.1 200")
             async with asyncio.timeout(10):
                 assert await first[0].read() == b""  # the one that was idle longest

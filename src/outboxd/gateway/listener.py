@@ -91,6 +91,7 @@ class GatewayListener:
             clock=self._clock,
             tls=self._tls,
             retry_after_spread=self._random,
+            has_strangers=True,
         )
         return self._server
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 STALL_S = 10.0  # without a byte, while a request or an answer is on its way
 # Waiting is paid for by what arrives: a long body has more time, a drip has not.
 DRIP_BYTES_PER_S = 16 * 1024
+DRAGGING_S = 1.0  # of standing still, after which it may be ended where there is no room
 KEEPALIVE_S = 75.0  # an idle connection
 LINGER_S = 0.5  # how long a refused body is read and thrown away
 LINGER_BYTES = 256 * 1024 * 1024
@@ -73,6 +74,7 @@ class PeerConnection(asyncio.Protocol):
         "_wait_began_s",
         "_waiting",
         "holder",
+        "is_stranger",
         "peer",
     )  # fmt: skip
 
@@ -82,6 +84,8 @@ class PeerConnection(asyncio.Protocol):
         self._server = server
         self.peer = peer
         self.holder = holder  # who answers for what it uses
+        # Nothing that came by it has told whom it is from, where that is asked for.
+        self.is_stranger = server.has_strangers
         self._loop = asyncio.get_running_loop()
         self._reader = RequestReader(self)
         self._waiting: deque[Request | Refusal] = deque()  # to be answered, in this order
@@ -278,6 +282,7 @@ class PeerConnection(asyncio.Protocol):
 
     def _start_answering(self) -> None:
         if self._task is None and self._waiting:
+            self._server.connections.works(self)
             self._task = self._loop.create_task(self._answer_all())
 
     async def _answer_all(self) -> None:
@@ -299,7 +304,7 @@ class PeerConnection(asyncio.Protocol):
         if self._lost:
             return
         self._idle_since_s = self._loop.time()
-        self._server.was_active(self)
+        self._server.connections.waits(self)
         if self._half_closed or self._server.is_stopping:
             self._transport.close()
 
@@ -314,6 +319,8 @@ class PeerConnection(asyncio.Protocol):
         self._current = request
         try:
             answer = await self._server.answer(request)
+            if request.identity is not None:
+                self.is_stranger = False
             if self._lost:
                 return False
             if isinstance(answer, Response):
@@ -479,19 +486,25 @@ class PeerConnection(asyncio.Protocol):
         """The request that is being answered."""
         return self._current
 
-    def is_idle_for(self, seconds: float) -> bool:
-        """Whether for so long nothing of a request has come, and none is in hand."""
-        idle = self._task is None and self._head_since_s is None and self._ends_at_s is None
-        return idle and self._loop.time() - self._idle_since_s >= seconds
+    def has_waited(self, for_s: float, head_s: float) -> bool:
+        """Whether it has had no request in hand for so long, and no head that began to
+        come in the last `head_s` seconds."""
+        now_s = self._loop.time()
+        coming = self._head_since_s is not None and now_s - self._head_since_s < head_s
+        return self._task is None and not coming and now_s - self._idle_since_s >= for_s
 
     @property
-    def is_dispensable(self) -> bool:
-        """Nothing is lost to its peer that it will not notice: no work is under way for it."""
-        return (
-            self._current is None
-            or self._current.body.is_awaited
-            or self._blocked_since_s is not None
-        )
+    def is_dragging(self) -> bool:
+        """Whether its peer alone is waited for, and has used up more than a second of its
+        patience: one that moves its bytes in time never has."""
+        if self._blocked_since_s is not None:
+            since_s = self._blocked_since_s
+        elif self._current is not None and self._current.body.is_awaited:
+            since_s = self._wait_began_s
+        else:
+            return False
+        left_s = self._patience.left_s - (self._loop.time() - since_s)
+        return left_s < self._server.stall_s - DRAGGING_S
 
     def close_when_idle(self) -> None:
         """The server stops; whoever is in the middle of a request gets its answer."""

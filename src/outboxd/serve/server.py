@@ -3,8 +3,7 @@
 Routes are found here and what their handlers raise becomes an answer; nothing
 here may raise out of a request without one, but where no answer may be given
 at all (after a failed sync). Who may hold how many connections is decided by
-the budget: over the limit idle ones give way first, those of whoever holds
-most, so that nobody keeps others out.
+the budget, and which of them gives way to a newcomer by `connected`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import asyncio
 import socket
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from math import ceil
 from typing import Protocol, TypeVar
 
@@ -31,6 +29,7 @@ from outboxd.errors import (
 from outboxd.logger import get_logger
 from outboxd.serve.acceptor import Acceptor
 from outboxd.serve.answers import Answer, EndWithoutAnswer, Refusal, Response, refusal_body, reply
+from outboxd.serve.connected import Connections
 from outboxd.serve.connection import KEEPALIVE_S, STALL_S, PeerConnection
 from outboxd.serve.guards import Guard
 from outboxd.serve.heads import HeadWriter
@@ -41,8 +40,6 @@ from outboxd.serve.tls import TlsFiles
 
 # How often connections are looked at; a limit of time is kept to within this.
 _LOOK_S = 1.0
-# An idle connection of this age gives way to a new one of the same peer.
-_SETTLED_S = 1.0
 
 _A = TypeVar("_A", bound=Answer)
 
@@ -71,9 +68,12 @@ class HttpServer:
         stall_s: float = STALL_S,
         keepalive_s: float = KEEPALIVE_S,
         retry_after_spread: Callable[[], float] | None = None,
+        has_strangers: bool = False,
     ) -> None:
         self.name = name  # of the listener, in metrics and logs
         self.limits = limits or socket_limits()
+        self.connections = Connections(self.limits)
+        self.has_strangers = has_strangers  # a guard tells whom a request is from
         self.tls = tls
         self.stall_s = stall_s
         self.keepalive_s = keepalive_s
@@ -87,7 +87,6 @@ class HttpServer:
         self._heads = HeadWriter(clock or Clock())
         self._acceptors: list[Acceptor] = []
         self._joining: dict[PeerConnection, asyncio.Task[None]] = {}
-        self._connections: dict[Hashable, dict[PeerConnection, None]] = {}
         self._emptied: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -110,17 +109,17 @@ class HttpServer:
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
-        for connection in self._all():
+        for connection in self.connections:
             if connection not in self._joining:
                 connection.close_when_idle()
 
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Answer what is in hand for at most `timeout_s`, then close."""
         self.stop_accepting()
-        if self._connections:
+        if self.connections:
             self._emptied = asyncio.get_running_loop().create_future()
             await asyncio.wait({self._emptied}, timeout=timeout_s)
-        for connection in self._all():
+        for connection in self.connections:
             self._end(connection)
         if self._timer is not None:
             self._timer.cancel()
@@ -142,7 +141,7 @@ class HttpServer:
             # Before the handshake no answer could be read.
             return b"" if self.tls is not None else self._busy()
         connection = PeerConnection(self, peer, holder)
-        self._connections.setdefault(holder, {})[connection] = None
+        self.connections.add(connection)
         joining = asyncio.create_task(self._join(connection, connected))
         self._joining[connection] = joining
         joining.add_done_callback(partial(self._joined, connection, connected))
@@ -175,26 +174,13 @@ class HttpServer:
         budget = self.limits.connections
         if budget.take(holder):
             return True
-        loser = self._loser(holder)
+        loser = self.connections.giving_way_to(holder)
         if loser is None:
             self.limited("connections")
             return False
         self.limited("displaced")
         self._end(loser)
         return budget.take(holder)
-
-    def _loser(self, newcomer: Hashable) -> PeerConnection | None:
-        holder = self.limits.connections.displaced_by(newcomer)
-        if holder is None:
-            return None
-        others = self._connections.get(holder, {})
-        if holder == newcomer:
-            # Not one that has only just come: a flood is refused, which is cheaper.
-            oldest = islice(others, 4)
-            return next((one for one in oldest if one.is_idle_for(_SETTLED_S)), None)
-        first = tuple(islice(others, 64))
-        idle = next((one for one in first if one.is_idle_for(0.0)), None)
-        return idle or next((one for one in first if one.is_dispensable), None)
 
     def _end(self, connection: PeerConnection) -> None:
         joining = self._joining.get(connection)
@@ -204,32 +190,16 @@ class HttpServer:
         else:
             connection.abort()
 
-    def was_active(self, connection: PeerConnection) -> None:
-        """It is the last of its peer's to be thought idle."""
-        mine = self._connections.get(connection.holder)
-        if mine is not None and len(mine) > 1:
-            del mine[connection]
-            mine[connection] = None
-
     def forget(self, connection: PeerConnection) -> None:
         """It ended."""
-        holder = connection.holder
-        mine = self._connections.get(holder)
-        if mine is None or mine.pop(connection, self) is self:
-            return
-        self.limits.connections.give(holder)
-        if not mine:
-            del self._connections[holder]
-        if not self._connections and self._emptied is not None and not self._emptied.done():
+        self.connections.discard(connection)
+        if not self.connections and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
     def limited(self, reason: str) -> None:
         """A limit was met: for the metrics."""
         if self._metrics is not None:
             self._metrics.connection_limited(self.name, reason)
-
-    def _all(self) -> list[PeerConnection]:
-        return [one for connections in self._connections.values() for one in connections]
 
     def _look_later(self) -> None:
         look_s = min(_LOOK_S, self.stall_s / 10)
@@ -238,10 +208,10 @@ class HttpServer:
     def _look(self) -> None:
         self._timer = None
         now_s = asyncio.get_running_loop().time()
-        for connection in self._all():
+        for connection in self.connections:
             if connection not in self._joining:
                 connection.check(now_s)
-        if self._connections:
+        if self.connections:
             self._look_later()
 
     # --- requests ---
