@@ -159,12 +159,17 @@ class Gate:
     def permits(self) -> int:
         return self._limiter.permits
 
+    @property
+    def latency_s(self) -> float | None:
+        """Seconds that answers have taken lately; None: not known."""
+        return self._limiter.latency_s
+
     def view(self) -> View:
         """For the status."""
         return self._breaker.view()
 
     def _hangs_after_s(self) -> float:
-        usual_s = self._limiter.latency_s or 0.0
+        usual_s = self.latency_s or 0.0
         return max(HANGS_AFTER_MIN_S, usual_s * _HANGS_AFTER_FACTOR)
 
     def _aside(self, now_s: float) -> int:
