@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import tempfile
 import time
@@ -18,7 +19,7 @@ import uvloop
 from benchmarks.load import BODY, REQUEST
 from benchmarks.machine import Agent, endpoint, process, stats
 from benchmarks.prepared import fill
-from benchmarks.table import Row
+from benchmarks.table import Row, cpu_row
 
 QUICK = {"concurrency_max": 64, "report_outage": False}
 
@@ -86,28 +87,16 @@ def loopback(directory: Path, count: int, runs: int) -> list[Row]:
             tls.append(drained(directory / f"tls{n}", count, tls_url, komodor=trusting))
     rate, tls_rate = (median(run.per_second for run in runs) for runs in (plain, tls))
     bare_cpu_us = median(run.cpu_us for run in bare)
-    plain_cpu_us = median(run.cpu_us for run in plain)
+    plain_us = [run.cpu_us for run in plain]
     return [
         Row(f"drain of {count:,} events, loopback", rate, "events/s",
             median(run.per_second for run in bare), "the transport alone"),
-        _cpu("the same, CPU an event", plain, bare_cpu_us, "the bare exchange", 3.5),
-        _cpu("the same, absolute", plain, at_most=100.0),
+        cpu_row("the same, CPU an event", plain_us, bare_cpu_us, "the bare exchange", 3.5),
+        cpu_row("the same, absolute", plain_us, at_most=100.0),
         Row("drain over TLS", tls_rate, "events/s", rate, "plain"),
-        _cpu("the same, CPU an event, TLS", tls, plain_cpu_us, "plain", 1.8),
+        cpu_row("the same, CPU an event, TLS", [run.cpu_us for run in tls], median(plain_us),
+                "plain", 1.8),
     ]  # fmt: skip
-
-
-def _cpu(
-    name: str,
-    runs: list[Drained],
-    ceiling: float | None = None,
-    ceiling_name: str = "",
-    at_most: float | None = None,
-) -> Row:
-    """The CPU of an event: the median of the runs, and their minimum."""
-    found = [run.cpu_us for run in runs]
-    note = f"minimum {min(found):.0f}" if len(found) > 1 else ""
-    return Row(name, median(found), "us", ceiling, ceiling_name, at_most=at_most, note=note)
 
 
 def slow(directory: Path, count: int) -> Row:
@@ -191,11 +180,26 @@ def one_event(directory: Path, times: int) -> list[Row]:
     with endpoint() as port, Agent(directory, f"http://127.0.0.1:{port}/mgmt/v1/events") as agent:
         direct = timed(lambda: socket.create_connection(("127.0.0.1", port)), port)
         through = timed(lambda: unix(agent.socket), port)
+    sync = bare_sync_ms(directory / "synced", times)
     return [
-        Row("one event, idle agent, POST to arrival", through, "ms", direct, "direct POST",
-            at_most=3.0),
+        Row("one event, idle agent, POST to arrival", through, "ms", sync + 2 * direct + 1.5,
+            "bare sync, two direct POSTs and 1.5 ms", at_most=1.0,
+            note=f"a sync {sync:.2g}, a direct POST {direct:.2g} ms"),
         Row("the same, absolute", through, "ms", at_most=10.0),
     ]  # fmt: skip
+
+
+def bare_sync_ms(path: Path, times: int) -> float:
+    """As long as a commit's frames take to reach the disk."""
+    taken = []
+    with open(path, "wb", buffering=0) as file:
+        for _ in range(times):
+            time.sleep(0.02)
+            file.write(b"x" * 8192)
+            began_s = time.perf_counter()
+            os.fdatasync(file.fileno())
+            taken.append((time.perf_counter() - began_s) * 1000)
+    return median(taken)
 
 
 def rows(short: bool) -> list[Row]:

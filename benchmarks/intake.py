@@ -14,7 +14,7 @@ from subprocess import check_output
 from benchmarks.load import BODY
 from benchmarks.machine import HERE, Agent, endpoint, process
 from benchmarks.prepared import bare_sqlite
-from benchmarks.table import Row
+from benchmarks.table import Row, cpu_row
 
 HELD = {"attempts_max": 0}
 
@@ -40,11 +40,16 @@ def singles(directory: Path, seconds: float, runs: int) -> list[Row]:
     with endpoint() as port, Agent(directory, f"http://127.0.0.1:{port}/mgmt/v1/events") as agent:
         hold(agent)
         load(agent.socket, 0.5)
-        told = [load(agent.socket, seconds) for _ in range(runs)]
+        told, cpu_us = [], []
+        for _ in range(runs):
+            before_s = agent.cpu_s()
+            told.append(load(agent.socket, seconds))
+            cpu_us.append((agent.cpu_s() - before_s) / told[-1]["count"] * 1e6)
     rate = median(t["per_second"] for t in told)
     p99_ms = median(t["p99_ms"] for t in told)
     return [
         Row("durable single POSTs, 32 connections", rate, "/s", ceiling, "empty handler", 0.45),
+        cpu_row("durable single POSTs, CPU a receipt", cpu_us, at_most=100.0),
         Row("their p99", p99_ms, "ms", at_most=10.0),
     ]
 
@@ -56,15 +61,19 @@ def batch(directory: Path, count: int, runs: int) -> list[Row]:
     with endpoint() as port, Agent(directory, f"http://127.0.0.1:{port}/mgmt/v1/events") as agent:
         hold(agent)
         agent.request("POST", "/v1/events/batch", lines)
-        rates = []
+        rates, cpu_us = [], []
+        portions = max(1, count // 5000)
         for _ in range(runs):
-            began_s = time.perf_counter()
-            for _ in range(max(1, count // 5000)):
+            began_s, began_cpu_s = time.perf_counter(), agent.cpu_s()
+            for _ in range(portions):
                 status, _answer = agent.request("POST", "/v1/events/batch", lines)
                 assert status == 200
-            rates.append(max(1, count // 5000) * 5000 / (time.perf_counter() - began_s))
-    rate = median(rates)
-    return [Row("batch route", rate, "events/s", ceiling, "bare executemany", 0.35)]
+            rates.append(portions * 5000 / (time.perf_counter() - began_s))
+            cpu_us.append((agent.cpu_s() - began_cpu_s) / (portions * 5000) * 1e6)
+    return [
+        cpu_row("batch route, CPU an event", cpu_us, at_most=25.0),
+        Row("batch route", median(rates), "events/s", ceiling, "bare executemany", 0.35),
+    ]
 
 
 def spool(directory: Path, count: int, batch_rate: float) -> list[Row]:

@@ -75,6 +75,7 @@ def run(
     latencies.sort()
     count = len(latencies)
     return {
+        "count": count,
         "per_second": count / (now - start),
         "p50_ms": latencies[count // 2] * 1000,
         "p99_ms": latencies[int(count * 0.99)] * 1000,

@@ -96,7 +96,7 @@ class Agent:
                 for name, keys in every.items()
             )
         )
-        self.start_s = 0.0
+        self.start_s = self.start_cpu_s = 0.0
 
     def __enter__(self) -> Agent:
         address = str(self.directory / "notify")
@@ -114,6 +114,7 @@ class Agent:
                 pass
             self.start_s = time.perf_counter() - began_s
         self.pid = self._child.pid
+        self.start_cpu_s = self.cpu_s()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,8 +148,7 @@ class Agent:
         return resident_mib(self.pid)
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return cpu_s(self.pid)
 
     def wakeups(self) -> int:
         """Voluntary context switches of all threads."""
@@ -164,6 +164,12 @@ class Agent:
             if line.startswith("write_bytes"):
                 return int(line.split()[1])
         raise AssertionError("no write_bytes in /proc/PID/io")
+
+
+def cpu_s(pid: int) -> float:
+    """The CPU time of all its threads, those that have ended too."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def resident_mib(pid: int) -> float:

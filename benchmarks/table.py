@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from statistics import median
 from typing import Any, NamedTuple
 
 
@@ -43,6 +44,18 @@ class Row(NamedTuple):
         if self.at_most is not None:
             return self.ratio > before * 2
         return self.ratio < before / 2
+
+
+def cpu_row(
+    name: str,
+    runs_us: list[float],
+    ceiling: float | None = None,
+    ceiling_name: str = "",
+    at_most: float | None = None,
+) -> Row:
+    """The CPU of an event: the median of the runs, and their minimum."""
+    note = f"minimum {number(min(runs_us))}" if len(runs_us) > 1 else ""
+    return Row(name, median(runs_us), "us", ceiling, ceiling_name, at_most=at_most, note=note)
 
 
 def print_table(rows: list[Row], machine: dict[str, str]) -> None:
