@@ -9,8 +9,7 @@ import sys
 import uvloop
 
 from outboxd.serve.answers import Response, reply
-from outboxd.serve.body import read_body
-from outboxd.serve.request import Request
+from outboxd.serve.request import Request, read_body
 from outboxd.serve.server import HttpServer
 from outboxd.serve.table import Route, RouteTable
 

@@ -24,7 +24,7 @@ import outboxd.serve.guards as guards
 guards.browser_guard = lambda *names, **more: lambda request: None
 """
 NO_HEADERS = """
-import outboxd.serve.heads as heads
+import outboxd.serve.answers as heads
 heads._COMMON = ""
 """
 SECRET = "said-to-no-other-site"

@@ -20,9 +20,9 @@ ATTACKS = {
     if callable(function) and function.__module__ == "<run_path>" and not name.startswith("_")
 }
 READ_TO_THE_END = """
-import outboxd.delivery.reading as reading
-reading.ANSWER_BYTES_MAX = reading.BEFORE_STATUS_BYTES_MAX = 1 << 60
-reading.INTERIM_MAX = 1 << 60
+import outboxd.delivery.exchange as exchange
+exchange.ANSWER_BYTES_MAX = exchange.BEFORE_STATUS_BYTES_MAX = 1 << 60
+exchange.INTERIM_MAX = 1 << 60
 """
 DELIVERY = {"backoff_initial": "10ms", "backoff_max": "20ms", "attempts_max": 0}
 

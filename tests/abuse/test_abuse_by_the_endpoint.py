@@ -34,8 +34,8 @@ import outboxd.delivery.outcome as outcome
 outcome.is_html_page = lambda body: False
 """
 SEALED_COUNT = """
-import outboxd.delivery.reading as reading
-reading.decoded = lambda body, coding: (body, True)
+import outboxd.delivery.exchange as exchange
+exchange.decoded = lambda body, coding: (body, True)
 """
 
 

@@ -31,8 +31,8 @@ accepting.key_identities = lambda producer, key: ["p:" + key]
 accepting.repeat_identity = lambda producer, body: "r:" + body.decode()
 """
 NO_SHARES = """
-import outboxd.intake.shares as shares
-shares.Shares.room = lambda *_: None
+import outboxd.intake.admission as admission
+admission.Shares.room = lambda *_: None
 """
 SOURCE_AS_SAID = """
 import outboxd.intake.producer as producer

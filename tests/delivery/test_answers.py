@@ -14,7 +14,7 @@ import zlib
 
 import pytest
 
-from outboxd.delivery import exchange, reading
+from outboxd.delivery import exchange
 from outboxd.delivery.exchange import EndpointConnection
 from outboxd.delivery.outcome import Fault, decide
 from outboxd.delivery.transport import Transport
@@ -601,8 +601,8 @@ def test_an_interim_status_is_never_final(loopback, status):
 
 
 def test_the_readers_limits_hold_for_what_is_kept(loopback):
-    reader = reading.AnswerReader()
+    reader = exchange.AnswerReader()
     reader.feed(CREATED + b"\r\n")
-    while reader.feed(b"<" * 5000) is not reading.Reading.BROKEN:
+    while reader.feed(b"<" * 5000) is not exchange.Reading.BROKEN:
         pass
     assert len(reader.answer(False).body_start) == 2048

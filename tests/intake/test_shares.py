@@ -6,8 +6,7 @@ import pytest
 
 from outboxd.clock import FakeClock
 from outboxd.errors import OutboxFull
-from outboxd.intake.admission import Admission
-from outboxd.intake.shares import Shares
+from outboxd.intake.admission import Admission, Shares
 from outboxd.outbox.model import Counts
 
 OPERATORS = {"uid:0", "agent"}

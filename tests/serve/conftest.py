@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from outboxd.serve.answers import Response, Streamed
-from outboxd.serve.body import read_body
+from outboxd.serve.request import read_body
 from outboxd.serve.server import HttpServer
 from outboxd.serve.sockets import bind_unix
 from outboxd.serve.table import Route, RouteTable

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from outboxd.intake.shares import Shares
+from outboxd.intake.admission import Shares
 from outboxd.outbox.model import EntryChange
 from outboxd.spool import content, prune, rejects
 from outboxd.spool.rejects import FAULTS_BYTES_MAX, FAULTS_MAX, FAULTS_TOLD_MAX

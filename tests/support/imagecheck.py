@@ -26,9 +26,9 @@ from support.powercut import Disk
 from support.recording import Recording, body_of
 
 from outboxd.errors import OutboxdError
-from outboxd.outbox.sqlite.checksums import body_crc
 from outboxd.outbox.sqlite.opening import open_outbox
 from outboxd.outbox.sqlite.rescue import wal
+from outboxd.outbox.sqlite.rows import body_crc
 from outboxd.spool.files import LookResult, SpoolFolder
 
 WHOLE_AGENT_EVERY = 100

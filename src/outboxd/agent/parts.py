@@ -36,11 +36,10 @@ from outboxd.errors import Refused
 from outboxd.findings import Finding
 from outboxd.gateway.routes import WebhookRoutes
 from outboxd.gateway.shipped import compile_webhooks
-from outboxd.intake.admission import Admission
+from outboxd.intake.admission import Admission, Shares
 from outboxd.intake.http import IntakeRoutes
 from outboxd.intake.intake import Intake
 from outboxd.intake.producer import AGENT, user
-from outboxd.intake.shares import Shares
 from outboxd.observe.callers import CallerBook
 from outboxd.observe.delivery import DeliveryObserver
 from outboxd.observe.logs import get_logger

@@ -25,8 +25,7 @@ from outboxd import __version__
 from outboxd.agent.examination import Examination
 from outboxd.agent.opening import open_configured
 from outboxd.agent.parts import AgentParts
-from outboxd.agent.status_line import StatusLine
-from outboxd.agent.systemd import Notifier, PassedSocket, passed_sockets
+from outboxd.agent.systemd import Notifier, PassedSocket, StatusLine, passed_sockets
 from outboxd.api.operation import OperationRoutes
 from outboxd.clock import Clock, CorrectedClock
 from outboxd.config.api_key import ApiKey, read_api_key

@@ -7,17 +7,19 @@ never fail or delay the agent, and means nothing where systemd is not there.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import stat
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import NamedTuple
 
 from outboxd.clock import Clock
 from outboxd.errors import ConfigError
 
 FIRST_PASSED_DESCRIPTOR = 3
+TELL_S = 0.5  # from a change to its telling
 
 
 class Notifier:
@@ -158,3 +160,32 @@ def _watchdog_s(environ: MutableMapping[str, str]) -> float | None:
 def _status(text: str) -> tuple[str, ...]:
     # A line break would begin another field.
     return (f"STATUS={' '.join(text.split())}",) if text else ()
+
+
+class StatusLine:
+    """The line that `systemctl status` shows, kept up with what happens.
+
+    `summary()` is told soon after each `changed`, at most once in `TELL_S`, and not
+    at all while nothing changes: an idle agent is not woken for it.
+    """
+
+    def __init__(self, notifier: Notifier, summary: Callable[[], str]) -> None:
+        self._notifier = notifier
+        self._summary = summary
+        self._timer: asyncio.TimerHandle | None = None
+        self._told = ""
+
+    def changed(self) -> None:
+        """Something happened that the line may speak of."""
+        if self._timer is None and self._notifier.enabled:
+            self._timer = asyncio.get_running_loop().call_later(TELL_S, self._tell)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _tell(self) -> None:
+        self._timer = None
+        summary = self._summary()
+        if summary != self._told and self._notifier.status(summary):
+            self._told = summary

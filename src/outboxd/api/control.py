@@ -18,8 +18,7 @@ from outboxd.outbox.filters import read_order
 from outboxd.outbox.model import Entry, EntryChange, State
 from outboxd.outbox.shapes import entry_json
 from outboxd.serve.answers import Refusal, Response, Streamed, reply
-from outboxd.serve.body import read_body
-from outboxd.serve.request import Request
+from outboxd.serve.request import Request, read_body
 from outboxd.serve.table import Route
 from outboxd.status import DestinationStatus
 from outboxd.times import rfc3339

@@ -9,8 +9,7 @@ import msgspec
 from outboxd.api.sessions import COOKIE, Session, Sessions
 from outboxd.logger import get_logger
 from outboxd.serve.answers import Refusal, Response, reply
-from outboxd.serve.body import read_body
-from outboxd.serve.request import Request
+from outboxd.serve.request import Request, read_body
 from outboxd.serve.table import Route
 
 BODY_BYTES_MAX = 4096

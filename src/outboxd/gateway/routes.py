@@ -32,8 +32,7 @@ from outboxd.intake.producer import Producer
 from outboxd.logger import get_logger
 from outboxd.outbox.model import Source
 from outboxd.serve.answers import Refusal, Response, reply
-from outboxd.serve.body import read_body
-from outboxd.serve.request import Request
+from outboxd.serve.request import Request, read_body
 from outboxd.serve.table import Route
 
 # Alertmanager sends a group as one request; GitHub's limit is 25 MB, and nobody's real one near it.

@@ -1,20 +1,20 @@
 """Whether events are taken now, and if not, for how long.
 
-Two limits: the backlog (`[outbox] events_max`, a high and a low watermark) and
-the free disk (`[outbox] disk_free_min`). The decision is arithmetic on counts
-that lie in memory; the disk is asked at most once a second. It must never let
-the backlog exceed its limit, however many producers come at once.
+Three limits: the backlog (`[outbox] events_max`, a high and a low watermark), the
+share of it that one producer may have, and the free disk (`[outbox]
+disk_free_min`). The decision is arithmetic on counts that lie in memory; the disk
+is asked at most once a second. It must never let the backlog exceed its limit,
+however many producers come at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, OutboxFull, Refused
-from outboxd.intake.shares import Shares
 from outboxd.outbox.model import Counts
 
 SAMPLE_S = 1.0
@@ -22,6 +22,8 @@ RETRY_AFTER_MAX_S = 300
 DISK_RETRY_AFTER_S = 30
 SHARE_RETRY_AFTER_S = 30
 RATE_WINDOW_S = 30.0  # how far back the drain rate remembers, roughly
+# Tokens and the like are an operator's to give out: one alone need not share.
+_USER = "uid:"
 
 
 class IntakeState(NamedTuple):
@@ -189,3 +191,34 @@ class Admission:
             "make room on the outbox's file system; intake resumes by itself",
             DISK_RETRY_AFTER_S,
         )
+
+
+class Shares:
+    """How much of the backlog one producer may have: a pure decision.
+
+    While there is plenty of room nobody is asked to share. Once the outbox is half
+    full, no producer may have more than its part of half of it, so that one user of a
+    host cannot keep the others' events out. The other half stays for whoever is below
+    its part, and for the operators: root and the agent's own user, who could drop
+    everything anyway.
+    """
+
+    def __init__(self, operators: Collection[str]) -> None:
+        """`operators`: the names that need not share."""
+        self._operators = frozenset(operators)
+
+    def room(
+        self, producer: str, own: int, waiting: Collection[str], pending: int, events_max: int
+    ) -> int | None:
+        """How many more events of a producer may be kept; None where it has no limit
+        of its own. `own` of it and `pending` of all are there, or on their way;
+        `waiting` are the producers of whom anything is."""
+        if not producer or producer in self._operators:
+            return None
+        sharing = {name for name in waiting if name and name not in self._operators}
+        sharing.add(producer)
+        if len(sharing) == 1 and not producer.startswith(_USER):
+            return None
+        share = max(1, events_max // 2 // len(sharing))
+        until_half_full = events_max // 2 - pending
+        return max(0, until_half_full, share - own)

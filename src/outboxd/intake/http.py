@@ -25,8 +25,7 @@ from outboxd.intake.producer import Producer, user
 from outboxd.intake.results import Results
 from outboxd.outbox.model import Source
 from outboxd.serve.answers import ClientGone, Refusal, Response, Streamed, refusal_body, reply
-from outboxd.serve.body import EVENT_HINT, body_parts, read_body
-from outboxd.serve.request import Request
+from outboxd.serve.request import EVENT_HINT, Request, body_parts, read_body
 from outboxd.serve.table import Route
 
 EVENTS_PATH, BATCH_PATH = "/mgmt/v1/events", "/v1/events/batch"

@@ -32,9 +32,8 @@ from outboxd.sandbox.source import SandboxSource
 from outboxd.sandbox.validation import InvalidEvent, validate
 from outboxd.serve.acceptor import BACKLOG
 from outboxd.serve.answers import EndWithoutAnswer, Refusal, Response
-from outboxd.serve.body import read_body
 from outboxd.serve.guards import browser_guard
-from outboxd.serve.request import Request
+from outboxd.serve.request import Request, read_body
 from outboxd.serve.server import HttpServer
 from outboxd.serve.table import Route, RouteTable
 from outboxd.web.page import web_routes

@@ -24,11 +24,16 @@ from typing import TYPE_CHECKING, cast
 
 from outboxd.budgets import Patience
 from outboxd.serve import peer as peers
-from outboxd.serve.answers import ClientGone, EndWithoutAnswer, Refusal, Response, Streamed
-from outboxd.serve.body import AHEAD_BYTES, Body, stalled
-from outboxd.serve.heads import BODILESS
+from outboxd.serve.answers import (
+    BODILESS,
+    ClientGone,
+    EndWithoutAnswer,
+    Refusal,
+    Response,
+    Streamed,
+)
 from outboxd.serve.reader import PIECE_BYTES, SMALL_PIECE_BYTES, Head, RequestReader
-from outboxd.serve.request import Request
+from outboxd.serve.request import AHEAD_BYTES, Body, Request, stalled
 
 if TYPE_CHECKING:
     from outboxd.serve.server import HttpServer

@@ -28,11 +28,18 @@ from outboxd.errors import (
 )
 from outboxd.logger import get_logger
 from outboxd.serve.acceptor import Acceptor
-from outboxd.serve.answers import Answer, EndWithoutAnswer, Refusal, Response, refusal_body, reply
+from outboxd.serve.answers import (
+    Answer,
+    EndWithoutAnswer,
+    HeadWriter,
+    Refusal,
+    Response,
+    refusal_body,
+    reply,
+)
 from outboxd.serve.connected import Connections
 from outboxd.serve.connection import KEEPALIVE_S, STALL_S, PeerConnection
 from outboxd.serve.guards import Guard
-from outboxd.serve.heads import HeadWriter
 from outboxd.serve.peer import identify
 from outboxd.serve.request import Request
 from outboxd.serve.table import RouteTable

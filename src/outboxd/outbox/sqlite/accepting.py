@@ -14,12 +14,16 @@ import msgspec
 
 from outboxd.outbox.identities import OLD_KEY, REPEAT, key_identities, repeat_identity
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark, State
-from outboxd.outbox.sqlite.checksums import body_crc, fresh_state_crc, head_crc, state_crc, text_crc
 from outboxd.outbox.sqlite.rows import (
     CountChanges,
     DedupRow,
+    body_crc,
+    fresh_state_crc,
+    head_crc,
     insert_rows,
     read_states,
+    state_crc,
+    text_crc,
     write_states,
 )
 

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 from outboxd.errors import OutboxDamaged
 from outboxd.outbox.model import Entry, Identity
-from outboxd.outbox.sqlite.checksums import body_crc
 from outboxd.outbox.sqlite.query import ENTRY, entry_of
-from outboxd.outbox.sqlite.rows import DedupRow, EntryRow, insert_rows
+from outboxd.outbox.sqlite.rows import DedupRow, EntryRow, body_crc, insert_rows
 
 
 def entries_after(

@@ -28,12 +28,15 @@ from outboxd.outbox.model import (
 )
 from outboxd.outbox.sqlite import listing, query
 from outboxd.outbox.sqlite.accepting import NO_ATTEMPTS
-from outboxd.outbox.sqlite.checksums import fresh_state_crc, head_crc, state_crc, text_crc
 from outboxd.outbox.sqlite.rows import (
     CountChanges,
     StateRow,
+    fresh_state_crc,
+    head_crc,
     insert_rows,
     read_states,
+    state_crc,
+    text_crc,
     write_states,
 )
 

@@ -27,8 +27,7 @@ from outboxd.outbox.model import (
     Place,
     Unsettled,
 )
-from outboxd.outbox.sqlite.checksums import body_crc
-from outboxd.outbox.sqlite.rows import EntryRow
+from outboxd.outbox.sqlite.rows import EntryRow, body_crc
 
 ENTRY = ", ".join(f"e.{name}" for name in EntryRow._fields)
 # The ids around an entry's own: how much of its own is its alone.

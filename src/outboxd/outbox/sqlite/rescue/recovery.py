@@ -31,11 +31,10 @@ from outboxd.errors import DiskShort, OutboxUnusable
 from outboxd.outbox.identities import key_identities
 from outboxd.outbox.sqlite import changes
 from outboxd.outbox.sqlite.ballast import Ballast
-from outboxd.outbox.sqlite.checksums import body_crc, text_crc
 from outboxd.outbox.sqlite.connection import unusable
 from outboxd.outbox.sqlite.rescue.diagnosis import read_files
 from outboxd.outbox.sqlite.rescue.salvage import Row, Salvage, doubted
-from outboxd.outbox.sqlite.rows import DedupRow, insert_rows
+from outboxd.outbox.sqlite.rows import DedupRow, body_crc, insert_rows, text_crc
 
 if TYPE_CHECKING:
     from outboxd.outbox.outbox import Outbox

@@ -22,11 +22,10 @@ import msgspec
 import uuid_utils
 
 from outboxd.outbox.model import Source, State
-from outboxd.outbox.sqlite.checksums import body_crc, text_crc
 from outboxd.outbox.sqlite.rescue import pages as carve
 from outboxd.outbox.sqlite.rescue.pages import Cell, Images, Malformed, unpacked
 from outboxd.outbox.sqlite.rescue.wal import WalCondition, WalLog
-from outboxd.outbox.sqlite.rows import DedupRow, EntryRow
+from outboxd.outbox.sqlite.rows import DedupRow, EntryRow, body_crc, text_crc
 
 ENTRY_COLUMNS = len(EntryRow._fields)
 # Columns that were added since the first version, and what a row has that is stored

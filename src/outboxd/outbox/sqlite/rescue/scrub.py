@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from outboxd.errors import OutboxDamaged
 from outboxd.outbox.model import State
-from outboxd.outbox.sqlite.checksums import body_crc, text_crc
-from outboxd.outbox.sqlite.rows import DedupRow, EntryRow
+from outboxd.outbox.sqlite.rows import DedupRow, EntryRow, body_crc, text_crc
 
 if TYPE_CHECKING:
     from outboxd.outbox.outbox import Outbox
