@@ -15,6 +15,7 @@ import msgspec
 from outboxd.outbox.identities import OLD_KEY, REPEAT, key_identities, repeat_identity
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark, State
 from outboxd.outbox.sqlite.rows import (
+    NO_ATTEMPTS,
     CountChanges,
     DedupRow,
     body_crc,
@@ -26,8 +27,6 @@ from outboxd.outbox.sqlite.rows import (
     text_crc,
     write_states,
 )
-
-NO_ATTEMPTS = "[]"
 
 
 class _FreshRow(NamedTuple):

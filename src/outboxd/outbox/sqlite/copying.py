@@ -19,9 +19,9 @@ from contextlib import suppress
 
 from outboxd.errors import DiskShort, OutboxUnusable
 from outboxd.outbox.outbox import Outbox
-from outboxd.outbox.sqlite import changes
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.sqlite.rescue import diagnosis
+from outboxd.outbox.sqlite.rows import get_meta, set_meta
 from outboxd.times import rfc3339
 
 
@@ -59,8 +59,8 @@ def seal(path: str) -> int:
         if fault:
             raise OutboxUnusable(f"the copy {path} is not whole: {fault}", "try again")
         with engine.transaction():
-            changes.set_meta(engine.connection, "copied_at", str(engine.clock.wall_ms()))
-            changes.set_meta(engine.connection, "running", None)
+            set_meta(engine.connection, "copied_at", str(engine.clock.wall_ms()))
+            set_meta(engine.connection, "running", None)
         counts = engine.counts()
     finally:
         engine.close()
@@ -70,13 +70,13 @@ def seal(path: str) -> int:
 def what_was_put_back(engine: SqliteEngine, had_log: bool) -> str:
     """Whether this file is a copy, in words; "" for none. `had_log`: its log stood
     beside it before it was opened."""
-    copied_at = changes.get_meta(engine.connection, "copied_at")
+    copied_at = get_meta(engine.connection, "copied_at")
     if copied_at is not None:
         return (
             f"a backup of {rfc3339(int(copied_at))} was put back: what was delivered since then"
             " is delivered again, as a possible duplicate"
         )
-    if changes.get_meta(engine.connection, "running") is not None and not had_log:
+    if get_meta(engine.connection, "running") is not None and not had_log:
         return (
             f"{engine.path} was put there without its log ({engine.path}-wal): what the log held"
             " is missing, and what was delivered may be delivered again, as a possible duplicate"
@@ -89,5 +89,5 @@ def take_over(engine: SqliteEngine, was_put_back: bool) -> None:
     with suppress(DiskShort), engine.transaction():
         if was_put_back:
             engine.doubt_pending()
-        changes.set_meta(engine.connection, "copied_at", None)
-        changes.set_meta(engine.connection, "running", "1")
+        set_meta(engine.connection, "copied_at", None)
+        set_meta(engine.connection, "running", "1")

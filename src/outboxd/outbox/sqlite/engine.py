@@ -43,10 +43,10 @@ from outboxd.outbox.model import (
     State,
     Unsettled,
 )
-from outboxd.outbox.sqlite import accepting, carrying, changes, listing, query, search
+from outboxd.outbox.sqlite import accepting, carrying, changes, claiming, listing, query, search
 from outboxd.outbox.sqlite.ballast import Ballast, free_bytes
 from outboxd.outbox.sqlite.connection import connect, migrate, suspect, translate, unusable
-from outboxd.outbox.sqlite.rows import CountChanges, read_states, write_states
+from outboxd.outbox.sqlite.rows import CountChanges, get_meta, read_states, set_meta, write_states
 from outboxd.outbox.window_clock import WindowClock
 
 # A checkpoint's work is bounded by the log's size; a small log also bounds
@@ -213,12 +213,12 @@ class SqliteEngine:
     def _say_closed(self) -> None:
         """From here on the file needs no log; that of a copy without one still does."""
         with self.reading():
-            is_said = changes.get_meta(self.connection, "running") is None
+            is_said = get_meta(self.connection, "running") is None
         if is_said or self.put_back:
             return
         try:
             with self.transaction():
-                changes.set_meta(self.connection, "running", None)
+                set_meta(self.connection, "running", None)
         except DiskShort:
             if self.make_room():
                 self._say_closed()
@@ -281,14 +281,14 @@ class SqliteEngine:
                 else settlement
                 for settlement in settlements
             ]
-        changes.settle(self.connection, settlements, self.clock.wall_ms(), self._tally)
+        claiming.settle(self.connection, settlements, self.clock.wall_ms(), self._tally)
 
     def set_sending(self, seqs: Collection[int]) -> None:
         value = msgspec.json.encode(list(seqs)).decode() if seqs else None
-        changes.set_meta(self.connection, "sending", value)
+        set_meta(self.connection, "sending", value)
 
     def recover_sending(self) -> int:
-        value = changes.get_meta(self.connection, "sending")
+        value = get_meta(self.connection, "sending")
         if value is None:
             return 0
         doubtful = [
@@ -297,7 +297,7 @@ class SqliteEngine:
             if row.state == State.PENDING
         ]
         write_states(self.connection, doubtful)
-        changes.set_meta(self.connection, "sending", None)
+        set_meta(self.connection, "sending", None)
         return len(doubtful)
 
     def change(self, change: EntryChange, id: str) -> Entry:
@@ -316,7 +316,7 @@ class SqliteEngine:
 
     def set_destination_hold(self, hold: DestinationHold | None) -> None:
         value = None if hold is None else msgspec.json.encode(hold).decode()
-        changes.set_meta(self.connection, "destination_hold", value)
+        set_meta(self.connection, "destination_hold", value)
 
     def set_aside_damaged(self, seq: int, detail: str) -> None:
         changes.set_aside_damaged(self.connection, seq, detail, self.clock.wall_ms(), self._tally)
@@ -331,7 +331,7 @@ class SqliteEngine:
     def _keep_last_seq(self) -> None:
         """Entries go: no later one may get the seq that something remembers of them."""
         last = self._next_seq + self._accepted_in_transaction - 1
-        changes.set_meta(self.connection, "last_seq", str(last))
+        set_meta(self.connection, "last_seq", str(last))
 
     def prune_dedup(self, limit: int) -> int:
         count = changes.prune_dedup(self.connection, self._key_clock.now_ms(), limit)
@@ -348,12 +348,12 @@ class SqliteEngine:
 
     def damage(self) -> Damage:
         return Damage(
-            int(changes.get_meta(self.connection, "salvaged") or 0),
-            int(changes.get_meta(self.connection, "lost") or 0),
+            int(get_meta(self.connection, "salvaged") or 0),
+            int(get_meta(self.connection, "lost") or 0),
         )
 
     def destination_hold(self) -> DestinationHold | None:
-        value = changes.get_meta(self.connection, "destination_hold")
+        value = get_meta(self.connection, "destination_hold")
         return None if value is None else msgspec.json.decode(value, type=DestinationHold)
 
     def spool_progress(self) -> dict[str, int]:
@@ -370,7 +370,7 @@ class SqliteEngine:
     ) -> Fetched:
         now = self.clock.wall_ms()
         horizon = now + round(due_horizon_s * 1000)
-        found = query.fetch(
+        found = claiming.fetch(
             self.connection, count, taken, order == "fifo", fresh_share, now, horizon
         )
         if not self._doubtful_until:
@@ -433,13 +433,13 @@ class SqliteEngine:
     # --- for a move ---
 
     def move_note(self) -> MoveNote | None:
-        value = changes.get_meta(self.connection, "move")
+        value = get_meta(self.connection, "move")
         return None if value is None else msgspec.json.decode(value, type=MoveNote)
 
     def set_move_note(self, note: MoveNote | None) -> None:
         # Nobody else can change anything as long as this file is open.
         value = None if note is None else msgspec.json.encode(note).decode()
-        changes.set_meta(self.connection, "move", value)
+        set_meta(self.connection, "move", value)
 
     def entries_after(self, seq: int, limit: int, bytes_max: int) -> list[Entry]:
         found = carrying.entries_after(self.connection, self.path, seq, limit, bytes_max)
@@ -468,8 +468,8 @@ class SqliteEngine:
     def add_damage(self, salvaged: int, lost: int) -> None:
         """Count what damage has cost."""
         before = self.damage()
-        changes.set_meta(self.connection, "salvaged", str(before.salvaged + salvaged))
-        changes.set_meta(self.connection, "lost", str(before.lost + lost))
+        set_meta(self.connection, "salvaged", str(before.salvaged + salvaged))
+        set_meta(self.connection, "lost", str(before.lost + lost))
 
     def count_in(self, state: str, held: int, producer: str) -> None:
         """An entry was written past `accept`."""
@@ -533,11 +533,11 @@ class SqliteEngine:
     def doubt_pending(self) -> None:
         """What is pending now may have been delivered already: say so when it is sent."""
         self._doubtful_until = self._next_seq - 1
-        changes.set_meta(self.connection, "doubtful_until", str(self._doubtful_until))
+        set_meta(self.connection, "doubtful_until", str(self._doubtful_until))
 
     def load_doubt(self) -> None:
         """Up to which seq what is pending may have been delivered; 0 for none."""
-        self._doubtful_until = int(changes.get_meta(self.connection, "doubtful_until") or 0)
+        self._doubtful_until = int(get_meta(self.connection, "doubtful_until") or 0)
 
     def free_pages(self) -> tuple[int, int]:
         """Free pages and all pages of the file."""

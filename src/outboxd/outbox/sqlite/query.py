@@ -8,7 +8,7 @@ to go on. Reads nothing that it could change.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -18,16 +18,15 @@ from outboxd.errors import no_entry
 from outboxd.outbox.model import (
     SCOPE_LISTED_MAX,
     UNLISTED,
-    Claimed,
     Counts,
     Entry,
     Expired,
-    Fetched,
     IndexRow,
     Place,
     Unsettled,
 )
-from outboxd.outbox.sqlite.rows import EntryRow, body_crc
+from outboxd.outbox.sqlite.claiming import DUE
+from outboxd.outbox.sqlite.rows import EntryRow
 
 ENTRY = ", ".join(f"e.{name}" for name in EntryRow._fields)
 # The ids around an entry's own: how much of its own is its alone.
@@ -36,27 +35,6 @@ NEIGHBOURS = (
 )
 # What two ids of different milliseconds differ in: eight digits, a dash, four digits.
 SHORT_ID_MIN = 13
-_DUE = "state = 'pending' AND held = 0"
-
-
-class _DueRow(NamedTuple):
-    """What is read of an entry that may be sent; a body may be missing."""
-
-    seq: int
-    id: str
-    body: str | None
-    received_at: int
-    occurred_at: int | None
-    expires_at: int | None
-    attempt_count: int
-    spent: int
-    possible_duplicate: int
-    repeats: int
-    last_occurred_at: int | None
-    source: str
-    producer: str
-    hop: str | None
-    crc: int | None  # of the body
 
 
 class _LastAttempt(NamedTuple):
@@ -72,10 +50,6 @@ class _LastAttempt(NamedTuple):
 SLICE_S = 0.004  # of the writer's time for one read, and a few rows more
 _INDEX_ROWS = 16  # between two looks at the clock
 
-_DUE_COLUMNS = ", ".join(
-    f"{'b' if name in ('body', 'crc') else 'e'}.{name}" for name in _DueRow._fields
-)
-_decode_due = msgspec.json.Decoder(list[_DueRow]).decode
 _decode_attempts = msgspec.json.Decoder(list[_LastAttempt]).decode
 _decode_index_rows = msgspec.json.Decoder(list[IndexRow]).decode
 _decode_places = msgspec.json.Decoder(list[Place]).decode
@@ -147,7 +121,7 @@ def counts(connection: sqlite3.Connection) -> Counts:
     """Count all entries, by the indexes: they are a fraction of the table."""
     due, held, dead, every = connection.execute(
         "SELECT (SELECT count(*) FROM entries INDEXED BY entries_due"
-        f" WHERE {_DUE}),"
+        f" WHERE {DUE}),"
         " (SELECT count(*) FROM entries INDEXED BY entries_held WHERE held = 1),"
         " (SELECT count(*) FROM entries INDEXED BY entries_dead WHERE state = 'dead'),"
         " (SELECT count(*) FROM entries)"
@@ -173,126 +147,6 @@ def last_seq(connection: sqlite3.Connection) -> int:
     (there,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
     kept = connection.execute("SELECT value FROM meta WHERE key = 'last_seq'").fetchone()
     return max(there or 0, *map(int, kept or ()), 0)
-
-
-# --- claiming ------------------------------------------------------------------
-
-_NOT_TAKEN = "seq NOT IN (SELECT value FROM json_each(:taken))"
-
-
-def fetch(
-    connection: sqlite3.Connection,
-    count: int,
-    taken: Collection[int],
-    fifo: bool,
-    fresh_share: float,
-    now: int,
-    horizon: int,
-) -> Fetched:
-    """Entries that may be sent now, except those in `taken`; see `Engine.fetch`.
-
-    A due time beyond the horizon was written before the clock was set back.
-    """
-    values = {
-        "taken": msgspec.json.encode(list(taken)).decode(),
-        "now": now,
-        "horizon": horizon,
-        "count": count,
-    }
-    seqs = _fifo(connection, values) if fifo else _mixed(connection, values, count, fresh_share)
-    entries: list[Claimed] = []
-    damaged: list[int] = []
-    for row in _due_rows(connection, seqs):
-        body = (row.body or "").encode()
-        if row.body is None or row.crc != body_crc(row.seq, body):
-            damaged.append(row.seq)
-        else:
-            entries.append(_claimed(row, body))
-    return Fetched(entries, damaged, next_due_at(connection, now))
-
-
-def _due_rows(connection: sqlite3.Connection, seqs: list[int]) -> list[_DueRow]:
-    """In the order of `seqs`."""
-    if not seqs:
-        return []
-    (text,) = connection.execute(
-        f"SELECT json_group_array(json_array({_DUE_COLUMNS})) FROM entries e"
-        " LEFT JOIN bodies b ON b.seq = e.seq WHERE e.seq IN (SELECT value FROM json_each(?))",
-        (msgspec.json.encode(seqs).decode(),),
-    ).fetchone()
-    by_seq = {row.seq: row for row in _decode_due(text)}
-    return [by_seq[seq] for seq in seqs if seq in by_seq]
-
-
-def _claimed(row: _DueRow, body: bytes) -> Claimed:
-    return Claimed(
-        seq=row.seq,
-        id=row.id,
-        body=body,
-        received_at=row.received_at,
-        occurred_at=row.occurred_at,
-        expires_at=row.expires_at,
-        attempt_count=row.attempt_count,
-        spent=row.spent,
-        possible_duplicate=bool(row.possible_duplicate),
-        repeats=row.repeats,
-        last_occurred_at=row.last_occurred_at,
-        source=row.source,
-        producer=row.producer,
-        hop=row.hop,
-    )
-
-
-def _seqs(connection: sqlite3.Connection, sql: str, values: dict[str, object]) -> list[int]:
-    (text,) = connection.execute(f"SELECT json_group_array(seq) FROM ({sql})", values).fetchone()
-    return _decode_seqs(text)
-
-
-def _mixed(
-    connection: sqlite3.Connection, values: dict[str, object], count: int, fresh_share: float
-) -> list[int]:
-    fresh = round(count * fresh_share)
-    chosen: list[int] = []
-    for sql, share in (
-        (f"due_at = 0 AND {_NOT_TAKEN} ORDER BY seq DESC", fresh),
-        (f"due_at > :horizon AND {_NOT_TAKEN} ORDER BY due_at, seq", count),
-        (f"due_at > 0 AND due_at <= :now AND {_NOT_TAKEN} ORDER BY due_at, seq", count),
-        (f"due_at = 0 AND {_NOT_TAKEN} ORDER BY seq", count),
-    ):
-        wanted = min(share, count - len(chosen))
-        if wanted <= 0:
-            continue
-        # Those already chosen may come up again from the other end.
-        found = _seqs(
-            connection,
-            f"SELECT seq FROM entries INDEXED BY entries_due WHERE {_DUE} AND {sql} LIMIT :wanted",
-            {**values, "wanted": wanted + len(chosen)},
-        )
-        already = set(chosen)
-        chosen += [seq for seq in found if seq not in already][:wanted]
-    return chosen
-
-
-def _fifo(connection: sqlite3.Connection, values: dict[str, object]) -> list[int]:
-    return _seqs(
-        connection,
-        "SELECT seq FROM (SELECT seq FROM entries WHERE seq IN"
-        " (SELECT seq FROM entries INDEXED BY entries_due"
-        f" WHERE {_DUE} AND due_at = 0 AND {_NOT_TAKEN} ORDER BY seq LIMIT :count)"
-        " UNION SELECT seq FROM entries INDEXED BY entries_due"
-        f" WHERE {_DUE} AND due_at > 0 AND (due_at <= :now OR due_at > :horizon)"
-        f" AND {_NOT_TAKEN}) ORDER BY seq LIMIT :count",
-        values,
-    )
-
-
-def next_due_at(connection: sqlite3.Connection, after: int) -> int | None:
-    """The earliest due time of an entry that waits for its own backoff."""
-    (at,) = connection.execute(
-        f"SELECT min(due_at) FROM entries INDEXED BY entries_due WHERE {_DUE} AND due_at > ?",
-        (after,),
-    ).fetchone()
-    return None if at is None else int(at)
 
 
 def expired(
@@ -321,7 +175,7 @@ def expired(
 def own_reports_pending(connection: sqlite3.Connection) -> int:
     """How many of the entries that are due are the agent's own."""
     (count,) = connection.execute(
-        f"SELECT count(*) FROM entries INDEXED BY entries_due WHERE {_DUE} AND source = 'agent'"
+        f"SELECT count(*) FROM entries INDEXED BY entries_due WHERE {DUE} AND source = 'agent'"
     ).fetchone()
     return int(count)
 
@@ -335,9 +189,9 @@ def oldest_pending_at(connection: sqlite3.Connection, with_held: bool) -> int | 
     (at,) = connection.execute(
         "SELECT min(received_at) FROM entries WHERE seq IN ("
         "SELECT * FROM (SELECT seq FROM entries INDEXED BY entries_due"
-        f" WHERE {_DUE} AND due_at = 0 ORDER BY seq LIMIT 1)"
+        f" WHERE {DUE} AND due_at = 0 ORDER BY seq LIMIT 1)"
         " UNION ALL SELECT * FROM (SELECT seq FROM entries INDEXED BY entries_due"
-        f" WHERE {_DUE} AND due_at > 0 LIMIT 1000){held if with_held else ''})"
+        f" WHERE {DUE} AND due_at > 0 LIMIT 1000){held if with_held else ''})"
     ).fetchone()
     return None if at is None else int(at)
 
@@ -347,7 +201,7 @@ def oldest_pending_at(connection: sqlite3.Connection, with_held: bool) -> int | 
 # What a small index holds, in its own order, from behind a place in it on.
 _UNSETTLED = {
     Unsettled.DUE: (
-        f"SELECT due_at AS place, seq FROM entries INDEXED BY entries_due WHERE {_DUE}"
+        f"SELECT due_at AS place, seq FROM entries INDEXED BY entries_due WHERE {DUE}"
         " AND (due_at, seq) > (?, ?) ORDER BY due_at, seq LIMIT ?"
     ),
     Unsettled.HELD: (

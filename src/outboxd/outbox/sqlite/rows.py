@@ -21,6 +21,8 @@ import msgspec
 
 from outboxd.outbox.model import State
 
+NO_ATTEMPTS = "[]"
+
 
 class EntryRow(NamedTuple):
     """A row of `entries`, its columns in the table's order."""
@@ -269,3 +271,33 @@ def fresh_state_crc(seq: int) -> int:
 def text_crc(*parts: object) -> int:
     """Covers the small rows: dedup keys and meta."""
     return crc32("|".join(map(str, parts)).encode())
+
+
+# --- meta ----------------------------------------------------------------------
+# sending            JSON list of the seqs in flight
+# destination_hold   JSON {"reason", "by", "since"}
+# last_seq           the highest seq given when entries were last deleted
+# running            there is a log beside the file: an agent has it, or had when it died
+# copied_at          when this copy was made, in ms
+# doubtful_until     what is pending up to this seq may have been delivered
+# move               JSON of a MoveNote: the last move to or from another outbox
+# salvaged, lost     how much damage has cost so far
+
+
+def set_meta(connection: sqlite3.Connection, key: str, value: str | None) -> None:
+    """Set or (None) remove a value."""
+    if value is None:
+        connection.execute("DELETE FROM meta WHERE key = ?", (key,))
+    else:
+        connection.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, text_crc(key, value))
+        )
+
+
+def get_meta(connection: sqlite3.Connection, key: str) -> str | None:
+    """A value, None where there is none."""
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        return None
+    (value,) = row
+    return str(value)

@@ -29,12 +29,11 @@ import msgspec
 from outboxd.disk import sync_directory
 from outboxd.errors import DiskShort, OutboxUnusable
 from outboxd.outbox.identities import key_identities
-from outboxd.outbox.sqlite import changes
 from outboxd.outbox.sqlite.ballast import Ballast
 from outboxd.outbox.sqlite.connection import unusable
 from outboxd.outbox.sqlite.rescue.diagnosis import read_files
 from outboxd.outbox.sqlite.rescue.salvage import Row, Salvage, doubted
-from outboxd.outbox.sqlite.rows import DedupRow, body_crc, insert_rows, text_crc
+from outboxd.outbox.sqlite.rows import DedupRow, body_crc, get_meta, insert_rows, set_meta, text_crc
 
 if TYPE_CHECKING:
     from outboxd.outbox.outbox import Outbox
@@ -205,8 +204,8 @@ class Rescue:
         small = self._salvage.small()
         engine.reserve_seqs(self._salvage.next_seq() + (0 if is_surveyed else _SEQS_RESERVED))
         for key in _META_KEPT:
-            if key in small.meta and changes.get_meta(connection, key) is None:
-                changes.set_meta(connection, key, small.meta[key])
+            if key in small.meta and get_meta(connection, key) is None:
+                set_meta(connection, key, small.meta[key])
         engine.load_doubt()
         insert_rows(
             connection,
@@ -281,7 +280,7 @@ class Rescue:
             self.lost += int(self._salvage.shows_nothing())
         engine.add_damage(salvaged, lost + self.lost)
         names = msgspec.json.encode([*_finished(engine), self.aside.name]).decode()
-        changes.set_meta(engine.connection, "salvaged_from", names)
+        set_meta(engine.connection, "salvaged_from", names)
 
 
 def start(
@@ -310,7 +309,7 @@ def start(
 
 def _finished(engine: SqliteEngine) -> list[str]:
     """What this outbox has been given whole, though the note may still name it."""
-    names = changes.get_meta(engine.connection, "salvaged_from")
+    names = get_meta(engine.connection, "salvaged_from")
     return [] if names is None else msgspec.json.decode(names, type=list[str])
 
 
