@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -87,6 +87,21 @@ class Node:
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         (self.home / f".s.PGSQL.{self.port}").unlink(missing_ok=True)
         (self.home / f".s.PGSQL.{self.port}.lock").unlink(missing_ok=True)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """As on a disk that answers no more: connections stay, and nobody says anything.
+        Whoever connects meanwhile is not even refused."""
+        processes = self.processes()
+        for pid in processes:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def promote(self) -> None:
         self.run("pg_ctl", "-D", str(self.data), "-w", "promote")

@@ -76,11 +76,17 @@ class Gateway(AgentProcess):
     def await_stopped(self, timeout_s: float = WAIT_S) -> bool:
         ends_s = time.monotonic() + timeout_s
         while time.monotonic() < ends_s:
-            stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-            if stat[0] == "T":
+            if self._state() == "T":
                 return True
             time.sleep(0.005)
         return False
+
+    def has_ended(self) -> bool:
+        """Whether `wait` would not wait."""
+        return self._state() == "Z"
+
+    def _state(self) -> str:
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)

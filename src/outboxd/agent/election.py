@@ -20,11 +20,12 @@ from outboxd.outbox.engine import Engine
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.postgresql.lease_row import LookAround
 from outboxd.outbox.postgresql.opening import OpenedPostgres
+from outboxd.outbox.postgresql.patience import HANGS_S, hangs
 from outboxd.status import Deliverer, DestinationStatus, Through
 
 LOOK_S = 0.2
-# A server that has not answered a look after so long does not answer.
-HANGS_S = 5.0
+# At a stop the lease is given up within so much, or it ends by itself.
+GIVE_UP_S = 1.0
 # How long a receipt may wait for its commit, which waits for a standby, perhaps.
 COMMIT_DEADLINE_S = 10.0
 RETRY_AFTER_S = 5
@@ -35,6 +36,7 @@ class Election:
 
     def __init__(self, outbox: Outbox, connections: OpenedPostgres, clock: Clock) -> None:
         self._outbox = outbox
+        self._connections = connections
         self._reading, self._engine = connections.reading, connections.delivering
         self._clock = clock
         self._sender: Sender | None = None
@@ -115,7 +117,7 @@ class Election:
         if self._engine.lease is None:
             return
         try:
-            async with asyncio.timeout(HANGS_S):
+            async with asyncio.timeout(GIVE_UP_S):
                 await self._outbox.change_delivery(lambda _: self._engine.give_up_lease())
         except (OutboxdError, TimeoutError) as error:
             self._log.warning("lease.not_given_up", error=str(error), effect="it ends by itself")
@@ -134,13 +136,8 @@ class Election:
                 await self._see_to_lease(seen)
         except TimeoutError:
             if self._trouble is None:
-                self._note(
-                    OutboxUnreachable(
-                        f"the outbox's database has not answered for {HANGS_S:g} s",
-                        "events are refused until it does; is its synchronous standby away?",
-                        RETRY_AFTER_S,
-                    )
-                )
+                self._note(hangs())
+            self._connections.leave_hung(self._outbox)
         except LeaseLost:
             pass  # `_follow` tells
         except Refused as error:

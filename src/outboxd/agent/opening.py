@@ -68,6 +68,10 @@ def connect_configured(config: Config, clock: Clock) -> OpenedPostgres:
         durability=config.outbox.durability,
         lease_s=config.delivery.lease_s,
         password=password,
+        on_wait=lambda: logs.get_logger("gateway").warning(
+            "database.waited_for",
+            hint="it answers; another gateway migrates it, or somebody has locked its tables",
+        ),
     )
 
 

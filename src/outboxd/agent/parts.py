@@ -32,7 +32,7 @@ from outboxd.delivery.facts import Fact, OutageEnded
 from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import DeliverySettings
 from outboxd.delivery.transport import Transport
-from outboxd.errors import Refused
+from outboxd.errors import CommitUnknown, Refused
 from outboxd.findings import Finding
 from outboxd.gateway.routes import WebhookRoutes
 from outboxd.gateway.shipped import compile_webhooks
@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from outboxd.gateway.listener import GatewayListener
 
 TEXTFILE_S = 15.0
+# What a stop waits for a shared outbox before it leaves who still asks without an answer.
+SERVER_ANSWERS_S = 1.0
 
 
 def sender_settings(config: Config) -> DeliverySettings:
@@ -303,8 +305,24 @@ class AgentParts:
         if self.spool is not None:
             await self.spool.stop()
         await self._timeline.close()  # a page that listens would keep its server waiting
+        giving_up = None
+        if self.outbox.is_shared:
+            loop = asyncio.get_running_loop()
+            giving_up = loop.call_later(SERVER_ANSWERS_S, self._give_up_waiting)
         if self._listeners is not None:
             await self._listeners.stop()
+        if giving_up is not None:
+            giving_up.cancel()
+
+    def _give_up_waiting(self) -> None:
+        """Whoever still waits for an answer at the stop waits for a database that hangs."""
+        self.outbox.give_up_waiting(
+            CommitUnknown(
+                "the outbox's database does not answer, and the agent stops",
+                "nothing to do: whoever waits asks again with the same key",
+            ),
+            for_all=True,
+        )
 
     # --- delivery ---
 

@@ -39,6 +39,9 @@ from outboxd.outbox.opened import Opened
 KEY_WATCH_S = 2.0
 # What a stop takes beside the drain; the service manager is told to wait so long.
 STOP_MARGIN_S = 20.0
+# Of it, what the last outcomes are given to be written: on a disk, and where a database
+# may hang, which is then left with them in flight.
+SETTLING_S, SETTLING_SHARED_S = 5.0, 2.0
 
 
 def run_agent(config_path: str | None) -> int:
@@ -294,7 +297,8 @@ class Agent:
         if self._sender_task is not None:
             # Meanwhile events are taken: what flies must not make a producer wait.
             # It ends within the drain, but where a database does not answer.
-            await asyncio.wait({self._sender_task}, timeout=drain_timeout_s + STOP_MARGIN_S / 4)
+            settling_s = SETTLING_SHARED_S if parts.outbox.is_shared else SETTLING_S
+            await asyncio.wait({self._sender_task}, timeout=drain_timeout_s + settling_s)
         await parts.give_up_delivery()
         await parts.close_intake()
         for task in self._tasks:

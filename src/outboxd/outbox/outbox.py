@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 # Between two slices of a scan: its share of the writer stays under a third.
 SCAN_PAUSE_S = 0.008
-# What a stop waits for each connection of a shared outbox.
-SERVER_PATIENCE_S = 3.0
+# What a stop waits for the connections of a shared outbox, all of them together.
+SERVER_PATIENCE_S = 1.0
 
 
 class Outbox:
@@ -82,7 +82,9 @@ class Outbox:
         if reading is not None:
             self._reader = make_writer(reading, self._loop, self._committed, self._failed)
             self._writers[self._reader] = reading
-        self._accepting: set[asyncio.Future[list[Receipt]]] = set()
+        # Of a shared outbox, whose server may never answer: who waits, and for what.
+        self.is_shared = self._delivery is not self._writer
+        self._unanswered: dict[asyncio.Future[Any], Operation[Any] | Read[Any]] = {}
 
     @classmethod
     async def start(
@@ -108,13 +110,14 @@ class Outbox:
         """
         # A server's commit may wait for its standby as long as it likes: that is left
         # alone, as it is when the process dies.
-        within_s = None if self._delivery is self._writer else SERVER_PATIENCE_S
-        ended = [engine for writer, engine in self._writers.items() if await writer.stop(within_s)]
+        within_s = SERVER_PATIENCE_S if self.is_shared else None
+        ended = await asyncio.gather(*(writer.stop(within_s) for writer in self._writers))
         if self.fatal is not None:
             return
         try:
-            for engine in ended:
-                await asyncio.to_thread(engine.close)
+            for engine, has_ended in zip(self._writers.values(), ended, strict=True):
+                if has_ended:
+                    await asyncio.to_thread(engine.close)
         except SyncFailed as error:
             self.fatal = error
             raise
@@ -163,7 +166,7 @@ class Outbox:
             DiskShort: nothing was written.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._writer.submit(ChangeOperation(future, verb))
+        self._submit(self._writer, ChangeOperation(future, verb))
         return future
 
     def read(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
@@ -173,13 +176,19 @@ class Outbox:
     def change_delivery(self, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
         """As `change`, in the order of what settles and claims."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self._delivery.submit(ChangeOperation(future, verb))
+        self._submit(self._delivery, ChangeOperation(future, verb))
         return future
 
     def _read(self, reader: Writer, verb: Callable[[Engine], T]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = self._loop.create_future()
-        reader.submit(Read(future, verb))
+        self._submit(reader, Read(future, verb))
         return future
+
+    def _submit(self, writer: Writer, work: Operation[Any] | Read[Any]) -> None:
+        writer.submit(work)
+        if self.is_shared:
+            self._unanswered[work.future] = work
+            work.future.add_done_callback(self._unanswered.pop)
 
     # --- the way of an event ---
 
@@ -194,19 +203,15 @@ class Outbox:
             CommitUnknown: what became of them is unknown.
         """
         future: asyncio.Future[list[Receipt]] = self._loop.create_future()
-        self._writer.submit(Accept(future, items, marks))
-        if self._delivery is not self._writer:
-            self._accepting.add(future)
-            future.add_done_callback(self._accepting.discard)
+        self._submit(self._writer, Accept(future, items, marks))
         return future
 
-    def give_up_waiting(self, error: OutboxdError) -> int:
-        """Nobody who hands in waits any longer for a commit that does not end; the commit
-        itself is left alone. How many had waited."""
-        given_up = [future for future in self._accepting if not future.done()]
-        for future in given_up:
-            future.set_exception(error)
-        return len(given_up)
+    def give_up_waiting(self, error: OutboxdError, *, for_all: bool = False) -> None:
+        """Nobody who hands in (or nobody at all) waits any longer for a server that does
+        not answer; what it may be committing is left alone."""
+        for future, work in tuple(self._unanswered.items()):
+            if not future.done() and (for_all or isinstance(work, Accept)):
+                future.set_exception(error)
 
     async def exchange(self, settlements: Sequence[Settlement], sending: Collection[int]) -> None:
         """In one commit: settle, and record exactly which entries are in flight.
@@ -216,7 +221,7 @@ class Outbox:
                 send nothing meanwhile.
         """
         future: asyncio.Future[None] = self._loop.create_future()
-        self._delivery.submit(Exchange(future, settlements, sending))
+        self._submit(self._delivery, Exchange(future, settlements, sending))
         await future
 
     async def fetch(
@@ -255,7 +260,7 @@ class Outbox:
         flight. For a sender with nothing to send, whose events then wait for
         one commit alone; `on_claimed` tells it.
         """
-        if self._delivery is not self._writer:
+        if self.is_shared:
             return  # `on_arrival` tells it
         taken = list(exclude)
         self._claim = self._loop.create_future()
@@ -355,9 +360,13 @@ class Outbox:
     def stuck_s(self) -> float:
         """For how long the writer has been at one piece of work; 0 when idle, and where it
         waits for a server, which no fresh start of this process mends."""
-        if self._delivery is not self._writer:
+        if self.is_shared:
             return 0.0
         return max(_stuck_s(writer) for writer in self._writers)
+
+    def stuck_engines(self, seconds: float) -> list[Engine]:
+        """Whose writer has been at one piece of work for so long."""
+        return [engine for writer, engine in self._writers.items() if _stuck_s(writer) >= seconds]
 
     def intake_stuck_s(self) -> float:
         """The same of what receipts wait for."""

@@ -52,6 +52,15 @@ def connect(url: str, password: str | None = None) -> psycopg.Connection[Any]:
     )
 
 
+def answers(url: str, password: str | None) -> bool:
+    """Whether a server that takes writes answers a new connection, within seconds."""
+    try:
+        connect(url, password).close()
+    except psycopg.Error:
+        return False
+    return True
+
+
 def migrate(connection: psycopg.Connection[Any]) -> None:
     """Bring the tables to this version's form; one gateway at a time.
 

@@ -8,6 +8,8 @@ commit. It knows no table.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
@@ -18,7 +20,13 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from outboxd.clock import Clock, CorrectedClock
 from outboxd.errors import CommitUnknown, OutboxUnreachable, OutboxUnusable
-from outboxd.outbox.postgresql.connection import check_promises, connect, only_value, translate
+from outboxd.outbox.postgresql.connection import (
+    answers,
+    check_promises,
+    connect,
+    only_value,
+    translate,
+)
 
 RETRY_AFTER_S = 5
 RECONNECT_S = 1.0  # of waiting within one piece of work; the next tries again
@@ -140,6 +148,25 @@ class Link:
         finally:
             if not self.connection.closed:
                 self.connection.execute("ROLLBACK")
+
+    # --- from any thread ---
+
+    def is_answered(self) -> bool:
+        """Whether a server that takes writes answers a new connection, within seconds."""
+        return answers(self._url, self._password)
+
+    def cut(self) -> None:
+        """End the connection: whoever waits on it for the server hears that it is gone. The
+        server's session is cancelled in nothing, and goes on with its COMMIT.
+
+        Should it end by itself at this moment, and its descriptor be another's by now, then
+        that one ends, whose owner connects again or asks again.
+        """
+        with suppress(OSError, psycopg.Error):
+            with socket.socket(fileno=os.dup(self.connection.fileno())) as shared:
+                shared.shutdown(socket.SHUT_RDWR)
+
+    # --- where it broke ---
 
     def restore(self) -> bool:
         """Connect anew where the connection is gone; whether it was. Raises

@@ -4,13 +4,14 @@ what takes events, what delivers them and what only reads.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError, Unavailable
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.postgresql.engine import PostgresEngine
+from outboxd.outbox.postgresql.patience import HANGS_S, Leaving, cutting, in_time
 from outboxd.outbox.upkeep import UpkeepJob
 
 MEASURE_S = 15.0
@@ -24,6 +25,7 @@ class OpenedPostgres:
     def __init__(self, engine: PostgresEngine) -> None:
         """Raises OutboxUnreachable."""
         self.engine = engine
+        self._leaving = Leaving()
         try:
             self.delivering = engine.beside("deliverer", claims=True)
             self.reading = engine.beside("reader")
@@ -32,8 +34,17 @@ class OpenedPostgres:
             raise
 
     async def start(self) -> Outbox:
-        """The outbox, with a writer for each connection."""
-        return await Outbox.start(self.engine, delivering=self.delivering, reading=self.reading)
+        """The outbox, with a writer for each connection. Raises OutboxUnreachable."""
+        engines = (self.engine, self.delivering, self.reading)
+        with cutting([each.link for each in engines]):
+            return await Outbox.start(self.engine, delivering=self.delivering, reading=self.reading)
+
+    def leave_hung(self, outbox: Outbox) -> None:
+        """The server has not answered for `HANGS_S`: go to the one that takes its place, if
+        there is one, with whatever waits as long."""
+        stuck = {self.reading, *outbox.stuck_engines(HANGS_S)}
+        engines = (self.engine, self.delivering, self.reading)
+        self._leaving.look([each.link for each in engines if each in stuck])
 
     def jobs(self, outbox: Outbox) -> list[UpkeepJob]:
         """To see how large it is; vacuum is the server's own."""
@@ -77,21 +88,28 @@ def open_postgres(
     durability: str,
     lease_s: float,
     password: str | None,
+    on_wait: Callable[[], None],
 ) -> OpenedPostgres:
-    """Connect, check and migrate, for the agent.
+    """Connect, check and migrate, for the agent. `on_wait`: it takes long, and the server
+    lives (another gateway migrates, perhaps).
 
     Raises:
         OutboxUnusable: the server cannot keep what is promised; exit code 78.
         OutboxUnreachable
     """
-    engine = PostgresEngine(
-        url,
-        clock,
-        key_window_s,
-        repeat_window_s,
-        gateway=gateway,
-        durability=durability,
-        lease_s=lease_s,
-        password=password,
-    )
-    return OpenedPostgres(engine)
+
+    def connect() -> OpenedPostgres:
+        return OpenedPostgres(
+            PostgresEngine(
+                url,
+                clock,
+                key_window_s,
+                repeat_window_s,
+                gateway=gateway,
+                durability=durability,
+                lease_s=lease_s,
+                password=password,
+            )
+        )
+
+    return in_time(connect, url, password, on_wait)
