@@ -27,6 +27,11 @@ def short_bad_lines(spool: str, seconds: float, count: int = 40) -> None:
     time.sleep(seconds)
 
 
+def _few_short_bad_lines(spool: str, seconds: float) -> None:
+    """For an agent that explains each of them: enough to be noticed, and to an end soon."""
+    short_bad_lines(spool, seconds, 3)
+
+
 def half_bad_lines(spool: str, seconds: float, count: int = 40) -> None:
     """Files in which each second line is an event, so that none may be refused unread."""
     line = b'{"eventType":"a","summary":"b"}\n1\n'
