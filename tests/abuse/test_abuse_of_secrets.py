@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import subprocess
@@ -111,7 +112,7 @@ def test_without_masking_it_is_seen(only_full, tmp_path):
 
 
 class Trap:
-    """A proxy that nobody should ask: it keeps what came."""
+    """A proxy that nobody should ask: it keeps what came, and says it again."""
 
     def __init__(self) -> None:
         self.came = b""
@@ -128,9 +129,13 @@ class Trap:
                 return
             with connection:
                 connection.settimeout(2.0)
-                self.came += connection.recv(65536)
+                came = connection.recv(65536)
+                self.came += came
+                told = next((line for line in came.split(b"\r\n") if b"Basic" in line), b"")
+                body = b"refused: " + told
                 connection.sendall(
-                    b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+                    b"HTTP/1.1 407 %b (user:%b)\r\nProxy-Authenticate: %b\r\nContent-Length: %d"
+                    b"\r\n\r\n%b" % (told, S.encode(), told, len(body), body)
                 )
 
     def close(self) -> None:
@@ -192,24 +197,39 @@ def test_without_the_rule_the_proxy_sees_the_key(only_full, tmp_path):
         assert ENVIRON["KOMODOR_API_KEY"] in seen
 
 
-def proxy_password_shown(directory: Path, trap: Trap) -> list[str]:
+TOLD_AS_IT_IS = """
+import outboxd.delivery.transport as transport
+transport.credentials_of = lambda proxy: []
+import outboxd.cli.check_local as check_local
+check_local.secrets = lambda config: []
+"""
+SENT = base64.b64encode(f"user:{S}".encode()).decode()
+
+
+def proxy_password_shown(directory: Path, trap: Trap, patch: str = "") -> list[str]:
     """Where a proxy's password can be read, given in each way that there is."""
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(patch)
+    environ = {"PYTHONPATH": str(directory)}
     found = []
-    for way in ("proxy_file", "proxy"):
+    for way in ("proxy_file", "proxy", "environment"):
         place = directory / way
-        place.mkdir(parents=True)
+        place.mkdir()
         proxy = f"http://user:{S}@{trap.address}"
+        komodor: dict[str, object] = {"allow_plain_http": True, way: proxy}
         if way == "proxy_file":
             (place / "p").write_text(proxy)
             (place / "p").chmod(0o600)
-            proxy = str(place / "p")
+            komodor[way] = str(place / "p")
+        https = {}
+        if way == "environment":
+            komodor = {"endpoint": "https://komodor.invalid/mgmt/v1/events"}
+            https = {"https_proxy": proxy, "no_proxy": ""}
         agent = Agent(
             place,
             "http://komodor.invalid/mgmt/v1/events",
-            extra={
-                "komodor": {way: proxy, "allow_plain_http": True},
-                "log": {"level": "debug"},
-            },
+            extra={"komodor": komodor, "log": {"level": "debug"}},
+            environ={**environ, **https},
         )
         agent.start()
         try:
@@ -226,12 +246,13 @@ def proxy_password_shown(directory: Path, trap: Trap) -> list[str]:
                     capture_output=True,
                     text=True,
                     check=False,
-                    env=ENVIRON,
+                    env={**ENVIRON, **environ},
                 )
                 texts["check"] = done.stdout + done.stderr
-                if "password" not in texts["check"]:
+                if "anyone may read the proxy's password" not in texts["check"]:
                     found.append("check: it does not say that all may read it")
             found += [f"{way}, {where}" for where, text in texts.items() if S in text]
+            found += [f"{way}, {where}, as sent" for where, text in texts.items() if SENT in text]
         finally:
             agent.kill()
     assert b"Proxy-Authorization: Basic" in trap.came
@@ -240,4 +261,11 @@ def proxy_password_shown(directory: Path, trap: Trap) -> list[str]:
 
 def test_a_proxys_password_shows_nowhere(only_full, tmp_path):
     with trapped() as trap:
-        assert proxy_password_shown(tmp_path, trap) == []
+        assert proxy_password_shown(tmp_path / "x", trap) == []
+
+
+def test_without_the_rule_a_proxys_password_is_seen(only_full, tmp_path):
+    with trapped() as trap:
+        found = proxy_password_shown(tmp_path / "x", trap, TOLD_AS_IT_IS)
+    assert "check: it does not say that all may read it" in found
+    assert len(found) > 6

@@ -15,9 +15,7 @@ import pytest
 pytestmark = pytest.mark.alone
 
 FUNCTIONS = runpy.run_path(str(Path(__file__).with_name("attacks_on_the_spool.py")))
-ATTACKS = [
-    name for name, each in FUNCTIONS.items() if callable(each) and not name.startswith("_")
-]
+ATTACKS = [name for name, each in FUNCTIONS.items() if callable(each) and not name.startswith("_")]
 REJECTED_BYTES_MAX = 256 << 20
 OTHER = 64_302
 

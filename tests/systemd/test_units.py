@@ -47,16 +47,67 @@ def test_the_service_is_exposed_by_less_than_one_and_a_half(host, need, name):
     assert result.returncode == 0, result.stdout
 
 
+def missing_limits(service: dict[str, list[str]]) -> list[str]:
+    """Each limit that the unit does not set, or not so that it protects the host."""
+
+    def mebibytes(key: str) -> int:
+        value = service.get(key, ["infinity"])[-1]
+        return int(value.removesuffix("M")) if value.endswith("M") else 1 << 30
+
+    # What the agent stays under when it is attacked has room below where it is slowed.
+    found = ["MemoryHigh"] * (not 256 < mebibytes("MemoryHigh") < 1024)
+    found += ["MemoryMax"] * (not mebibytes("MemoryHigh") < mebibytes("MemoryMax") < 1024)
+    for key, wanted in (
+        ("ProcSubset", "pid"),
+        ("ProtectProc", "invisible"),
+        ("SocketBindDeny", "any"),
+    ):
+        found += [key] * (service.get(key) != [wanted])
+    found += ["SocketBindAllow"] * any(
+        not allowed.startswith("tcp:") for allowed in service.get("SocketBindAllow", ["any"])
+    )
+    return found + [key for key in ("TasksMax", "LimitNOFILE", "LimitCORE") if key not in service]
+
+
 @pytest.mark.parametrize("name", ["outboxd.service", "outboxd@.service"])
 def test_memory_tasks_descriptors_and_ports_have_a_limit(name):
-    service = settings(name)
-    bytes_of = {"high": service["MemoryHigh"][0], "max": service["MemoryMax"][0]}
-    # What the agent stays under when it is attacked has room below where it is slowed.
-    assert 256 < int(bytes_of["high"].removesuffix("M")) < int(bytes_of["max"].removesuffix("M"))
-    assert (service["ProcSubset"], service["ProtectProc"]) == (["pid"], ["invisible"])
-    assert service["SocketBindDeny"] == ["any"]
-    for limit in ("TasksMax", "LimitNOFILE", "LimitCORE"):
-        assert limit in service
+    assert missing_limits(settings(name)) == []
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        *("MemoryHigh", "MemoryMax", "ProcSubset", "ProtectProc", "SocketBindDeny"),
+        *("SocketBindAllow", "TasksMax", "LimitNOFILE", "LimitCORE"),
+    ],
+)
+def test_control_a_unit_without_one_of_the_limits_is_seen(limit):
+    service = settings("outboxd.service")
+    del service[limit]
+    assert limit in missing_limits(service)
+
+
+def test_control_a_limit_that_limits_nothing_is_seen():
+    nothing = {
+        "MemoryHigh": ["infinity"],
+        "MemoryMax": ["64G"],
+        "ProcSubset": ["all"],
+        "SocketBindDeny": ["tcp:1-1023"],
+        "SocketBindAllow": ["any"],
+    }
+    assert missing_limits({**settings("outboxd.service"), **nothing}) == [*nothing]
+
+
+def test_control_a_unit_without_its_protection_is_exposed_by_more(need, tmp_path):
+    """What `systemd-analyze security` judges: no limit of memory is among it."""
+    analyze = need("systemd-analyze", "systemd")
+    unit = tmp_path / "outboxd.service"
+    text = (UNITS / "outboxd.service").read_text()
+    unit.write_text(
+        re.sub("^(ProcSubset|ProtectProc|SystemCallFilter|Private.*)=.*", "", text, flags=re.M)
+    )
+    result = run(analyze, "security", "--offline=true", "--no-pager", "--threshold=14", unit)
+    assert result.returncode != 0, result.stdout
 
 
 def test_only_what_starting_again_cannot_help_is_left_stopped():

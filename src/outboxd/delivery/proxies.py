@@ -5,16 +5,18 @@ Pure: it reads what it is given, opens nothing, and knows no HTTP library.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 from collections.abc import Iterator, Mapping
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from outboxd.config.addresses import is_loopback
 from outboxd.config.checks import PROXY_SCHEMES
 from outboxd.errors import ConfigError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+_SECRET_CHARS_MIN = 4  # a shorter one stands in any text by chance
 
 
 def proxy_for(
@@ -41,6 +43,16 @@ def proxy_for(
             "to do without, or give [komodor] endpoint an https URL",
         )
     return proxy
+
+
+def credentials_of(proxy: SplitResult) -> list[str]:
+    """What the proxy is told and nobody else is to read: the password, and how it is sent
+    with the user's name (RFC 7617). One too short to be found is left out."""
+    password = unquote(proxy.password or "")
+    if len(password) < _SECRET_CHARS_MIN:
+        return []
+    pair = f"{unquote(proxy.username or '')}:{password}"
+    return [password, base64.b64encode(pair.encode()).decode()]
 
 
 def bypassed(endpoint: SplitResult, no_proxy: str) -> bool:

@@ -20,7 +20,7 @@ from outboxd.delivery import faults
 from outboxd.delivery.coding import BODY_START_BYTES
 from outboxd.delivery.connections import Pool
 from outboxd.delivery.outcome import Answer, Fault
-from outboxd.delivery.proxies import DEFAULT_PORTS, proxy_for
+from outboxd.delivery.proxies import DEFAULT_PORTS, credentials_of, proxy_for
 from outboxd.delivery.tls import Tls, WatchedTls
 from outboxd.errors import ConfigError
 from outboxd.event.hop import ASKED, OFFER, OFFERED
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from outboxd.delivery.proxied import Proxied
 
 USER_AGENT = f"outboxd/{__version__}"
-_REDACTED = "[api key]"
+_API_KEY, _OF_THE_PROXY = "[api key]", "[proxy password]"
 # Also where another server, or another connection of a proxy, may answer otherwise.
 _OF_THE_WAY = frozenset({408, 421, 425})
 _URL_SAFE = "/%:@!$&'()*+,;=~?"
@@ -53,6 +53,7 @@ class Transport:
         over_tls = "https" in (parts.scheme, proxy_parts.scheme)
         self._tls = WatchedTls(files) if over_tls or any(files) else None
         self._proxy_host = proxy_parts.hostname
+        self._of_the_proxy = credentials_of(proxy_parts)
         self._request_timeout_s = komodor.request_timeout_s
         self._way: Pool | Proxied
         if proxy is None:
@@ -81,7 +82,11 @@ class Transport:
             headers["x-api-key"] = key
         self._headers = headers
         self._post_head = head_of("POST", self._endpoint, headers)
-        self._spellings = spellings(key) if key else []
+        known = [(spelt, _API_KEY) for spelt in (spellings(key) if key else ())]
+        for secret in self._of_the_proxy:
+            known += [(spelt, _OF_THE_PROXY) for spelt in spellings(secret)]
+        # The longest first, so that no end of a longer one stays behind.
+        self._secrets = sorted(known, key=lambda each: len(each[0]), reverse=True)
 
     async def send(self, id: str, body: bytes, offers_hop: bool = False) -> Answer:
         """One POST of an event; always an Answer, within `request_timeout`.
@@ -183,7 +188,7 @@ class Transport:
         return self._judged(await way.request(method, url, headers, body), renewals)
 
     def _judged(self, answer: Answer, renewals: int) -> Answer:
-        """The answer without the key, once what it says of the connections is seen to.
+        """The answer without secrets, once what it says of the connections is seen to.
 
         `renewals`: how many there had been when its request began.
         """
@@ -196,26 +201,27 @@ class Transport:
         if status is not None and (status >= 500 or status in _OF_THE_WAY):
             # A proxy may answer so on some of its connections alone.
             self._way.drop_idle()
-        return self._without_key(answer)
+        return self._without_secrets(answer)
 
-    def _without_key(self, answer: Answer) -> Answer:
-        """An answer may echo the request; the key must not reach a log by that way."""
+    def _without_secrets(self, answer: Answer) -> Answer:
+        """An answer may echo the request; neither the key nor what the proxy is told may
+        reach a log by that way."""
         body = answer.body_start
-        for spelt in self._spellings:
+        for spelt, instead in self._secrets:
             if spelt.encode() in body:
-                body = body.replace(spelt.encode(), _REDACTED.encode())
+                body = body.replace(spelt.encode(), instead.encode())
             for name, value in answer.headers.items():
                 if spelt in value:
-                    headers = {**answer.headers, name: value.replace(spelt, _REDACTED)}
+                    headers = {**answer.headers, name: value.replace(spelt, instead)}
                     answer = answer._replace(headers=headers)
-        if self._spellings and len(answer.body_start) >= BODY_START_BYTES:
-            # It was cut there: what stands at its end may be the beginning of the key.
-            body = body[: -len(self._spellings[0])]
+        if self._secrets and len(answer.body_start) >= BODY_START_BYTES:
+            # It was cut there: what stands at its end may be the beginning of one.
+            body = body[: -len(self._secrets[0][0])]
         return answer if body is answer.body_start else answer._replace(body_start=body)
 
     def _described(self, fault: Fault, text: str) -> str:
-        for spelt in self._spellings:
-            text = text.replace(spelt, _REDACTED)
+        for spelt, instead in self._secrets:
+            text = text.replace(spelt, instead)
         where = None
         if fault in (Fault.PROXY, Fault.PROXY_AUTH):
             where = self._proxy_host
