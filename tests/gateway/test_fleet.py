@@ -1,10 +1,11 @@
 """Twenty real agents behind one gateway, killed and cut off under load: every receipt counts.
 
 Producers hand in on the hosts. Meanwhile the gateway and the hosts get SIGKILL and
-are started again, Komodor is away, answers of it are lost, and (in the full form, as
-root) hosts' cables are pulled. Then each host lives in a network namespace of its own
-from which nothing but the gateway can be reached. In the end each event that got a
-receipt on its host has arrived; what arrived twice says so.
+are started again, Komodor is away and answers of it are lost. In the full form each
+host, the gateway and Komodor stand in a network namespace of their own: a host reaches
+the gateway and nothing else, Komodor is reached by the gateway alone, and both ways are
+cut in the middle of their work. In the end each event that got a receipt on its host
+has arrived; what arrived twice says so.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 import trustme
 from support.agent import GONE, AgentProcess, Zygote
-from support.namespaces import Namespaces, can_make_namespaces
 from support.receiver import OK, Receiver
+from support.wires import Wires, needed_wires
 
 from outboxd.gateway.tokens import ProducerLimits, append_token, new_token
 
@@ -33,6 +35,10 @@ BATCH = 10
 IN_FLIGHT_MAX = 64 + 16  # [delivery] concurrency_max, and those that hang
 LOST_ANSWER_EVERY = 100
 DRAIN_S = 240.0
+GATEWAY, KOMODOR = "gateway", "komodor"
+# A way that is cut for longer than a request may take loses its answer.
+PATIENCE = {"connect_timeout": "1s", "request_timeout": "2s"}
+SHORT_CUT_S, LONG_CUT_S = (0.05, 0.5), (2.1, 2.5)
 AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -42,6 +48,8 @@ class Komodor:
     def __init__(self, listening: socket.socket) -> None:
         self.is_away = False
         self.lost_answers = 0
+        self.address: tuple[str, int] = listening.getsockname()
+        self.endpoint = f"http://{self.address[0]}:{self.address[1]}/mgmt/v1/events"
         self.receiver = Receiver(self._behave, listening).start()
         self._count = 0
 
@@ -63,53 +71,42 @@ class Fleet:
         base: Path,
         komodor: Komodor,
         host_count: int,
-        zygotes: tuple[Zygote, Zygote] | None,  # of the gateway and of the hosts
-        namespaces: Namespaces | None,
+        zygotes: tuple[Zygote, Zygote],  # of the gateway and of the hosts
+        wires: Wires | None,
     ) -> None:
-        address = "127.0.0.1" if namespaces is None else namespaces.gateway_address
+        self._wires = wires
+        address = "127.0.0.1" if wires is None else wires.addresses[GATEWAY]
         authority = trustme.CA()
         authority.cert_pem.write_to_path(base / "ca.pem")
         certificate = authority.issue_cert(address)
         certificate.private_key_and_cert_chain_pem.write_to_path(base / "gateway.pem")
-        intake: dict[str, object] = {
-            "listen": f"{address}:{_free_port() if namespaces is None else 8443}",
+        self.listen = f"{address}:{_free_port() if wires is None else 8443}"
+        intake = {
+            "listen": self.listen,
             "tls_cert": str(base / "gateway.pem"),
             "tls_key": str(base / "gateway.pem"),
             "tokens_file": str(base / "tokens"),
+            "connections_per_peer": 2000,  # on loopback they all come from one address
         }
-        if namespaces is None:
-            intake["connections_per_peer"] = 2000  # they all come from one address
         self.gateway = self._agent(
-            base / "gateway",
-            komodor.receiver.endpoint,
-            {"intake": intake},
-            zygotes[0] if zygotes else None,
-            namespaces.gateway if namespaces else None,
+            base, GATEWAY, komodor.endpoint, {"allow_plain_http": True}, zygotes[0], intake
         )
         self.hosts = []
-        for number in range(host_count):
-            secret, token = new_token(f"host-{number}", ProducerLimits())
+        for name in host_names(host_count):
+            secret, token = new_token(name, ProducerLimits())
             append_token(str(base / "tokens"), token)
-            key = base / f"key-{number}"
+            key = base / f"key-{name}"
             key.write_text(secret)
             settings = {"ca_file": str(base / "ca.pem"), "api_key_file": str(key)}
-            host = self._agent(
-                base / f"host-{number}",
-                f"https://{intake['listen']}/mgmt/v1/events",
-                {"komodor": settings},
-                zygotes[1] if zygotes else None,
-                namespaces.hosts[number] if namespaces else None,
-            )
-            self.hosts.append(host)
+            endpoint = f"https://{self.listen}/mgmt/v1/events"
+            self.hosts.append(self._agent(base, name, endpoint, settings, zygotes[1]))
 
-    def _agent(self, directory, endpoint, extra, zygote, namespace) -> AgentProcess:
+    def _agent(self, base, name, endpoint, komodor, zygote, intake=None) -> AgentProcess:
+        directory = base / name
         directory.mkdir()
-        prefix = () if namespace is None else ("ip", "netns", "exec", namespace)
-        # The key of the environment would go before the file's.
-        environ = {"KOMODOR_API_KEY": ""} if "api_key_file" in extra.get("komodor", {}) else None
-        return AgentProcess(
-            directory, endpoint, extra=extra, zygote=zygote, prefix=prefix, environ=environ
-        )
+        extra = {"komodor": {**PATIENCE, **komodor}, "intake": intake or {}}
+        namespace = None if self._wires is None else self._wires.namespaces[name]
+        return AgentProcess(directory, endpoint, extra=extra, zygote=zygote, namespace=namespace)
 
     def start(self) -> None:
         for agent in (self.gateway, *self.hosts):
@@ -178,7 +175,7 @@ class Producers:
 
 
 def play(fleet: Fleet, komodor: Komodor, producers: Producers, wanted: int, cycles: int,
-         random_: random.Random, namespaces: Namespaces | None) -> Counter[str]:  # fmt: skip
+         random_: random.Random, wires: Wires | None = None) -> Counter[str]:  # fmt: skip
     """Kill and cut while the producers work, at points spread over what they hand in."""
 
     def kill(agent: AgentProcess) -> None:
@@ -187,101 +184,142 @@ def play(fleet: Fleet, komodor: Komodor, producers: Producers, wanted: int, cycl
         agent.start()
 
     done = Counter[str]()
-    acts = [
-        "kill gateway",
-        "away",
-        "kill gateway",
-        "kill host",
-        "back",
-        "kill host",
-        "pull",
-    ] * cycles
+    acts = (ACTS if wires is None else ACTS_WITH_CUTS) * cycles
     for number, act in enumerate(acts):
         producers.await_receipts(number * wanted // len(acts))
         place = random_.randrange(len(fleet.hosts))
-        if act == "pull" and namespaces is None:
-            continue
         done[act] += 1
         if act == "kill gateway":
             kill(fleet.gateway)
         elif act == "kill host":
             kill(fleet.hosts[place])
-        elif act == "pull":
-            assert namespaces is not None
-            with namespaces.pulled(place):
-                time.sleep(random_.uniform(0.05, 0.5))
-        else:
+        elif act in ("away", "back"):
             komodor.is_away = act == "away"
+        else:
+            assert wires is not None
+            way = (KOMODOR if "Komodor" in act else f"host-{place}", GATEWAY)
+            with wires.cut(*way):
+                if "kill" in act:
+                    kill(fleet.gateway)
+                time.sleep(random_.uniform(*(LONG_CUT_S if done[act] % 8 == 1 else SHORT_CUT_S)))
     return done
 
 
-def check(receipts: list[str], komodor: Komodor, gateway_kills: int) -> dict[str, int]:
+ACTS = ("kill gateway", "away", "kill gateway", "kill host", "back", "kill host")
+ACTS_WITH_CUTS = (
+    *("kill gateway", "cut a host off", "away", "kill gateway", "cut a host off", "kill host"),
+    *("back", "cut Komodor off", "kill host", "cut Komodor off and kill gateway"),
+)
+
+
+def check(receipts: list[str], komodor: Komodor, done: Counter[str]) -> dict[str, int]:
     arrivals = komodor.receiver.arrivals
     lost = [summary for summary in receipts if not arrivals.get(summary)]
     assert lost == [], f"{len(lost)} of {len(receipts)} lost: {lost[:5]}"
     twice = {summary: marks for summary, marks in arrivals.items() if len(marks) > 1}
     assert {s: marks for s, marks in twice.items() if not all(marks[1:])} == {}
     extra = sum(len(marks) - 1 for marks in twice.values())
-    assert extra <= gateway_kills * IN_FLIGHT_MAX + komodor.lost_answers
+    ends = sum(count for act, count in done.items() if "gateway" in act or "Komodor" in act)
+    assert extra <= ends * IN_FLIGHT_MAX + komodor.lost_answers
     return {"receipts": len(receipts), "duplicates": extra, "lost answers": komodor.lost_answers}
 
 
+def host_names(count: int) -> list[str]:
+    return [f"host-{number}" for number in range(count)]
+
+
 @contextmanager
-def fleet_of(base: Path, host_count: int, in_namespaces: bool) -> Iterator[tuple]:
+def fleet_of(base: Path, host_count: int, wires: Wires | None) -> Iterator[tuple[Fleet, Komodor]]:
     with ExitStack() as stack:
-        namespaces = zygotes = None
-        if in_namespaces:
-            namespaces = Namespaces(host_count)
-            stack.callback(namespaces.close)
-            listening = namespaces.run_in(namespaces.gateway, _listen)
-        else:
-            zygotes = (Zygote(), Zygote(environ={"KOMODOR_API_KEY": ""}))
-            for zygote in zygotes:
-                stack.callback(zygote.close)
-            listening = _listen()
+        # The key of the environment would go before the file's.
+        zygotes = (Zygote(), Zygote(environ={"KOMODOR_API_KEY": ""}))
+        for zygote in zygotes:
+            stack.callback(zygote.close)
+        listening = (
+            _listen()
+            if wires is None
+            else wires.run_in(KOMODOR, lambda: _listen(wires.addresses[KOMODOR]))
+        )
         komodor = Komodor(listening)
         stack.callback(komodor.receiver.stop)
-        fleet = Fleet(base, komodor, host_count, zygotes, namespaces)
+        fleet = Fleet(base, komodor, host_count, zygotes, wires)
         stack.callback(fleet.kill)
         fleet.start()
-        yield fleet, komodor, namespaces
+        yield fleet, komodor
+
+
+@contextmanager
+def wired(host_count: int) -> Iterator[Wires]:
+    """Each host reaches the gateway, and the gateway Komodor; there are no other ways."""
+    hosts = host_names(host_count)
+    ways = [(GATEWAY, name) for name in (KOMODOR, *hosts)]
+    with closing(needed_wires([GATEWAY, KOMODOR, *hosts], ways)) as wires:
+        yield wires
+
+
+def test_a_fleet_loses_nothing_whoever_is_killed(tmp_path):
+    with fleet_of(tmp_path, HOST_COUNT, None) as (fleet, komodor):
+        hand_in_and_count(fleet, komodor, wanted=2_000, cycles=1)
 
 
 @pytest.mark.timeout(900)
-def test_a_fleet_loses_nothing_whoever_is_killed_and_whatever_is_cut(tmp_path, full):
-    wanted, cycles = (20_000, 8) if full else (2_000, 1)
+def test_a_fleet_without_a_way_out_loses_nothing_whoever_is_killed_and_cut_off(tmp_path, full):
+    if not full:
+        pytest.skip("20,000 events through 22 namespaces: --full")
+    with wired(HOST_COUNT) as wires, fleet_of(tmp_path, HOST_COUNT, wires) as (fleet, komodor):
+        assert_cut_off(wires, fleet, komodor)
+        hand_in_and_count(fleet, komodor, wanted=20_000, cycles=6, wires=wires)
+
+
+def hand_in_and_count(
+    fleet: Fleet, komodor: Komodor, wanted: int, cycles: int, wires: Wires | None = None
+) -> None:
     seed = int(os.environ.get("OUTBOXD_SEED", "0")) or random.randrange(1 << 30)
     print(f"replay with OUTBOXD_SEED={seed}")
-    in_namespaces = full and can_make_namespaces()
-    with fleet_of(tmp_path, HOST_COUNT, in_namespaces) as (fleet, komodor, namespaces):
-        if namespaces is not None:
-            assert_cut_off(namespaces, komodor)
-        producers = Producers(fleet.hosts, wanted)
-        producers.start()
-        done = play(fleet, komodor, producers, wanted, cycles, random.Random(seed), namespaces)
-        producers.join()
-        fleet.drain()
-        figures = check(producers.receipts, komodor, done["kill gateway"])
-    print(f"{'in namespaces' if in_namespaces else 'on loopback'}, {dict(done)}: {figures}")
+    producers = Producers(fleet.hosts, wanted)
+    producers.start()
+    done = play(fleet, komodor, producers, wanted, cycles, random.Random(seed), wires)
+    producers.join()
+    fleet.drain()
+    figures = check(producers.receipts, komodor, done)
+    print(f"{dict(done)}: {figures}")
     assert figures["receipts"] >= wanted
     assert figures["lost answers"] > 0
 
 
-def assert_cut_off(namespaces: Namespaces, komodor: Komodor) -> None:
-    """A host reaches the gateway, and Komodor by no way."""
+def assert_cut_off(wires: Wires, fleet: Fleet, komodor: Komodor) -> None:
+    """Every host reaches the gateway, and Komodor by no way; the gateway does, so that
+    it is there to be reached."""
 
-    def connects(address: str, port: int) -> bool:
-        try:
-            socket.create_connection((address, port), 5).close()
-        except OSError:
-            return False
-        return True
+    def connects(name: str, address: tuple[str, int], within_s: float) -> bool:
+        def connect() -> bool:
+            try:
+                socket.create_connection(address, within_s).close()
+            except OSError:
+                return False
+            return True
 
-    for host in (namespaces.hosts[0], namespaces.hosts[-1]):
-        assert namespaces.run_in(host, lambda: connects(namespaces.gateway_address, 8443))
-        for address in ("127.0.0.1", namespaces.gateway_address):
-            port = komodor.receiver.port
-            assert not namespaces.run_in(host, lambda a=address, p=port: connects(a, p))
+        return bool(wires.run_in(name, connect))
+
+    gateway, hosts = (wires.addresses[GATEWAY], 8443), host_names(len(fleet.hosts))
+    assert connects(GATEWAY, komodor.address, 10.0)
+    with ThreadPoolExecutor(len(hosts)) as threads:
+        tried = {
+            "the gateway": threads.map(lambda name: connects(name, gateway, 10.0), hosts),
+            "Komodor": threads.map(lambda name: connects(name, komodor.address, 1.0), hosts),
+        }
+        reached = {what: set(each) for what, each in tried.items()}
+    assert reached == {"the gateway": {True}, "Komodor": {False}}
+
+
+def test_hosts_that_could_reach_komodor_would_be_noticed(tmp_path, full):
+    """The control: a network in which everybody reaches everybody."""
+    if not full:
+        pytest.skip("agents in namespaces: --full")
+    with closing(needed_wires([GATEWAY, KOMODOR, *host_names(2)])) as wires:
+        with fleet_of(tmp_path, 2, wires) as (fleet, komodor):
+            with pytest.raises(AssertionError, match="Komodor"):
+                assert_cut_off(wires, fleet, komodor)
 
 
 ANSWERS_FIRST = """
@@ -320,16 +358,16 @@ def test_a_gateway_that_answers_before_it_commits_is_caught(tmp_path, monkeypatc
         fleet.start()
         producers = Producers(fleet.hosts, 600)
         producers.start()
-        done = play(fleet, komodor, producers, 600, 2, random.Random(1), None)
+        done = play(fleet, komodor, producers, 600, 2, random.Random(1))
         producers.join()
         fleet.drain()
         with pytest.raises(AssertionError, match="lost"):
-            check(producers.receipts, komodor, done["kill gateway"])
+            check(producers.receipts, komodor, done)
 
 
-def _listen() -> socket.socket:
+def _listen(address: str = "127.0.0.1") -> socket.socket:
     listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
+    listening.bind((address, 0))
     return listening
 
 

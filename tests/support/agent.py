@@ -41,7 +41,7 @@ for line in sys.stdin:
         if pid in tracers:
             tracers.pop(pid).wait()
         continue
-    config, log, notify, attached, strace = words
+    config, log, notify, attached, strace, namespace = words
     pid = os.fork()
     if pid and strace:
         words = [*strace.split(" "), "-p", str(pid)]
@@ -52,6 +52,9 @@ for line in sys.stdin:
             while os.getppid() != int(attached):
                 time.sleep(0.002)
         os.environ["NOTIFY_SOCKET"] = notify
+        if namespace:
+            with open(f"/run/netns/{namespace}") as file:
+                assert ctypes.CDLL(None).setns(file.fileno(), 0) == 0, namespace
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(fd, 2); os.dup2(fd, 1)
         null = os.open("/dev/null", os.O_RDONLY); os.dup2(null, 0)
@@ -78,12 +81,21 @@ class Zygote:
             env={**ENVIRON, **path, **(environ or {})},
         )
 
-    def start(self, config: Path, log: Path, notify: str, strace: tuple[str, ...] = ()) -> int:
-        """Fork an agent. With `strace`, that is attached before the agent does anything."""
+    def start(
+        self,
+        config: Path,
+        log: Path,
+        notify: str,
+        strace: tuple[str, ...] = (),
+        namespace: str | None = None,
+    ) -> int:
+        """Fork an agent, into that network namespace where one is given. With `strace`,
+        that is attached before the agent does anything."""
         if strace:
             strace = (*strace, "-e", f"inject=getppid:retval={ATTACHED_PID}")
         return self._ask(
-            "start", str(config), str(log), notify, str(ATTACHED_PID), " ".join(strace)
+            *("start", str(config), str(log), notify),
+            *(str(ATTACHED_PID), " ".join(strace), namespace or ""),
         )
 
     def wait(self, pid: int) -> int:
@@ -116,6 +128,7 @@ class AgentProcess:
         extra: dict[str, dict[str, object]] | None = None,
         zygote: Zygote | None = None,
         prefix: tuple[str, ...] = (),
+        namespace: str | None = None,
         environ: dict[str, str] | None = None,
         outbox: Path | None = None,
         spool: Path | None = None,
@@ -131,6 +144,7 @@ class AgentProcess:
         self.strace: tuple[str, ...] = ()  # attached to what a zygote starts
         self._zygote = zygote
         self._prefix = prefix
+        self._namespace = namespace  # of the network
         self._environ = environ or {}
         self._pass_fds = pass_fds
         self._popen: subprocess.Popen[bytes] | None = None
@@ -165,11 +179,23 @@ class AgentProcess:
 
     def _launch(self, address: str) -> None:
         if self._zygote is not None:
-            self.pid = self._zygote.start(self.config, self.log, address, self.strace)
+            self.pid = self._zygote.start(
+                self.config, self.log, address, self.strace, self._namespace
+            )
             return
+        inside = ("ip", "netns", "exec", self._namespace) if self._namespace else ()
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                [*self._prefix, sys.executable, "-m", "outboxd", "run", "-c", str(self.config)],
+                [
+                    *inside,
+                    *self._prefix,
+                    sys.executable,
+                    "-m",
+                    "outboxd",
+                    "run",
+                    "-c",
+                    str(self.config),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

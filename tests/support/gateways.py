@@ -59,9 +59,8 @@ class Gateway(AgentProcess):
         for section, keys in more.items():
             assert isinstance(keys, dict)
             extra.setdefault(section, {}).update(keys)
-        prefix = () if namespace is None else ("ip", "netns", "exec", namespace)
         super().__init__(
-            directory, endpoint, extra=extra, zygote=zygote, prefix=prefix, environ=environ
+            directory, endpoint, extra=extra, zygote=zygote, namespace=namespace, environ=environ
         )
         (directory / "hooks.json").write_text(json.dumps(hooks))
 

@@ -1,13 +1,14 @@
 """A network of the test's own between namespaces, whose packets it carries itself.
 
 Each place is a network namespace with one TUN device; a thread reads what comes out of
-one and writes it into another, or lets it fall where that way is cut: as a switch that
-died, of which nobody tells the ends. It needs no kernel module but tun, and touches no
-interface, address or rule of the machine's own namespace.
+one and writes it into another, or lets it fall where there is no way or that way is cut:
+as behind a switch that died, of which nobody tells the ends. It needs no kernel module
+but tun, and touches no interface, address or rule of the machine's own namespace.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import selectors
@@ -15,13 +16,15 @@ import shutil
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from support.namespaces import run_in_namespace
+import pytest
 
 NETWORK = "10.78.0"
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _TUN_WITHOUT_HEADER = 0x0001 | 0x1000
 _SOURCE, _DESTINATION = 15, 19  # the last byte of either address of an IPv4 packet
@@ -31,10 +34,13 @@ _PACKET_BYTES_MAX = 65_536
 class Wires:
     """Made at once; gone with `close`."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        """Raises OSError, CalledProcessError: this user or kernel cannot."""
+    def __init__(self, names: Sequence[str], ways: Iterable[tuple[str, str]] | None = None) -> None:
+        """`ways`: the pairs that reach each other; None: all do.
+
+        Raises OSError, CalledProcessError: this user or kernel cannot.
+        """
         self._devices: dict[int, int] = {}  # file descriptors, by the address's last byte
-        self._cut: set[frozenset[int]] = set()
+        self._cut: list[frozenset[int]] = []
         self.namespaces: dict[str, str] = {}
         self.addresses: dict[str, str] = {}
         self._stop, self._stopped = os.pipe()
@@ -45,6 +51,7 @@ class Wires:
         except BaseException:
             self.close()
             raise
+        self._ways = None if ways is None else {self._way(*pair) for pair in ways}
         self._thread.start()
 
     def _make(self, number: int, name: str) -> None:
@@ -61,18 +68,30 @@ class Wires:
             subprocess.run(["ip", "-n", namespace, *words], check=True, capture_output=True)
 
     def run_in(self, name: str, work: Callable[[], Any]) -> Any:
-        """What `work` returns in a thread of that namespace."""
-        return run_in_namespace(self.namespaces[name], work)
+        """What `work` returns in a thread of that namespace; a socket that it makes stays there."""
+
+        def enter() -> Any:
+            with open(f"/run/netns/{self.namespaces[name]}") as namespace:
+                libc = ctypes.CDLL(None, use_errno=True)
+                if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), "setns")
+            return work()
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(enter).result()
 
     @contextmanager
     def cut(self, one: str, other: str) -> Iterator[None]:
         """Nothing gets from one to the other meanwhile, either way."""
-        way = frozenset(int(self.addresses[name].rpartition(".")[2]) for name in (one, other))
-        self._cut.add(way)
+        way = self._way(one, other)
+        self._cut.append(way)
         try:
             yield
         finally:
-            self._cut.discard(way)
+            self._cut.remove(way)
+
+    def _way(self, one: str, other: str) -> frozenset[int]:
+        return frozenset(int(self.addresses[name].rpartition(".")[2]) for name in (one, other))
 
     def _carry(self) -> None:
         with selectors.DefaultSelector() as ready:
@@ -87,7 +106,8 @@ class Wires:
                         continue  # a neighbour discovery of IPv6
                     way = frozenset((packet[_SOURCE], packet[_DESTINATION]))
                     to = self._devices.get(packet[_DESTINATION])
-                    if to is not None and way not in self._cut:
+                    known = self._ways is None or way in self._ways
+                    if to is not None and known and way not in self._cut:
                         with suppress(BlockingIOError):
                             os.write(to, packet)
 
@@ -101,15 +121,18 @@ class Wires:
             subprocess.run(["ip", "netns", "del", namespace], check=True)
 
 
-def can_make_wires() -> bool:
-    """Whether this user may, on this machine."""
-    if os.geteuid() != 0 or shutil.which("ip") is None or not os.path.exists("/dev/net/tun"):
-        return False
+def needed_wires(names: Sequence[str], ways: Iterable[tuple[str, str]] | None = None) -> Wires:
+    """Such a network; skips where this user or machine cannot, and fails where all tests
+    must run."""
     try:
-        Wires(["try"]).close()
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    return True
+        if os.geteuid() != 0 or shutil.which("ip") is None:
+            raise OSError("it takes root, and ip (Debian package iproute2)")
+        return Wires(names, ways)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = f"no network namespaces with tun devices here: {error}"
+        if os.environ.get("OUTBOXD_TEST_ALL") == "1" and os.geteuid() == 0:
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 def _tun() -> int:
