@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from support.receiver import OK, Receiver
 
 LEASE_S = 2.0
 PATIENCE_S = 30.0
+OUTAGE_ENDED = "delayed up to"  # in the summary of the agent's own event
 
 
 @pytest.fixture
@@ -167,6 +169,42 @@ def test_a_stopped_deliverer_that_goes_on_later_sends_nothing_more(pair, komodor
     assert delivers(other)
     assert not unmarked_duplicates(komodor)
     assert "lease.lost" in first.log_text()
+
+
+@pytest.mark.usefixtures("at_length")
+def test_an_outage_is_told_of_once_and_from_its_begin_on_though_its_first_witness_died(
+    make_gateway, komodor
+):
+    refused = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    bodies: list[bytes] = []
+    komodor.behave = lambda body: bodies.append(body) or refused
+    quick = {"late_after": "1s", "backoff_initial": "20ms", "backoff_max": "200ms"}
+    first = make_gateway("a", delivery=quick)
+    until(lambda: delivers(first))
+    other = make_gateway("b", delivery=quick)
+    assert give(first, "waits") == 201
+    until(lambda: other.status()["destination"]["state"] == "backingOff")
+    seen_at = time.time()
+    first.kill()
+    until(lambda: delivers(other))
+    asked = len(bodies)
+    until(lambda: len(bodies) > asked)
+    komodor.behave = lambda body: bodies.append(body) or OK
+    recovered_at = time.time()
+    until(lambda: any(OUTAGE_ENDED in name for name in komodor.order))
+    until(lambda: other.status()["outbox"]["pending"] == 0)
+    (told,) = [each for each in map(json.loads, bodies) if OUTAGE_ENDED in each["summary"]]
+    began, ended = (
+        datetime.fromisoformat(told["details"][name]).timestamp()
+        for name in ("outageBegan", "outageEnded")
+    )
+    assert began <= seen_at
+    assert ended >= recovered_at
+    assert other.stop() == 0
+    again = make_gateway("c", delivery=quick)
+    assert give(again, "another") == 201
+    until(lambda: "another" in komodor.order)
+    assert sum(OUTAGE_ENDED in name for name in komodor.order) == 1
 
 
 @pytest.mark.usefixtures("at_length")

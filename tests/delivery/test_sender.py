@@ -16,7 +16,7 @@ from outboxd.delivery.facts import (
     SettlingFailed,
     SettlingResumed,
 )
-from outboxd.outbox.model import EntryChange
+from outboxd.outbox.model import EntryChange, Outage
 
 HOUR_S = 3600.0
 
@@ -121,6 +121,57 @@ def test_after_three_hours_of_outage_all_is_delivered_in_time_proportional(backl
         assert outage.ended_at - outage.began_at >= 3 * HOUR_S * 1000
         world.finish()
         assert not world.checks.spent
+
+    world.run(main())
+
+
+@pytest.mark.parametrize("has_ended", [False, True], ids=["lasts", "has ended"])
+@pytest.mark.parametrize("delivered_before", [False, True])
+def test_who_takes_over_in_an_outage_tells_of_it_once_from_its_begin_on(
+    delivered_before, has_ended
+):
+    """Another process has seen it begin, two hours ago."""
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        if delivered_before:
+            await world.give()
+            await world.until_empty(60)
+        began_at = world.clock.wall_ms() - round(2 * HOUR_S * 1000)
+        if not has_ended:
+            world.network.turn("refused")
+        world.agent.sender.took_over(Outage(began_at, "503"))
+        asked = len(world.network.requests)
+        await world.give(20)
+        assert len(world.network.requests) <= asked + 1, "one looks first"
+        await asyncio.sleep(0.0 if has_ended else HOUR_S)
+        world.network.turn("fine")
+        await world.until_empty(400)
+        (outage,) = told(world, OutageEnded)
+        assert (outage.began_at, outage.reason) == (began_at, "503")
+        assert world.agent.sender.outage is None
+        await world.give()
+        await world.until_empty(60)
+        world.finish()
+        assert len(told(world, OutageEnded)) == 1
+
+    world.run(main())
+
+
+def test_who_takes_over_after_an_outage_of_its_own_that_another_told_of_says_nothing():
+    world = World()
+
+    async def main() -> None:
+        await world.start()
+        world.network.turn("refused")
+        await world.give(3)
+        await asyncio.sleep(HOUR_S)
+        assert world.agent.sender.outage is not None
+        world.agent.sender.took_over(None)
+        world.network.turn("fine")
+        await world.until_empty(400)
+        assert told(world, OutageEnded) == []
 
     world.run(main())
 

@@ -166,7 +166,8 @@ class Election:
         if lease is not None:
             told, shown = _told(self._sender)
             if shown != self._shown or self._clock.since_boot_s() >= lease.renew_at_s():
-                await self._outbox.change_delivery(lambda _: self._engine.renew_lease(told))
+                outage = None if self._sender is None else self._sender.outage
+                await self._outbox.change_delivery(lambda _: self._engine.renew_lease(told, outage))
                 self._shown = shown
         elif seen.deliverer is None or (seen.lease_left_s or 0.0) <= 0:
             await self._outbox.change_delivery(self._take)
@@ -184,7 +185,7 @@ class Election:
         if has_lease:
             self._log.info("lease.taken", effect="this gateway delivers from now on")
             if self._sender is not None:
-                self._sender.wake()  # what it had read ahead others may have sent
+                self._sender.took_over(self._engine.lease_row.outage)
         else:
             self._log.warning("lease.lost", effect="another gateway delivers")
         self._is_deliverer = has_lease
@@ -266,4 +267,4 @@ def _told(sender: Sender | None) -> tuple[str | None, tuple[str | None, ...]]:
     status = sender.status()
     shown = (status.state, status.reason)
     more = (status.since_at, status.next_probe_at, status.endpoint)
-    return json.dumps([*shown, *more]), shown
+    return json.dumps([*shown, *more]), (*shown, str(sender.outage))

@@ -18,7 +18,11 @@ from outboxd.delivery.facts import (
 )
 from outboxd.delivery.outcome import Meaning
 from outboxd.errors import OutboxdError
+from outboxd.outbox.model import Outage
 from outboxd.status import DestinationState
+
+# By so much two clocks that nobody set tell a moment differently.
+ROUNDING_MS = 100
 
 
 class Announcer:
@@ -28,7 +32,8 @@ class Announcer:
         self._observe = observe
         self._clock = clock
         self._shown = view.state
-        self._outage: tuple[float, str] | None = None  # when it began (monotonic), and why
+        self.outage: Outage | None = None  # that lasts
+        self._began_s = 0.0  # it, by the monotonic clock
         self._set_aside: dict[int, str] = {}  # by seq
         self._settling_failed = False
 
@@ -45,16 +50,27 @@ class Announcer:
 
     def outage_began(self, reason: str) -> None:
         """An outage or a hold began."""
-        self._outage = (self._clock.monotonic_s(), reason)
+        self._began_s = self._clock.monotonic_s()
+        self.outage = Outage(self._clock.wall_ms(), reason)
+
+    def took_over(self, outage: Outage | None) -> None:
+        """Another process delivered until now, and began with this outage (None: with
+        none, or it has told of it)."""
+        self.outage = outage
+        if outage is not None:
+            ago_s = (self._clock.wall_ms() - outage.began_at) / 1000
+            self._began_s = self._clock.monotonic_s() - max(0.0, ago_s)
 
     def outage_ended(self, delayed: int, oldest_at: int) -> None:
         """Requests get through again; `delayed` entries were waiting."""
-        if self._outage is not None:
-            (began_s, reason), self._outage = self._outage, None
+        if self.outage is not None:
+            outage, self.outage = self.outage, None
             ended_at = self._clock.wall_ms()
             # Elapsed time by the monotonic clock: the other may have been set since.
-            began_at = ended_at - round((self._clock.monotonic_s() - began_s) * 1000)
-            self._observe(OutageEnded(began_at, ended_at, reason, delayed, oldest_at))
+            began_at = ended_at - round((self._clock.monotonic_s() - self._began_s) * 1000)
+            if abs(began_at - outage.began_at) < ROUNDING_MS:
+                began_at = outage.began_at
+            self._observe(OutageEnded(began_at, ended_at, outage.reason, delayed, oldest_at))
 
     def set_aside(self, seq: int, id: str, meaning: Meaning) -> str:
         """An entry waits by itself, since it is refused while others pass; in a sentence."""

@@ -345,6 +345,11 @@ class Breaker:
         self._told_until_s = -math.inf
         return True
 
+    def look_first(self, now_s: float) -> None:
+        """Requests flowed when this process last delivered, and do so no longer."""
+        if self._state is GateState.CLOSED:
+            self._enter(GateState.UNTRIED, None, now_s)
+
     def moved(self, now_s: float) -> None:
         """It is another destination; one request looks at it, unless the operator holds."""
         self._trusted_serial = self._serial

@@ -388,6 +388,13 @@ class Gate:
         self._evidence.in_order = in_order
         self._rate.configure(rate_max)
 
+    def took_over(self, now_s: float, *, in_outage: bool) -> None:
+        """Another process delivered until now, and perhaps in an outage."""
+        self._away = in_outage
+        if in_outage:
+            self._is_trouble = True
+            self._breaker.look_first(now_s)
+
     def moved(self, now_s: float) -> None:
         """It is another destination: what was learned of the one before is void."""
         self._evidence = Evidence(in_order=self._evidence.in_order)

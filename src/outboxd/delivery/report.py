@@ -40,4 +40,6 @@ def outage_report(
             "outageLasted": format_duration(max(0, ended_at - began_at) / 1000),
             "reason": reason,
         },
+        # Gateways that share an outbox may find the same one ended, one after the other.
+        dedup_key=f"outage {began_at}",
     )

@@ -35,7 +35,7 @@ from outboxd.errors import (
     OutboxdError,
     OutboxUnreachable,
 )
-from outboxd.outbox.model import Claimed, DestinationHold, Entry, Settlement, State
+from outboxd.outbox.model import Claimed, DestinationHold, Entry, Outage, Settlement, State
 from outboxd.outbox.outbox import Outbox
 from outboxd.status import DestinationStatus, Through
 
@@ -175,6 +175,19 @@ class Sender:
             self._gate.release(now_s)
         self._announcer.state(self._gate.view(), None)
         self.wake()
+
+    @property
+    def outage(self) -> Outage | None:
+        """The one that lasts, if there is one."""
+        return self._announcer.outage
+
+    def took_over(self, outage: Outage | None) -> None:
+        """Another process delivered until now: this one knows only what that wrote down of
+        an outage, and looks for itself."""
+        self._gate.took_over(self._clock.monotonic_s(), in_outage=outage is not None)
+        self._announcer.took_over(outage)
+        self._announcer.state(self._gate.view(), None)
+        self.wake()  # what it had read ahead others may have sent
 
     def wake(self) -> None:
         """Entries changed: what was read ahead may no longer be what should be sent."""

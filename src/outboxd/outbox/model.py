@@ -311,6 +311,13 @@ class DestinationHold(NamedTuple):
     since_at: int
 
 
+class Outage(NamedTuple):
+    """The destination takes nothing, or is held by an answer, and since when."""
+
+    began_at: int
+    reason: str
+
+
 UNBOUNDED = 1 << 62  # bytes free on a disk that is not this host's
 
 

@@ -6,6 +6,8 @@ from contextlib import suppress
 
 import pytest
 
+from outboxd.outbox.model import Outage
+from outboxd.outbox.postgresql.engine import PostgresEngine
 from outboxd.outbox.postgresql.lease import Lease
 
 LEASE = Lease("a", 3, 100.0, 15.0)
@@ -43,3 +45,23 @@ def test_a_renewal_counts_from_its_commit_on(engine):
     with engine.transaction():
         engine.set_sending([])
     assert engine.proven.turn == proven.turn + 1
+
+
+def test_who_takes_over_hears_of_the_outage_that_lasts(engine, url, clock):
+    """It stands in the row until who delivers has seen its end, whoever that is."""
+    other = PostgresEngine(url, clock, gateway="other")
+    outage = Outage(1_750_000_000_000, "503")
+    engine.renew_lease("{}", outage)
+    with engine.transaction():
+        engine.set_sending([])
+    engine.give_up_lease()
+    assert other.take_lease()
+    assert other.lease_row.outage == outage
+    other.give_up_lease()
+    assert engine.take_lease()
+    assert engine.lease_row.outage == outage
+    engine.renew_lease("{}", None)
+    engine.give_up_lease()
+    assert other.take_lease()
+    assert other.lease_row.outage is None
+    other.close()

@@ -32,6 +32,7 @@ from outboxd.outbox.model import (
     ListPlace,
     ListStep,
     MoveNote,
+    Outage,
     Place,
     PruneStep,
     Receipt,
@@ -212,10 +213,10 @@ class PostgresEngine:
         self._cursor.reset()
         return True
 
-    def renew_lease(self, told: str | None = None) -> None:
-        """Go on delivering. `told`: how the destination stands, for the other gateways.
-        Raises LeaseLost."""
-        self.lease_row.renew(told)
+    def renew_lease(self, told: str | None = None, outage: Outage | None = None) -> None:
+        """Go on delivering. `told`: how the destination stands, for the other gateways;
+        `outage`: the one that lasts, for whoever takes over. Raises LeaseLost."""
+        self.lease_row.renew(told, outage)
 
     def give_up_lease(self) -> None:
         """Let another deliver at once."""

@@ -11,16 +11,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import psycopg
 
 from outboxd.clock import Clock, CorrectedClock
 from outboxd.errors import LeaseLost, OutboxdError
-from outboxd.outbox.model import DestinationHold, Settlement
+from outboxd.outbox.model import DestinationHold, Outage, Settlement
 from outboxd.outbox.postgresql.lease import Lease
 from outboxd.outbox.postgresql.link import NOW_MS, Link
+
+T = TypeVar("T")
 
 # A lease that would run for so much longer than one lasts was written by another clock: a
 # server was promoted whose clock is behind.
@@ -58,6 +60,7 @@ class LeaseRow:
         self.lease: Lease | None = None  # within a transaction as it will be
         # As the database has it for certain: a renewal whose commit hangs is none yet.
         self.proven: Lease | None = None
+        self.outage: Outage | None = None  # in which the one before was when this one took it
         self._before: Lease | None = None  # as it was before this transaction
         self._settling: list[Settlement] = []  # in this transaction
         self._doubt: _Doubt | None = None
@@ -101,7 +104,7 @@ class LeaseRow:
             " lease_ends_at = clock_timestamp() + %(l)s * interval '1 second'"
             " WHERE d.holder IS NULL OR d.lease_ends_at < clock_timestamp()"
             " OR d.lease_ends_at > clock_timestamp() + %(b)s * interval '1 second'"
-            " RETURNING turn",
+            " RETURNING turn, outage",
             {
                 "d": self._destination,
                 "h": holder,
@@ -112,14 +115,15 @@ class LeaseRow:
         ).fetchone()
         if row is None:
             return False
-        (turn,) = row
+        turn, outage = row
+        self.outage = _decoded(outage, Outage)
         self.lease = Lease(holder, turn, asked_at_s, self.length_s)
         self._doubt = None
         return True
 
-    def renew(self, told: str | None) -> None:
+    def renew(self, told: str | None, outage: Outage | None) -> None:
         """Go on delivering; what is in flight stays as it is. Raises LeaseLost."""
-        self._renew("told = %s,", (told,))
+        self._renew("told = %s, outage = %s,", (told, _encoded(outage)))
 
     def set_sending(self, seqs: Collection[int]) -> None:
         """Exactly these are in flight. Raises LeaseLost."""
@@ -213,19 +217,19 @@ class LeaseRow:
             self._clock.correct(now)
         if left_s is not None and left_s > 2 * self.length_s + _CLOCKS_DIFFER_S:
             left_s = 0.0
-        return LookAround(_hold(hold), changes or 0, releases or 0, accepted, gateway, left_s, told)
+        hold = _decoded(hold, DestinationHold)
+        return LookAround(hold, changes or 0, releases or 0, accepted, gateway, left_s, told)
 
     def hold(self) -> DestinationHold | None:
         """The operator's, of the destination."""
         row = self._link.connection.execute(
             "SELECT hold FROM deliverers WHERE destination = %s", (self._destination,)
         ).fetchone()
-        return None if row is None else _hold(row[0])
+        return None if row is None else _decoded(row[0], DestinationHold)
 
     def set_hold(self, hold: DestinationHold | None) -> None:
         """Set or (None) lift it."""
-        value = None if hold is None else msgspec.json.encode(hold).decode()
-        self._set("hold", "%(value)s", "excluded.hold", value)
+        self._set("hold", "%(value)s", "excluded.hold", _encoded(hold))
 
     def tell_release(self) -> None:
         """An operator ends every wait of the destination; the deliverer hears of it."""
@@ -244,5 +248,9 @@ class LeaseRow:
         )
 
 
-def _hold(text: str | None) -> DestinationHold | None:
-    return None if text is None else msgspec.json.decode(text, type=DestinationHold)
+def _encoded(value: DestinationHold | Outage | None) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def _decoded(text: str | None, kind: type[T]) -> T | None:
+    return None if text is None else msgspec.json.decode(text, type=kind)

@@ -109,4 +109,9 @@ END
 $$;
 """,
     ),
+    (
+        "0003_outage",
+        # JSON of the Outage in which the holder is, for whoever takes over.
+        "ALTER TABLE deliverers ADD COLUMN outage text;",
+    ),
 )
