@@ -413,7 +413,7 @@ def test_a_key_file_that_went_away_is_told(write, tmp_path):
     (tmp_path / "key").unlink()
     assert "No such file" in read_api_key(config, {}).problem.message
     os.mkfifo(tmp_path / "key")
-    assert "is empty" in read_api_key(config, {}).problem.message
+    assert "no regular file" in read_api_key(config, {}).problem.message
 
 
 # ----- the proxy's password

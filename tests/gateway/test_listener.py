@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import time
@@ -30,6 +31,32 @@ def test_komodors_own_call_gets_its_receipt_and_arrives(gateway, token, komodor)
 def test_a_bearer_token_is_as_good(gateway, token):
     headers = {"Authorization": f"Bearer {token}"}
     assert gateway.post(EVENT, None, headers=headers).status == 201
+
+
+IN_EITHER_HEADER = {
+    (" {} ", None): 200,
+    (None, "bearer   {} "): 200,
+    ("an old key of Komodor", "Bearer {}"): 200,
+    ("", "Bearer {}"): 200,
+    ("{}", "Basic dXNlcjpwYXNzd29yZA=="): 200,
+    ("{}", "Bearer an old one"): 200,
+    ("an old key of Komodor", "Bearer another"): 401,
+    (None, "Token {}"): 401,
+    (None, "Basic {}"): 401,
+    ('"{}"', None): 401,
+    ("{}x", "Bearer x{}"): 401,
+}
+
+
+def test_a_good_token_counts_in_either_header_whatever_stands_in_the_other(gateway, token):
+    """A sender that was changed over, or a proxy, may have left something there."""
+    found = {}
+    for both in IN_EITHER_HEADER:
+        named = zip(("x-api-key", "Authorization"), both, strict=True)
+        headers = {name: value.format(token) for name, value in named if value is not None}
+        answer = gateway.request("GET", "/mgmt/v1/apikey/validate", headers=headers)
+        found[both] = answer.status
+    assert found == IN_EITHER_HEADER
 
 
 def test_komodors_validation_says_that_the_token_is_good(gateway, token):
@@ -78,7 +105,7 @@ CONTRACT = {
     ("GET", "/mgmt/v1/apikey/validate"),
     ("POST", "/v1/events/batch"),
     ("POST", "/v1/alertmanager"),
-    ("POST", "/v1/webhooks/{id}"),
+    ("POST", "/v1/webhooks/{name}"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
 }
@@ -165,6 +192,32 @@ def test_a_half_written_tokens_file_leaves_the_tokens_as_they_were(gateway, toke
     gateway.tokens.write_text(text)
     until(lambda: "gateway.tokens_renewed" in gateway.agent.log_text())
     assert gateway.post(EVENT, token).status == 201
+
+
+def test_a_tokens_file_that_is_just_being_written_where_it_lies_refuses_nobody(gateway, token):
+    """An editor, or a shell's redirection: the file is empty, and then it is not."""
+    for _ in range(10):
+        gateway.tokens.write_text("# hosts\n")
+        assert gateway.post(EVENT, "an unknown one, which makes it look").status == 401
+        assert gateway.post(EVENT, token).status == 201
+    until(lambda: gateway.post(EVENT, token).status == 401)  # it was meant
+
+
+def test_no_file_that_cannot_be_read_stops_a_gateway(gateway, token, tmp_path):
+    """A FIFO would be waited for by whoever opens it."""
+    before = certificate_of(gateway)
+
+    def told(what, count):
+        until(lambda: gateway.agent.log_text().count(f"gateway.{what}_refused") == count)
+        assert gateway.post(EVENT, token).status == 201
+        assert certificate_of(gateway) == before
+
+    for count, harm in enumerate((os.mkfifo, lambda path: os.symlink("/dev/zero", path))):
+        for path in (gateway.tokens, tmp_path / "key.pem"):
+            path.rename(f"{path}-{count}")
+            harm(path)
+        told("tokens", count + 1)
+        told("certificate", count + 1)
 
 
 def certificate_of(gateway):

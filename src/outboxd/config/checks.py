@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from outboxd.config.addresses import is_loopback, split_listen
 from outboxd.config.keys import SECTIONS, wrong
 from outboxd.errors import ConfigError
+from outboxd.files import read_start
 
 if TYPE_CHECKING:
     from outboxd.config.sections import Config
@@ -141,8 +142,7 @@ def _proxy_from_file(config: Config) -> str:
     if config.komodor.proxy:
         raise _wrong(config, "komodor", "proxy_file", "proxy is given as well")
     try:
-        with open(path, "rb") as file:
-            url = file.read(_PROXY_BYTES_MAX + 1).decode().strip()
+        url = read_start(path, _PROXY_BYTES_MAX + 1).decode().strip()
     except OSError as error:
         raise _wrong(config, "komodor", "proxy_file", f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

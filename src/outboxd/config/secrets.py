@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from outboxd.errors import ConfigError
+from outboxd.files import read_start
 from outboxd.locations import credential_path
 
 
@@ -16,10 +17,7 @@ def read_secret(path: str, label: str, hint: str, bytes_max: int) -> bytes:
         ConfigError: it cannot be read; the hint says what it must be.
     """
     try:
-        # Not blocking: a FIFO in its place must not stop the agent for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            return file.read(bytes_max) or b""
+        return read_start(path, bytes_max)
     except OSError as error:
         raise ConfigError(f"{label}: {path} cannot be read: {error.strerror}", hint) from error
 

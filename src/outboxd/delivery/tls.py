@@ -10,7 +10,7 @@ import ssl
 from typing import NamedTuple
 
 from outboxd.errors import ConfigError
-from outboxd.files import FileVersion, file_version
+from outboxd.files import FileVersion, check_readable, file_version
 
 
 class Tls(NamedTuple):
@@ -29,6 +29,7 @@ class Tls(NamedTuple):
         """A fresh context from the files as they are now; ConfigError if they are no use."""
         try:
             if self.ca_file:
+                check_readable(self.ca_file)
                 context = ssl.create_default_context(cafile=self.ca_file)
             else:
                 context = _system_context()
@@ -39,6 +40,8 @@ class Tls(NamedTuple):
             ) from error
         if self.client_cert:
             try:
+                for path in filter(None, (self.client_cert, self.client_key)):
+                    check_readable(path)
                 context.load_cert_chain(self.client_cert, self.client_key or None, _no_password)
             except (OSError, ssl.SSLError) as error:
                 raise ConfigError(

@@ -13,7 +13,7 @@ from typing import Protocol
 from outboxd.clock import Clock
 from outboxd.event.hop import GREETING, UNAUTHENTICATED
 from outboxd.gateway.authority import GatewayProducer
-from outboxd.gateway.tokens import NAME_CHARACTERS_MAX, ProducerLimits, TokenBook
+from outboxd.gateway.tokens import NAME_CHARACTERS_MAX, ProducerLimits, Token, TokenBook
 from outboxd.logger import get_logger
 from outboxd.serve.answers import Refusal
 from outboxd.serve.request import Request
@@ -123,14 +123,15 @@ class Gatekeeper:
 
     def _by_token(self, request: Request) -> GatewayProducer | None:
         presented = _presented(request)
-        if presented is None:
-            return None
-        token = self._book.find(presented)
-        if token is None and self._renew():
+        token = self._find(presented)
+        if token is None and presented and self._renew():
             # A token that was made a moment ago: whoever were refused now would hold
             # everything, and ask again after minutes.
-            token = self._book.find(presented)
+            token = self._find(presented)
         return None if token is None else self._producer(token.name, token.limits)
+
+    def _find(self, presented: Iterable[str]) -> Token | None:
+        return next((token for one in presented if (token := self._book.find(one))), None)
 
     def _by_certificate(self, request: Request) -> GatewayProducer | None:
         """A certificate that the listener's authority has signed: its name is the producer's.
@@ -146,19 +147,19 @@ class Gatekeeper:
         return producer
 
 
-def _presented(request: Request) -> str | None:
-    """What was sent as a token, if anything was."""
-    presented = request.header("x-api-key")
-    if presented is not None:
-        return presented
+def _presented(request: Request) -> list[str]:
+    """What was sent as a token. Where both headers have something the first good one
+    counts: one may be left from before, or be meant for a proxy."""
+    key = request.header("x-api-key")
     authorization = request.header("authorization") or ""
-    if authorization[: len(_BEARER)].lower() != _BEARER:
-        return None
-    return authorization[len(_BEARER) :].strip()
+    presented = [] if key is None else [key]
+    if authorization[: len(_BEARER)].lower() == _BEARER:
+        presented.append(authorization[len(_BEARER) :].strip())
+    return presented
 
 
 def _why_unknown(request: Request) -> str:
-    return "no token" if _presented(request) is None else "an unknown or revoked token"
+    return "an unknown or revoked token" if _presented(request) else "no token"
 
 
 def _certificate_name(certificate: Mapping[str, object] | None) -> str | None:

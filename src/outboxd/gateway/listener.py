@@ -33,6 +33,7 @@ from outboxd.status import Callers, GatewayStatus, Trouble
 
 NAME = "gateway"  # of the listener
 WATCH_S = 2.0  # how often the files are looked at
+SETTLED_MS = 1000  # a tokens file that is edited in place is taken over once it is so old
 _CERTIFICATE, _TOKENS, _WEBHOOKS = "certificate", "tokens", "webhooks"
 
 _log = get_logger()
@@ -166,7 +167,7 @@ class GatewayListener:
         if not path:
             return False
         seen = file_version(path)
-        if seen == self._tokens_seen:
+        if seen == self._tokens_seen or self._is_being_written(seen):
             return False
         self._tokens_seen = seen
         try:
@@ -177,6 +178,15 @@ class GatewayListener:
         self._troubles.pop(_TOKENS, None)
         _log.info("gateway.tokens_renewed")
         return True
+
+    def _is_being_written(self, seen: FileVersion | None) -> bool:
+        """Whether the tokens were changed where they lie, and just now: then some may be
+        missing, and whoever were refused would hold everything. A file that was written
+        aside and renamed, as `outboxd token` does it, is whole."""
+        before = self._tokens_seen
+        if seen is None or before is None or not seen.is_same_file(before):
+            return False
+        return 0 <= self._clock.wall_ms() - seen.changed_ns // 1_000_000 < SETTLED_MS
 
     def _renew_secrets(self) -> None:
         """The secrets of signed webhooks, where their files have changed."""

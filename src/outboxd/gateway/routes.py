@@ -69,7 +69,7 @@ class WebhookRoutes:
     def routes(self) -> list[Route]:
         return [
             Route("POST", "/v1/alertmanager", self.take_alerts),
-            Route("POST", WEBHOOK_PATH + "{id}", self.take_webhook),
+            Route("POST", WEBHOOK_PATH + "{name}", self.take_webhook),
         ]
 
     async def take_alerts(self, request: Request, _: str) -> Response:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import resources
 
 from outboxd.errors import ConfigError
+from outboxd.files import read_start
 from outboxd.gateway.webhooks import SIGNATURE, Signature, Webhook, compile_webhook
 
 _SECRET_BYTES_MAX = 4096
@@ -49,8 +50,7 @@ def _signature(name: str, table: Mapping[str, str]) -> Signature:
             raise ConfigError(f"{label} {key} is missing", hint)
     path = table["signature_secret_file"]
     try:
-        with open(path, "rb") as file:
-            secret = file.read(_SECRET_BYTES_MAX + 1).strip()
+        secret = read_start(path, _SECRET_BYTES_MAX + 1).strip()
     except OSError as error:
         message = f"{label} signature_secret_file = {path!r}: cannot be read: {error.strerror}"
         raise ConfigError(message, "it must be readable by the agent") from None

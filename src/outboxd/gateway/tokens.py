@@ -24,6 +24,7 @@ import msgspec
 
 from outboxd.disk import sync_directory
 from outboxd.errors import ConfigError, UsageError
+from outboxd.files import read_start
 
 NAME_ALLOWED = "1 to 64 of the letters A-Z, a-z, 0-9 and . _ -, and begins with a letter or digit"
 TOKENS_MAX = 10_000
@@ -171,16 +172,19 @@ def read_tokens(path: str) -> list[Token]:
         ConfigError: it cannot be read, or a line is wrong.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
+        data = read_start(path, FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
         hint = "make the first token with `outboxd token new NAME`"
+        raise ConfigError(f"{path}: there is no such file", hint) from None
+    except OSError as error:
+        hint = "it must be a file that the agent's user can read"
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", hint) from None
+    if len(data) > FILE_BYTES_MAX:
+        raise ConfigError(f"{path}: larger than {FILE_BYTES_MAX} bytes", "is it the right file?")
+    try:
+        return parse_tokens(data.decode(), path)
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8", "is it the right file?") from None
-    if len(text) > FILE_BYTES_MAX:
-        raise ConfigError(f"{path}: larger than {FILE_BYTES_MAX} bytes", "is it the right file?")
-    return parse_tokens(text, path)
 
 
 def append_token(path: str, token: Token, owner: Owner | None = None) -> None:
@@ -200,8 +204,7 @@ def append_token(path: str, token: Token, owner: Owner | None = None) -> None:
         if sum(other.name == token.name for other in known) >= 2:
             raise UsageError(
                 f"{token.name} has two tokens already",
-                f"`outboxd token revoke {token.name}` ends them;"
-                " two are for replacing one by another",
+                f"`outboxd token revoke {token.name} --old` ends the older one",
             )
         line = line_of(token)
         _rewrite(path, lambda text: f"{text.rstrip(chr(10))}\n{line}\n".lstrip("\n"), owner)

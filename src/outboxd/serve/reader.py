@@ -93,7 +93,8 @@ class RequestReader:
             return  # a trailer: nothing here needs one
         self._too_many += 1
         key = name.decode("latin-1").lower()
-        text = value.decode("utf-8", "surrogateescape")
+        # What surrounds a value is no part of it (RFC 9110, 5.5); llhttp leaves what is behind.
+        text = value.decode("utf-8", "surrogateescape").strip(" \t")
         values = self._headers.get(key)
         if values is None:
             self._headers[key] = [text]

@@ -1,6 +1,6 @@
 """The table of routes.
 
-A route is a method, a path and a coroutine. Paths may hold one `{id}`. The
+A route is a method, a path and a coroutine. Paths may hold one `{id}`, by any name. The
 table must never guess: an unknown path is 404, a known path with another
 method 405, each as JSON with `error`, `field` and `hint`.
 """
@@ -36,19 +36,18 @@ class RouteTable:
     def __init__(self, routes: Iterable[Route]) -> None:
         self._exact: dict[str, dict[str, Route]] = {}
         self._with_id: dict[tuple[str, str], dict[str, Route]] = {}
+        self._paths: dict[str, None] = {}
         for route in routes:
-            before, has_id, after = route.path.partition("{id}")
+            before, has_id, rest = route.path.partition("{")
+            after = rest.partition("}")[2]
             methods = (
                 self._with_id.setdefault((before, after), {})
                 if has_id
                 else self._exact.setdefault(route.path, {})
             )
+            self._paths[route.path] = None
             assert route.method not in methods, f"two routes for {route.method} {route.path}"
             methods[route.method] = route
-
-    @property
-    def paths(self) -> list[str]:
-        return [*self._exact, *(before + "{id}" + after for before, after in self._with_id)]
 
     def find(self, method: str, path: str) -> tuple[Route, str]:
         """The route and the id in the path; raises Refusal (404, 405)."""
@@ -64,8 +63,8 @@ class RouteTable:
                     return self._of_method(methods, method, path), unquote(argument)
         if method == "OPTIONS" and path == "*":
             return _options("GET, HEAD, OPTIONS, POST"), ""
-        near = difflib.get_close_matches(path[:200], self.paths, n=1)
-        hint = f"did you mean {near[0]}?" if near else "the paths are " + ", ".join(self.paths)
+        near = difflib.get_close_matches(path[:200], self._paths, n=1)
+        hint = f"did you mean {near[0]}?" if near else "the paths are " + ", ".join(self._paths)
         raise Refusal(404, f"there is nothing at {path[:200]!r}", None, hint)
 
     @staticmethod

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from outboxd.errors import ConfigError
-from outboxd.files import FileVersion, file_version
+from outboxd.files import FileVersion, check_readable, file_version
 
 
 class TlsFiles:
@@ -45,6 +45,8 @@ class TlsFiles:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
         try:
+            for path in filter(None, (self._certificate, self._key, self._client_ca)):
+                check_readable(path)
             context.load_cert_chain(self._certificate, self._key or None, password=_no_password)
             if self._client_ca:
                 context.load_verify_locations(self._client_ca)
