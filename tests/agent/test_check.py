@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 
 import pytest
 from support.outside import Agent, answer, outboxd
+
+from outboxd.cli import check_local
+from outboxd.config.load import load
+from outboxd.config.sections import Config
+from outboxd.findings import BAD
 
 
 def check(agent: Agent, *words: str, **how) -> tuple[int, dict[str, dict]]:
@@ -89,6 +95,57 @@ def test_a_taken_port_and_a_text_file_nowhere_are_found_with_and_without_an_agen
         code, found = check(agent)
         assert (code, set(found)) == (78, {"page", "textfile", "agent"})
         assert found["agent"]["level"] == "note", "none is running"
+
+
+def config_in(directory: Path) -> Config:
+    file = directory / "c.toml"
+    file.write_text(
+        '[intake]\nsocket = "s"\nspool = "spool"\n[outbox]\npath = "o.db"\n'
+        '[metrics]\ntextfile = "t.prom"\n'
+    )
+    return load(str(file))
+
+
+def faults_in(directory: Path) -> set[tuple[str, int]]:
+    config = config_in(directory)
+    found = [*check_local.directories(config, None), *check_local.side_parts(config, False)]
+    return {(each.name, each.exit_code) for each in found if each.level == BAD}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("s", "socket"),
+        ("spool", "spool"),
+        ("spool/tmp", "spool"),
+        ("spool/new", "spool"),
+        ("spool/rejected", "spool"),
+        ("o.db-wal", "outbox"),
+        ("o.db.lock", "outbox"),
+        ("t.prom", "textfile"),
+    ],
+)
+def test_whatever_stands_where_the_agent_wants_something_else_is_a_fault(tmp_path, path, name):
+    assert faults_in(tmp_path) == set(), "control: with nothing there all is well"
+    in_the_way = tmp_path / path
+    in_the_way.parent.mkdir(exist_ok=True)
+    if name in ("outbox", "textfile"):
+        in_the_way.mkdir()
+    else:
+        in_the_way.symlink_to("nowhere")
+    assert faults_in(tmp_path) == {(name, 78)}
+
+
+def test_an_agent_that_a_file_in_its_sockets_place_would_stop_is_not_well(
+    make_agent, komodor, tmp_path
+):
+    valid(komodor)
+    agent = make_agent()
+    agent.stop()
+    assert check(agent)[0] == 0
+    agent.socket.write_text("a note that somebody left here")
+    code, found = check(agent)
+    assert (code, found["socket"]["exitCode"]) == (78, 78)
 
 
 def test_a_proxys_password_that_all_may_read_is_found(make_agent, komodor):

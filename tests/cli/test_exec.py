@@ -89,13 +89,29 @@ def test_a_job_that_a_signal_ended_gives_128_and_the_number(place, name):
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("no-such-command", 127), ("/no/such/file", 127), ("/etc/passwd", 126), ("/etc", 126)],
+    [
+        ("no-such-command", 127),
+        ("/no/such/file", 127),
+        ("", 127),
+        ("/etc/passwd", 126),
+        ("/etc", 126),
+    ],
 )
 def test_what_cannot_be_started_has_a_shells_status_and_is_told(place, path, status):
     done = place.run("exec", "--", path)
     assert done.returncode == status
     assert done.stderr.startswith(f"outboxd: {path}: ")
     assert place.spooled()[0]["details"]["exitCode"] == status
+
+
+def test_a_script_whose_interpreter_is_missing_is_told_from_one_that_is_not_there(place):
+    script = place.directory / "script"
+    script.write_text("#!/bin/sh\r\nexit 0\r\n")
+    script.chmod(0o755)
+    done = place.run("exec", "--", str(script))
+    assert done.returncode == 127
+    assert "its interpreter" in done.stderr
+    assert "its interpreter" in place.spooled()[0]["summary"]
 
 
 def test_a_script_without_a_first_line_is_run_by_a_shell_as_usual(place):
@@ -138,8 +154,10 @@ def test_no_output_leaves_stderr_alone(place):
     assert "stderr" not in place.spooled()[0]["details"]
 
 
-def test_the_environment_is_as_it_was_in_the_locale_of_cron(place):
+@pytest.mark.parametrize("locale", [{}, {"LC_CTYPE": "C"}, {"LC_CTYPE": "POSIX"}, {"LC_ALL": "C"}])
+def test_the_environment_is_as_it_was_in_the_locale_of_cron(place, locale):
     environment = {
+        **locale,
         "PATH": os.environ["PATH"],
         "OUTBOXD_CONFIG": str(place.config),
         "ODD": "a\nb",
@@ -236,6 +254,29 @@ def test_a_grandchild_that_keeps_stderr_open_neither_hangs_exec_nor_loses_its_ow
     go.touch()
     for _ in range(1000):
         if stderr.read_text() == "early\nlate\n":
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"stderr is {stderr.read_text()!r}")
+
+
+def test_a_grandchild_writes_on_where_there_is_no_cat(place, need):
+    unshare = need("unshare", "util-linux")
+    done, stderr = place.directory / "done", place.directory / "stderr"
+    late = f"read go; echo late >&2; echo later >&2; touch {done}"
+    script = f"exec 3<&0; ({late}) <&3 >/dev/null & echo early >&2; exit 6"
+    hidden = 'mount --bind /dev/null /bin/cat; exec "$@"'
+    command = [sys.executable, "-m", "outboxd", "exec", "--", "sh", "-c", script]
+    with stderr.open("wb") as file:
+        process = subprocess.Popen(
+            [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", hidden, "sh", *command],
+            env=place.environment,
+            stdin=subprocess.PIPE,
+            stderr=file,
+        )
+        assert process.wait(30) == 6
+        process.communicate(b"go\n")
+    for _ in range(1000):
+        if done.exists() and stderr.read_text() == "early\nlate\nlater\n":
             return
         time.sleep(0.01)
     raise AssertionError(f"stderr is {stderr.read_text()!r}")

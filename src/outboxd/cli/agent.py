@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import grp
 import http.client
+import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,10 +49,13 @@ class AgentQueue:
 
     running = True
 
-    def __init__(self, socket_path: str, timeout_s: float = TIMEOUT_S) -> None:
-        """Connects at once; raises NoAgent or NotPermitted."""
+    def __init__(self, socket_path: str, longest_s: float = math.inf) -> None:
+        """Connects at once, and from then on waits for no answer longer than `longest_s`.
+
+        Raises AgentUnreachable, NotPermitted, or Unavailable for anything else."""
         self.socket_path = socket_path
-        self._connection = UnixConnection(socket_path, timeout_s)
+        self._longest_s = longest_s
+        self._connection = UnixConnection(socket_path, min(TIMEOUT_S, longest_s))
         self._connect()
 
     def close(self) -> None:
@@ -99,7 +103,7 @@ class AgentQueue:
 
     def through(self, id: str) -> Through:
         """What became of a delivered entry behind a gateway; raises UnknownId."""
-        self._connection.set_timeout(THROUGH_TIMEOUT_S)
+        self._connection.set_timeout(min(THROUGH_TIMEOUT_S, self._longest_s))
         return msgspec.json.decode(
             self._ask("GET", f"/v1/events/{quote(id, safe='')}/through"), type=_Through
         ).read()
@@ -181,7 +185,7 @@ class AgentQueue:
         except TimeoutError:
             raise Unavailable(
                 f"the agent at {self.socket_path} did not answer in"
-                f" {self._connection.timeout_s:.0f} seconds",
+                f" {self._connection.timeout_s:.3g} seconds",
                 "its log says what holds it up",
             ) from None
         except (OSError, http.client.HTTPException) as error:

@@ -35,19 +35,28 @@ def directories(config: Config, service: SystemdUnit | None) -> Iterator[Finding
     """Where outbox, spool and socket lie, or would lie."""
     if not config.outbox.url:
         yield from _of_files(config, service)
-    yield _directory("socket", os.path.dirname(os.path.abspath(config.intake.socket)), service)
+    path = config.intake.socket
+    yield _directory("socket", os.path.dirname(os.path.abspath(path)), service)
+    try:
+        sockets.check_free_of_others(path, f"[intake] socket = {path!r}")
+    except ConfigError as error:
+        yield bad("socket", error.message, error.hint or "choose another path", EX_CONFIG)
 
 
 def _of_files(config: Config, service: SystemdUnit | None) -> Iterator[Finding]:
-    yield _directory("outbox", os.path.dirname(os.path.abspath(config.outbox.path)), service)
+    outbox = config.outbox.path
+    yield _directory("outbox", os.path.dirname(os.path.abspath(outbox)), service)
+    for path in (f"{outbox}-wal", f"{outbox}.lock"):
+        if os.path.lexists(path) and not os.path.isfile(path):
+            yield bad("outbox", f"{path} is no regular file", "move it away", EX_CONFIG)
     spool = config.intake.spool
-    yield _directory("spool", spool, service, others_may_write=True)
+    yield _directory("spool", spool, service, is_of_spool=True)
     parts = [os.path.join(spool, name) for name in ("tmp", "new", "rejected")]
-    there = [part for part in parts if os.path.isdir(part)]
-    for part in there:
-        found = _directory("spool", part, service, others_may_write=True)
+    for part in filter(os.path.lexists, parts):
+        found = _directory("spool", part, service, is_of_spool=True)
         if found.hint:
             yield found
+    there = [part for part in parts if os.path.isdir(part)]
     if len({os.stat(part).st_dev for part in there}) > 1:
         yield bad(
             "spool",
@@ -139,7 +148,10 @@ def side_parts(config: Config, running: bool) -> Iterator[Finding]:
     path = config.metrics.textfile
     if path:
         directory = os.path.dirname(os.path.abspath(path))
-        if not os.access(directory, os.W_OK | os.X_OK):
+        if os.path.isdir(path):
+            told = f"[metrics] textfile: {path} is a directory"
+            yield bad("textfile", told, "name a file in it", EX_CONFIG)
+        elif not os.access(directory, os.W_OK | os.X_OK):
             told = f"[metrics] textfile: this user may not write in {directory}"
             hint = f"make it, and give it to the agent's user or group; {_if_read_only(directory)}"
             yield bad("textfile", told, hint, EX_NOPERM)
@@ -192,7 +204,7 @@ def key(config: Config, found: ApiKey) -> Finding | None:
 
 
 def _directory(
-    name: str, path: str, service: SystemdUnit | None, others_may_write: bool = False
+    name: str, path: str, service: SystemdUnit | None, is_of_spool: bool = False
 ) -> Finding:
     try:
         status = os.stat(path)
@@ -206,14 +218,16 @@ def _directory(
         return bad(name, f"{path} is no directory", "move it away, or name another", EX_CONFIG)
     mode = stat.S_IMODE(status.st_mode)
     open_to_all = mode & stat.S_IWOTH and not mode & stat.S_ISVTX
-    if open_to_all and not others_may_write:
+    if open_to_all and not is_of_spool:
         told = f"anyone may write in {path} (mode {mode:04o})"
         return note(name, told, f"chmod o-w {path}")
-    if not os.access(path, os.W_OK | os.X_OK):
+    # A spool is listed, too.
+    if not os.access(path, os.W_OK | os.X_OK | (os.R_OK if is_of_spool else 0)):
         if _is_read_only(path):
             told = f"{path} is read-only for the agent"
             return bad(name, told, _if_read_only(path, service), EX_NOPERM)
-        told = f"the agent's user may not write in {path} ({_owner(status)}, mode {mode:04o})"
+        verb = "read and write" if is_of_spool else "write in"
+        told = f"the agent's user may not {verb} {path} ({_owner(status)}, mode {mode:04o})"
         hint = f"give it to that user: chown, or `systemd-tmpfiles --create` for {path}"
         return bad(name, told, hint, EX_NOPERM)
     return good(name, f"{path} (mode {mode:04o})")

@@ -7,6 +7,7 @@ nothing listens there.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,19 +58,20 @@ class Queue(Protocol):
 
 
 @contextmanager
-def open_queue(arguments: Arguments) -> Iterator[Queue]:
-    """The queue that the command line, the environment and the configuration name."""
-    queue = connect(arguments, client_config(arguments))
+def open_queue(arguments: Arguments, longest_s: float = math.inf) -> Iterator[Queue]:
+    """The queue that the command line, the environment and the configuration name; an agent's
+    answer is waited for no longer than `longest_s`."""
+    queue = connect(arguments, client_config(arguments), longest_s)
     try:
         yield queue
     finally:
         queue.close()
 
 
-def connect(arguments: Arguments, config: Config) -> Queue:
+def connect(arguments: Arguments, config: Config, longest_s: float = math.inf) -> Queue:
     """The agent's queue, or the file's where no agent runs."""
     try:
-        return AgentQueue(socket_path(arguments, config))
+        return AgentQueue(socket_path(arguments, config), longest_s)
     except AgentUnreachable:
         if arguments.socket and not (arguments.config or os.environ.get("OUTBOXD_CONFIG")):
             # Whoever names a socket means that agent; the default

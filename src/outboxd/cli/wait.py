@@ -17,6 +17,8 @@ from outboxd.text import harmless
 EXIT_DEAD = 1
 PAUSE_FIRST_S = 0.02
 PAUSE_MAX_S = 1.0
+# Even where the time is up a look is worth so long: a busy agent needs a moment.
+LOOK_MIN_S = 2.0
 
 
 class _Look(NamedTuple):
@@ -42,7 +44,8 @@ def run(arguments: Arguments) -> int:
         try:
             # Connects anew for each look: it costs next to nothing, and the
             # agent may be restarted while we wait.
-            with open_queue(arguments) as queue:
+            longest_s = max(LOOK_MIN_S, ends_at_s - time.monotonic())
+            with open_queue(arguments, longest_s) as queue:
                 agent_seen = agent_seen or queue.running
                 look = _look(queue, arguments)
                 left_s = ends_at_s - time.monotonic()

@@ -192,9 +192,10 @@ def _of_error_status(answer: Answer, status: int) -> Meaning:
         return Meaning(Outcome.HOLD, status, error, _HOLDS[status])
     if 300 <= status <= 399:
         target = _one_line(answer.headers.get("location", ""))
-        where = f"redirected to {target}" if target else error
+        if target:
+            error = f"{_named(status)}: redirected to {target}"
         hint = f"redirects are never followed: {_CHECK_ENDPOINT}"
-        return Meaning(Outcome.HOLD, status, f"{_named(status)}: {where}", hint)
+        return Meaning(Outcome.HOLD, status, error, hint)
     if 400 <= status <= 499 and status not in _UNAVAILABLE:
         if is_html_page(answer.body_start):
             return Meaning(Outcome.HOLD, status, f"{error} (an HTML page)", _CHECK_PAGE)

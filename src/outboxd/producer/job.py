@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 from time import monotonic, sleep
 
+from outboxd.producer.messages import say
 from outboxd.producer.output import READ_BYTES, Output
 from outboxd.producer.signals import ALL, CAUGHT, Witness, ignored_by_caller, restore
 
@@ -28,7 +30,6 @@ ENOEXEC = 8
 # A signal to the whole group reaches us and the witness at the same time; systemd sends one
 # to each process of a control group, one after the other.
 GROUP_GRACE_S, GROUP_REST_S = 0.05, 0.002
-# What Python sets LC_CTYPE to in the C locale, for itself (PEP 538).
 COERCED_LOCALES = (b"C.UTF-8", b"C.utf8", b"UTF-8")
 
 
@@ -111,12 +112,13 @@ class Job:
             ready, readiness = os.pipe2(os.O_CLOEXEC)
             self._catch_signals(wake)
             self._pid = os.fork()
-        except OSError:
+        except OSError as scarce:
             # No descriptors or no processes left, for us: it may still do for the job itself.
+            say(f"{scarce.strerror}: the job runs, and no event will tell how it ends")
             try:
                 _become_job(self._argv, self._ignored, self._mask)
             except OSError as unfit:
-                return _not_started(unfit)
+                return _not_started(unfit, self._argv[0])
         if self._pid == 0:
             os.close(readiness)
             self._be_the_job(ready, failure)
@@ -136,7 +138,7 @@ class Job:
         self._witness.end()
         duration_s = monotonic() - started_s
         if error is not None:
-            return _not_started(error)
+            return _not_started(error, self._argv[0])
         if self._output is not None:
             self._output.drain()
         code = os.waitstatus_to_exitcode(self._wait_status)
@@ -351,24 +353,28 @@ def _become_job(argv: list[str], ignored: frozenset[int], mask: set[int]) -> NoR
 
 def _candidates(program: bytes) -> list[bytes]:
     """The files that a program's name may mean, as execvp(3) looks for them."""
-    if b"/" in program:
-        return [program]
+    if b"/" in program or not program:
+        return [program] if program else []
     directories = os.environb.get(b"PATH", b"/bin:/usr/bin").split(b":")
     return [(directory or b".") + b"/" + program for directory in directories]
 
 
 def _restore_locale() -> None:
-    """In the C locale, which cron has, the interpreter adds a variable to its own environment;
-    the job must not see that. All else of the environment is as it was given to us."""
-    if os.environb.get(b"LC_CTYPE") not in COERCED_LOCALES:
+    """In the C locale, which cron has, the interpreter sets LC_CTYPE in its own environment to
+    one of these (PEP 538); the job must have what was given. All else is as it was given to us.
+    """
+    if not sys.flags.utf8_mode or os.environb.get(b"LC_CTYPE") not in COERCED_LOCALES:
         return
     try:
         with open("/proc/self/environ", "rb") as file:
             given = file.read().split(b"\0")
     except OSError:
-        return
-    if not any(each.startswith(b"LC_CTYPE=") for each in given):
-        os.unsetenv("LC_CTYPE")
+        given = []  # there is no /proc: mostly nothing was given
+    for each in given:
+        if each.startswith(b"LC_CTYPE="):
+            os.putenv(b"LC_CTYPE", each.partition(b"=")[2])
+            return
+    os.unsetenv("LC_CTYPE")
 
 
 def _read_failure(failed: int) -> OSError | None:
@@ -378,12 +384,13 @@ def _read_failure(failed: int) -> OSError | None:
     return OSError(int(text), os.strerror(int(text))) if text else None
 
 
-def _not_started(error: OSError) -> Ending:
-    missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-    return Ending(
-        exit_code=EXIT_NOT_FOUND if missing else EXIT_NOT_EXECUTABLE,
-        error="command not found" if missing else (error.strerror or str(error)),
-    )
+def _not_started(error: OSError, program: str) -> Ending:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return Ending(exit_code=EXIT_NOT_EXECUTABLE, error=error.strerror or str(error))
+    # The kernel says the same of a script whose first line ends with a carriage return.
+    is_there = "/" in program and os.path.exists(program)
+    told = "it is there, and its interpreter (its first line) is not" if is_there else None
+    return Ending(exit_code=EXIT_NOT_FOUND, error=told or "command not found")
 
 
 def _terminal_group() -> int | None:

@@ -6,15 +6,13 @@ nothing is kept. It must never make the job wait for anything but its own
 reader, nor outlive it because a grandchild still holds the pipe.
 """
 
-# ruff: noqa: SIM105 (contextlib brings half a dozen modules that a cron job would wait for)
-
 from __future__ import annotations
 
 import os
 import select
 from stat import S_ISCHR
 
-from outboxd.producer.signals import ALL, IGNORED_BY_PYTHON
+from outboxd.producer.signals import ALL, CAUGHT, IGNORED_BY_PYTHON
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,5 +137,22 @@ def _leave_to_cat(read_end: int) -> None:
             setpgroup=0,
         )
     except OSError:
-        pass
+        _leave_to_a_child(read_end)  # a container may have no cat
     os.close(read_end)
+
+
+def _leave_to_a_child(read_end: int) -> None:
+    """The same where there is no cat."""
+    try:
+        if os.fork():
+            return
+    except OSError:
+        return
+    try:
+        os.setpgid(0, 0)
+        for number in CAUGHT:
+            signals.signal(number, signals.SIG_DFL)
+        while (data := os.read(read_end, READ_BYTES)) and _write(data):
+            pass
+    finally:
+        os._exit(0)

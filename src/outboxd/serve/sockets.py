@@ -181,11 +181,12 @@ def _make_parent(path: str, label: str) -> None:
         ) from error
 
 
-def _clear_stale(path: str, label: str) -> None:
+def check_free_of_others(path: str, label: str) -> bool:
+    """Whether a socket is there already; raises ConfigError where anything else is."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise ConfigError(f"{label}: {error.strerror}") from error
     if not stat.S_ISSOCK(found.st_mode):
@@ -193,6 +194,12 @@ def _clear_stale(path: str, label: str) -> None:
             f"{label}: something that is no socket is there",
             "move it away, or choose another path",
         )
+    return True
+
+
+def _clear_stale(path: str, label: str) -> None:
+    if not check_free_of_others(path, label):
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.settimeout(_ANSWER_S)
         try:

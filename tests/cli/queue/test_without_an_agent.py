@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 
 import pytest
+
+from outboxd.cli import agent
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -164,3 +168,15 @@ def test_check_tells_a_wrong_configuration_from_an_endpoint_out_of_reach(world, 
         assert "there is none" in keyless.out
     finally:
         world.config.write_text(text)
+
+
+def test_wait_ends_in_its_time_where_an_agent_hangs(world, left):
+    with socket.socket(socket.AF_UNIX) as hangs:
+        hangs.bind(str(world.socket))
+        hangs.listen()  # the kernel takes the connection, and nobody answers
+        began_s = time.monotonic()
+        done = world.run("wait", UNKNOWN, "--timeout", "100ms")
+        assert (done.code, done.out) == (69, "")
+        assert "did not answer" in done.err
+        assert time.monotonic() - began_s < agent.TIMEOUT_S
+    world.socket.unlink()
