@@ -103,6 +103,11 @@ def test_a_key_file_that_a_reload_names_is_watched(make_agent, komodor, tmp_path
 def test_a_reload_without_an_agent_is_69(make_agent):
     agent = make_agent(start=False)
     assert outboxd("reload", "-c", str(agent.config)).returncode == 69
+    # Whose socket's name cannot be read any more is told of the file, not of another's socket.
+    agent.config.write_text("[intake\n")
+    done = outboxd("reload", "-c", str(agent.config))
+    assert done.returncode == 78
+    assert b"it is not TOML" in done.stderr
 
 
 class Listener:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from outboxd.cli.agent import AgentQueue
-from outboxd.errors import EX_OK
+from outboxd.cli.agent import AgentQueue, AgentUnreachable
+from outboxd.errors import EX_OK, ConfigError
 from outboxd.producer import settings
 from outboxd.producer.command_line import Arguments
 
@@ -11,7 +11,14 @@ from outboxd.producer.command_line import Arguments
 def run(arguments: Arguments) -> int:
     """Ask it, and tell what only a restart takes over."""
     # Read as producers do: a broken file is for the agent to refuse, and to count.
-    queue = AgentQueue(arguments.socket or settings.load(arguments.config).socket)
+    place = settings.load(arguments.config)
+    try:
+        queue = AgentQueue(arguments.socket or place.socket)
+    except AgentUnreachable as error:
+        if place.warning is None or arguments.socket:
+            raise
+        # Perhaps it runs, and its socket's name is what could not be read.
+        raise ConfigError(place.warning, error.message) from None
     try:
         left = queue.reload()
     finally:
