@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outboxd.budgets import Budget, ListenerLimits, Patience
+from outboxd.budgets import Budget, Credit, ListenerLimits, Patience
 
 
 def test_no_holder_has_more_than_its_share_and_all_together_no_more_than_the_total():
@@ -82,3 +82,23 @@ def test_limits_leave_descriptors_for_the_rest_of_the_process():
     assert limits.connections.share == 288
     assert ListenerLimits(1024, 512).fit(1 << 20).connections.total == 1024
     assert ListenerLimits(1024, 512).fit(32).connections.total == 16
+
+
+def test_credit_is_spent_by_each_for_itself_and_comes_back_with_time():
+    credit = Credit(saved_max=3, per_s=2.0)
+    for _ in range(5):
+        credit.spend("a", 10.0)
+    assert not credit.has("a", 10.0)
+    assert credit.has("b", 10.0)
+    assert not credit.has("a", 10.4)
+    assert credit.has("a", 10.5)  # a whole one; nothing is owed beyond what there was
+    credit.spend("a", 10.5)
+    assert not credit.has("a", 10.5)
+
+
+def test_credit_forgets_those_who_owe_nothing():
+    credit = Credit(saved_max=3, per_s=2.0)
+    for number in range(5 * Credit.REMEMBERED_MAX):
+        credit.spend(number, number * 0.01)
+    assert len(credit._debts) <= Credit.REMEMBERED_MAX + 1
+    assert credit.has(0, 100.0)

@@ -95,6 +95,37 @@ class Patience:
         return self.left_s > 0
 
 
+class Credit:
+    """What each holder may spend: `saved_max` at once, and `per_s` more each second.
+
+    Whoever owes nothing is not remembered, so that it holds no more than those that
+    have spent lately.
+    """
+
+    __slots__ = ("_debts", "_per_s", "_saved_max")
+
+    REMEMBERED_MAX = 1024
+
+    def __init__(self, saved_max: int, per_s: float) -> None:
+        self._saved_max = saved_max
+        self._per_s = per_s
+        self._debts: dict[Hashable, tuple[float, float]] = {}  # how much, and when
+
+    def has(self, holder: Hashable, now_s: float) -> bool:
+        """Whether a whole unit is left."""
+        return self._owed(holder, now_s) + 1 <= self._saved_max
+
+    def spend(self, holder: Hashable, now_s: float) -> None:
+        """One unit; never more than there is to spend, however long it goes on."""
+        self._debts[holder] = (min(self._saved_max, self._owed(holder, now_s) + 1), now_s)
+        if len(self._debts) > self.REMEMBERED_MAX:
+            self._debts = {h: d for h, d in self._debts.items() if self._owed(h, now_s) > 0}
+
+    def _owed(self, holder: Hashable, now_s: float) -> float:
+        found = self._debts.get(holder)
+        return 0.0 if found is None else max(0.0, found[0] - (now_s - found[1]) * self._per_s)
+
+
 class ListenerLimits:
     """What one listener may use, and one peer of it. `fit` keeps it within the process's means."""
 
@@ -126,6 +157,16 @@ class ListenerLimits:
 def socket_limits() -> ListenerLimits:
     """The agent's Unix socket; a peer is a user. Half of it is left for the others."""
     return ListenerLimits(connections=1024, connections_per_peer=512)
+
+
+def abandoned_connections() -> Credit:
+    """Connections to the socket that a user may open and leave without a whole request.
+
+    A program that is ended in the middle leaves one, a look whether somebody listens
+    another. Beyond it the user's connections are refused before they cost anything:
+    else the queue of those that wait to be accepted is always full, for everybody.
+    """
+    return Credit(saved_max=256, per_s=50.0)
 
 
 def page_limits() -> ListenerLimits:

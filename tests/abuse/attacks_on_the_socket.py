@@ -135,3 +135,24 @@ def pipelined_requests(target: str, seconds: float, count: int = 100) -> None:
                 one.send(small)
             with contextlib.suppress(OSError):
                 one.recv(1 << 20)
+
+
+def short_lived_connections(target: str, seconds: float, count: int = 10_000) -> None:
+    """One after the other as fast as the system gives them, and nothing said on any."""
+    _come_and_go(target, seconds, count, b"")
+
+
+def reset_connections(target: str, seconds: float, count: int = 10_000) -> None:
+    """The same, each left in the middle of a body."""
+    _come_and_go(target, seconds, count, POST + b"Content-Length: 100000\r\n\r\n" + b" " * 1000)
+
+
+def _come_and_go(target: str, seconds: float, count: int, said: bytes) -> None:
+    """For so long, or (0) until there were so many."""
+    ends_s = time.monotonic() + seconds
+    while time.monotonic() < ends_s if seconds else count > 0:
+        count -= 1
+        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        one.connect(target)  # where the queue is full it waits for its turn
+        if not said or send(one, said):
+            one.close()

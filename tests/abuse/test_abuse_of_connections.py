@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import socket
 from pathlib import Path
@@ -49,6 +50,10 @@ import outboxd.serve.connection as connection
 connection.PIPELINE_MAX = 1 << 30
 connection.SMALL_PIECE_BYTES = 1 << 30
 """
+NEVER_IN_DEBT = """
+import outboxd.budgets as budgets
+budgets.Credit.has = lambda self, holder, now_s: True
+"""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +74,42 @@ def test_several_users_that_hold_connections_keep_nobody_out(abuse):
     report = abuse.attack(ATTACKS.idle_connections, users=[65534, 65533, 65532], seconds=3.0)
     print(report)
     assert report.faults() == []
+
+
+COMINGS = ["short_lived_connections", "reset_connections"]
+
+
+@pytest.mark.parametrize("name", COMINGS)
+def test_whoever_comes_and_goes_keeps_nobody_out(abuse, name):
+    report = abuse.attack(getattr(ATTACKS, name))
+    print(name, report)
+    assert report.faults() == []
+
+
+def test_whoever_comes_and_goes_costs_less_than_half_of_what_it_did(abuse, attacked):
+    """By the agent's own processor time, so that the machine does not matter."""
+    limited = [cpu_s(abuse, name) for name in COMINGS]
+    with attacked(NEVER_IN_DEBT) as control:
+        unlimited = [cpu_s(control, name) for name in COMINGS]
+    print(f"CPU of 10,000: {limited} s, without the limit {unlimited} s")
+    assert sum(limited) * 1.8 < sum(unlimited)
+    # Whoever asks something whole on each of them owes nothing.
+    assert [abuse.agent.post({"eventType": "t", "summary": "s"})[0] for _ in range(600)] == [
+        *(201 for _ in range(600))
+    ]
+
+
+def cpu_s(abuse, name: str) -> float:
+    """What 10,000 of its connections cost the agent."""
+    before_s = _spent_s(abuse.agent.pid)
+    abuse.let(getattr(ATTACKS, name))
+    abuse.agent.until(lambda: abuse.agent.answers() or None, abuse.agent.log_text)
+    return _spent_s(abuse.agent.pid) - before_s
+
+
+def _spent_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("name", ["pipelined_requests", "bad_batches", "short_bad_lines"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outboxd.spool import turns
-from outboxd.spool.turns import OwnerTurns, share
+from outboxd.spool.turns import OwnerTurns, find, share
 
 
 def names(taken):
@@ -56,3 +56,26 @@ def test_a_scan_leaves_room_for_everybody(monkeypatch):
     assert sum(map(len, shared.values())) <= 60
     assert min(map(len, shared.values())) == 2
     assert shared[1][:3] == ["000", "001", "002"]
+
+
+def most_held(count, monkeypatch):
+    """The most names of one owner that are held of so many, and what is left of them."""
+    monkeypatch.setattr(turns, "OWNER_NAMES_MAX", 10)
+    found, most = {}, 0
+    for number in range(count):
+        find(found, 7, f"{(number * 7919) % count:04}")
+        most = max(most, len(found[7]))
+    return most, share(found)[7]
+
+
+def test_of_a_million_names_the_first_are_held_and_no_more(monkeypatch):
+    most, left = most_held(1_000, monkeypatch)
+    assert left == [f"{number:04}" for number in range(10)]
+    assert most < 20
+
+
+def test_control_names_held_without_a_bound_are_seen(monkeypatch):
+    monkeypatch.setitem(
+        globals(), "find", lambda found, owner, name: found.setdefault(owner, []).append(name)
+    )
+    assert most_held(1_000, monkeypatch)[0] == 1_000

@@ -17,7 +17,13 @@ from functools import partial
 from ipaddress import ip_address
 
 from outboxd.agent.systemd import PassedSocket
-from outboxd.budgets import ListenerLimits, gateway_limits, page_limits, socket_limits
+from outboxd.budgets import (
+    ListenerLimits,
+    abandoned_connections,
+    gateway_limits,
+    page_limits,
+    socket_limits,
+)
 from outboxd.clock import Clock
 from outboxd.config.sections import Config
 from outboxd.errors import OutboxdError
@@ -85,6 +91,7 @@ class Listeners:
         self._server = HttpServer(
             RouteTable(socket_routes),
             limits=socket_limits().fit(descriptors, SOCKET_PART),
+            abandoned=abandoned_connections(),
             metrics=metrics,
             clock=clock,
         )

@@ -35,7 +35,7 @@ TOKEN_REFUSALS = ("invalid", "too_large", "stalled", "not_allowed", "rate", "ful
 TOKENS_NAMED_MAX = 100
 OUTCOMES = ("delivered", "throttled", "unavailable", "hold", "rejected")
 DEAD_REASONS = ("rejected", "exhausted", "expired")
-LIMITS_MET = ("connections", "displaced", "bytes", "head_stalled", "body_stalled",
+LIMITS_MET = ("connections", "displaced", "abandoned", "bytes", "head_stalled", "body_stalled",
               "answer_unread", "malformed", "handshake", "listings", "streams", OTHER)  # fmt: skip
 SPOOL_RESULTS = ("taken", "rejected", "pruned")
 OPERATOR_ACTIONS = ("retry", "drop", "hold", "release")

@@ -26,10 +26,13 @@ _OUT_OF_MEANS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Acceptor:
-    """`arrived(socket)` answers None for a connection that it took, else the bytes of a refusal."""
+    """`arrived(socket)` answers None for a connection that it took, else what makes the
+    bytes of a refusal, which a flood is not worth."""
 
     def __init__(
-        self, listening: socket.socket, arrived: Callable[[socket.socket], bytes | None]
+        self,
+        listening: socket.socket,
+        arrived: Callable[[socket.socket], Callable[[], bytes] | None],
     ) -> None:
         self._listening = listening
         self._arrived = arrived
@@ -66,19 +69,19 @@ class Acceptor:
                     self._rest()
                     return
                 continue  # that one has gone again
-            connected.setblocking(False)
             refusal = self._arrived(connected)
             if refusal is not None:
                 self._refuse(connected, refusal)
                 continue
             taken += 1
 
-    def _refuse(self, connected: socket.socket, refusal: bytes) -> None:
+    def _refuse(self, connected: socket.socket, refusal: Callable[[], bytes]) -> None:
         if len(self._lingering) >= _LINGERING_MAX:
             connected.close()  # a flood: not worth a word
             return
         with suppress(OSError):
-            connected.send(refusal)
+            connected.setblocking(False)
+            connected.send(refusal())
             connected.shutdown(socket.SHUT_WR)
 
         def end() -> None:

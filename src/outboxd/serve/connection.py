@@ -78,6 +78,7 @@ class PeerConnection(asyncio.Protocol):
         "_unfed",
         "_wait_began_s",
         "_waiting",
+        "has_asked",
         "holder",
         "is_stranger",
         "peer",
@@ -89,6 +90,7 @@ class PeerConnection(asyncio.Protocol):
         self._server = server
         self.peer = peer
         self.holder = holder  # who answers for what it uses
+        self.has_asked = False  # a request has come whole
         # Nothing that came by it has told whom it is from, where that is asked for.
         self.is_stranger = server.has_strangers
         self._loop = asyncio.get_running_loop()
@@ -208,6 +210,7 @@ class PeerConnection(asyncio.Protocol):
         assert self._receiving is not None, "an end belongs to a request"
         self._receiving.body.end()
         self._receiving = None
+        self.has_asked = True
 
     # --- reading ---
 

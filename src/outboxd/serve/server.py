@@ -13,9 +13,10 @@ import socket
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from math import ceil
+from time import monotonic
 from typing import Protocol, TypeVar
 
-from outboxd.budgets import ListenerLimits, socket_limits
+from outboxd.budgets import Credit, ListenerLimits, socket_limits
 from outboxd.clock import Clock
 from outboxd.errors import (
     BadQuery,
@@ -69,6 +70,7 @@ class HttpServer:
         name: str = "socket",
         guards: Sequence[Guard] = (),
         limits: ListenerLimits | None = None,
+        abandoned: Credit | None = None,
         metrics: ServeMetrics | None = None,
         clock: Clock | None = None,
         tls: TlsFiles | None = None,
@@ -79,6 +81,8 @@ class HttpServer:
     ) -> None:
         self.name = name  # of the listener, in metrics and logs
         self.limits = limits or socket_limits()
+        # For connections that end without a whole request; None: nobody counts them.
+        self._abandoned = abandoned
         self.connections = Connections(self.limits)
         self.has_strangers = has_strangers  # a guard tells whom a request is from
         self.tls = tls
@@ -138,15 +142,16 @@ class HttpServer:
     def connection_count(self) -> int:
         return self.limits.connections.used
 
-    def _arrived(self, connected: socket.socket) -> bytes | None:
+    def _arrived(self, connected: socket.socket) -> Callable[[], bytes] | None:
         """Take a connection, or tell what it is refused with."""
         try:
             peer, holder = identify(connected)
         except OSError:
-            return b""
-        if not self._admit(holder):
+            return bytes
+        if not (self._has_credit(holder) and self._admit(holder)):
             # Before the handshake no answer could be read.
-            return b"" if self.tls is not None else self._busy()
+            return bytes if self.tls is not None else self._busy
+        connected.setblocking(False)
         connection = PeerConnection(self, peer, holder)
         self.connections.add(connection)
         joining = asyncio.create_task(self._join(connection, connected))
@@ -176,6 +181,12 @@ class HttpServer:
             connected.close()
             self.forget(connection)
 
+    def _has_credit(self, holder: Hashable) -> bool:
+        if self._abandoned is None or self._abandoned.has(holder, monotonic()):
+            return True
+        self.limited("abandoned")
+        return False
+
     def _admit(self, holder: Hashable) -> bool:
         """Whether there is room for one more of the holder's; somebody else may have to go."""
         budget = self.limits.connections
@@ -200,6 +211,8 @@ class HttpServer:
     def forget(self, connection: PeerConnection) -> None:
         """It ended."""
         self.connections.discard(connection)
+        if self._abandoned is not None and not connection.has_asked:
+            self._abandoned.spend(connection.holder, monotonic())
         if not self.connections and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from outboxd.disk import room_hint
 from outboxd.errors import EX_IOERR, ConfigError, DiskShort, OutboxdError
-from outboxd.spool.turns import share
+from outboxd.spool.turns import find, share
 
 FILE_BYTES_MAX = 1 << 30
 # Read ahead of the outbox, at most; then whoever has handed in meanwhile has a turn.
@@ -148,7 +148,7 @@ class SpoolFolder:
                     continue
                 with contextlib.suppress(FileNotFoundError):
                     owner = entry.stat(follow_symlinks=False).st_uid
-                    found.setdefault(owner, []).append(entry.name)
+                    find(found, owner, entry.name)
                     count += 1
         shared = share(found)
         return shared, sum(map(len, shared.values())) == count

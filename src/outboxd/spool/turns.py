@@ -67,6 +67,16 @@ class OwnerTurns:
         self.overflowed = False
 
 
+def find(by_owner: dict[int, list[str]], owner: int, name: str) -> None:
+    """Add a name that a scan has found. Of each owner's no more are held than twice what
+    `share` leaves, whatever number of files there is, and however long their names are."""
+    names = by_owner.setdefault(owner, [])
+    names.append(name)
+    if len(names) >= 2 * OWNER_NAMES_MAX:
+        names.sort()
+        del names[OWNER_NAMES_MAX:]
+
+
 def share(by_owner: dict[int, list[str]]) -> dict[int, list[str]]:
     """Of what a scan found, as much as `OwnerTurns` holds: the first names of each owner."""
     shared = {owner: sorted(names)[:OWNER_NAMES_MAX] for owner, names in by_owner.items()}
