@@ -43,10 +43,19 @@ class DestinationStatus(NamedTuple):
     gateway: Gateway | None = None  # what it says of itself
 
 
+class OtherAccount(NamedTuple):
+    """Another account whose entries are in the same database."""
+
+    name: str
+    pending: int
+    gateway: str | None  # who delivers them; None: nobody
+
+
 class Deliverer(NamedTuple):
     """Who delivers, where several gateways share an outbox."""
 
     outbox: str  # the database, as people name it
+    account: str  # by the name that its gateways give it
     gateway: str | None  # None: nobody now
     is_here: bool
     lease_left_s: float | None  # below 0: it has ended so long ago; None: nobody has one
@@ -54,6 +63,7 @@ class Deliverer(NamedTuple):
     answer_s: float | None  # how long the database took to answer; None: not yet
     trouble: str | None  # why the database cannot be used now
     standby_lag_s: float | None = None  # of the slowest standby; None: none, or none seen
+    others: tuple[OtherAccount, ...] = ()
 
 
 class Through(NamedTuple):

@@ -340,6 +340,58 @@ def test_commands_work_with_an_agent_and_by_the_database_without_one(pair, komod
     assert "pg_dump" in told.stderr
 
 
+def test_gateways_of_two_accounts_on_one_database_take_hold_and_deliver_their_own(
+    make_gateway, komodor, full
+):
+    """A hold and an outage of one leave the other alone, and so does its end."""
+    others = Receiver().start()
+    try:
+        own = make_gateway("a")
+        there = {"account": "other", "endpoint": others.endpoint}
+        other = make_gateway("b", komodor=there)
+        same_key = ["one", "two"]
+        for name in same_key:
+            assert {give(gateway, name) for gateway in (own, other)} == {201}
+        until(lambda: komodor.order == others.order == same_key)
+        assert delivers(own)
+        assert delivers(other)
+        until(lambda: [g.status()["outbox"]["delivered"] for g in (own, other)] == [2, 2])
+        # One is held by its operator, and then its Komodor refuses and is away.
+        assert other.request("POST", "/v1/hold", b'{"reason": "maintenance"}')[0] == 200
+        assert {give(gateway, "held") for gateway in (own, other)} == {201}
+        until(lambda: komodor.order[-1] == "held")
+        assert own.status()["destination"]["state"] == "ok"
+        others.behave = lambda body: b"HTTP/1.1 503 Away\r\nContent-Length: 0\r\n\r\n"
+        assert other.request("POST", "/v1/release", b"{}")[0] == 200
+        until(lambda: other.status()["destination"]["state"] == "backingOff")
+        assert {give(gateway, "away") for gateway in (own, other)} == {201}
+        until(lambda: komodor.order[-1] == "away")
+        assert own.status()["destination"]["state"] == "ok"
+        assert other.status()["outbox"]["pending"] == 2
+        if full:
+            check_what_is_told(own, other)
+        # With its own gateway gone nobody delivers for it; another of it does.
+        other.kill()
+        assert give(own, "after") == 201
+        until(lambda: komodor.order[-1] == "after")
+        others.behave = lambda body: OK
+        make_gateway("c", komodor=there)
+        until(lambda: set(others.order) == {"one", "two", "held", "away"})
+        assert komodor.order == ["one", "two", "held", "away", "after"]
+        assert not unmarked_duplicates(others)
+    finally:
+        others.stop()
+
+
+def check_what_is_told(own: AgentProcess, other: AgentProcess) -> None:
+    """Each account's name by status, check and metrics."""
+    assert "for the account other" in run(other, "status").stdout
+    assert "default: 0 pending, delivered by" in run(other, "check").stdout
+    assert "other: 2 pending, delivered by" in run(own, "check").stdout
+    assert 'account="other"' in other.request("GET", "/metrics")[1].decode()
+    assert "held" not in run(own, "events", "--pending").stdout
+
+
 def test_a_database_that_cannot_keep_the_promise_stops_the_start(make_gateway):
     gateway = make_gateway("a")
     gateway.stop()

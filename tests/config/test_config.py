@@ -252,6 +252,7 @@ WRONG = {
         "5", "true", '"https://a/\\n"',
     ],
     "[komodor] event_type_max": ["0", "-1", '"60"', "60.0", "true", "10001", "9" * 30, "[]"],
+    "[komodor] account": ['""', '"a b"', '"ä"', f'"{"x" * 41}"', "5"],
     "[komodor] proxy": ['"proxy:3128"', '"ftp://p"', '"http://"', "5"],
     "[komodor] ca_file": ['"missing.pem"', '"/"', "5"],
     "[komodor] client_cert": ['"missing.pem"'],

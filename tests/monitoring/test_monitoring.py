@@ -31,7 +31,8 @@ METRIC = re.compile(r"\boutboxd_[a-z_]+\b")
 def metrics() -> Metrics:
     """Those of a gateway that shares its outbox, which has all there are."""
     found = Metrics()
-    found.watch(deliverer=lambda: Deliverer("db/outboxd", "a", True, 9.0, 0.0, 0.001, None, 0.1))
+    shared = Deliverer("db/outboxd", "default", "a", True, 9.0, 0.0, 0.001, None, 0.1)
+    found.watch(deliverer=lambda: shared)
     found.watch(certificate_ends_at=lambda: Clock().wall_ms() + 86_400_000)
     return found
 

@@ -74,6 +74,7 @@ class Election:
         now_s = self._clock.since_boot_s()
         return Deliverer(
             outbox=self._outbox.path,
+            account=self._engine.destination,
             gateway=None if seen is None else seen.deliverer,
             is_here=self._is_deliverer,
             lease_left_s=left_s,
@@ -81,6 +82,7 @@ class Election:
             answer_s=self._answer_s,
             trouble=None if self._trouble is None else self._trouble.message,
             standby_lag_s=self._reading.standby_lag_s,
+            others=self._reading.others,
         )
 
     def told(self) -> DestinationStatus | None:
@@ -216,7 +218,7 @@ class Election:
             self._sender.arrived()
 
     def _look_at_endpoint(self) -> None:
-        """One outbox is one account's: whoever delivers sends what all have taken."""
+        """One account has one endpoint: whoever delivers sends what all have taken."""
         told = self.told()
         if told is None or self._sender is None or told.endpoint == self._endpoint_told:
             return
@@ -227,7 +229,9 @@ class Election:
                 "gateway.differs",
                 delivers_to=told.endpoint,
                 own=own,
-                hint="gateways of one database are of one account: give another its own database",
+                account=self._engine.destination,
+                hint="gateways with one [komodor] account deliver for each other: give this one's"
+                " account another name, or all the same endpoint",
             )
 
     def _note(self, trouble: Refused | None) -> None:

@@ -65,6 +65,7 @@ def connect_configured(config: Config, clock: Clock) -> OpenedPostgres:
         config.dedup.key_window_s,
         config.dedup.repeat_window_s,
         gateway=f"{socket.gethostname()} {config.intake.socket}",
+        destination=config.komodor.account,
         durability=config.outbox.durability,
         lease_s=config.delivery.lease_s,
         password=password,
@@ -91,6 +92,7 @@ def open_offline_configured(config: Config) -> Iterator[Engine]:
     shared = PostgresEngine(
         config.outbox.url,
         gateway=f"{socket.gethostname()} command",
+        destination=config.komodor.account,
         durability=config.outbox.durability,
         password=read_database_password(config),
     )

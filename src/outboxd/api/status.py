@@ -117,12 +117,14 @@ def status_json(
         status["unhealthy"] = unhealthy
     if deliverer is not None:
         status["deliverer"] = {
+            "account": deliverer.account,
             "gateway": deliverer.gateway,
             "here": deliverer.is_here,
             "leaseLeftSeconds": _rounded(deliverer.lease_left_s),
             "databaseAnswerSeconds": _rounded(deliverer.answer_s),
             "standbyLagSeconds": _rounded(deliverer.standby_lag_s),
             "trouble": deliverer.trouble,
+            "otherAccounts": [each._asdict() for each in deliverer.others],
         }
     status["findings"] = [
         {"level": LEVELS[found.level], "message": found.message, "hint": found.hint}

@@ -23,4 +23,6 @@ def database(config: Config) -> Iterator[Finding]:
         return
     from outboxd.outbox.postgresql.examination import examine
 
-    yield from examine(config.outbox.url, password, config.outbox.durability)
+    yield from examine(
+        config.outbox.url, password, config.outbox.durability, config.komodor.account
+    )

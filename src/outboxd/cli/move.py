@@ -63,7 +63,8 @@ def _to_fill(name: str, config: Config) -> AbstractContextManager[Engine]:
 
 @contextmanager
 def _database(url: str, config: Config) -> Iterator[Engine]:
-    """With the configuration's password, where it is the configuration's database.
+    """The entries there of the configuration's account; with the configuration's password,
+    where it is the configuration's database.
 
     Raises:
         OutboxLocked: a gateway has it.
@@ -76,7 +77,9 @@ def _database(url: str, config: Config) -> Iterator[Engine]:
             "install it with: pip install 'outboxd[postgresql]'",
         ) from error
     password = read_database_password(config) if url == config.outbox.url else None
-    engine = PostgresEngine(url, gateway="move", password=password)
+    engine = PostgresEngine(
+        url, gateway="move", destination=config.komodor.account, password=password
+    )
     try:
         engine.refuse_in_use()
         yield engine

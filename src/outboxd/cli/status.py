@@ -170,13 +170,20 @@ def _deliverer_fields(picture: Picture, coloured: bool) -> list[tuple[str, str]]
         told = f"this gateway{lease}"
     elif deliverer["gateway"] is not None:
         told = f"the gateway on {harmless(deliverer['gateway'])}{lease}"
+    told += f"\nfor the account {harmless(deliverer['account'])}"
     answer_s, lag_s = deliverer["databaseAnswerSeconds"], deliverer["standbyLagSeconds"]
     database = "not asked yet" if answer_s is None else f"answers in {answer_s * 1000:.0f} ms"
     if lag_s is not None:
         database += f", its standby is {lag_s:.1f} s behind"
     if deliverer["trouble"]:
         database = render.colour(harmless(deliverer["trouble"]), "red", coloured)
-    return [("Delivered by", told), ("Database", database)]
+    fields = [("Delivered by", told), ("Database", database)]
+    others = [
+        f"{harmless(other['name'])}: {other['pending']:,} pending, delivered by"
+        f" {harmless(other['gateway'] or 'no gateway')}"
+        for other in deliverer["otherAccounts"]
+    ]
+    return [*fields, ("Other accounts", "\n".join(others))] if others else fields
 
 
 def _outbox_fields(picture: Picture) -> list[tuple[str, str]]:

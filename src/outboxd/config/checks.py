@@ -86,6 +86,9 @@ def _check_database(config: Config) -> None:
     if not outbox.url:
         if outbox.password_file:
             raise _wrong(config, "outbox", "password_file", "there is no [outbox] url")
+        if config.komodor.account != SECTIONS["komodor"]["account"].kind.default:
+            why = "without [outbox] url an outbox is one account's"
+            raise _wrong(config, "komodor", "account", why)
         return
     if not outbox.url.startswith(("postgresql://", "postgres://")):
         raise _wrong(

@@ -5,6 +5,7 @@ Pure: it describes and converts, and opens no file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from outboxd.units import (
     parse_duration,
     parse_size,
 )
+
+_NAME = re.compile("[A-Za-z0-9._-]{1,40}")
 
 
 class Kind(NamedTuple):
@@ -37,6 +40,17 @@ def at_start(kind: Kind) -> Kind:
 def text(default: str, allowed: str) -> Kind:
     """Any text without U+0000."""
     return Kind(default, allowed, as_text)
+
+
+def name(default: str) -> Kind:
+    """A short name that people choose."""
+
+    def convert(value: object) -> str:
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
+            raise ValueError
+        return value
+
+    return Kind(default, "1 to 40 letters, digits, dots, dashes or underscores", convert)
 
 
 def path() -> Kind:

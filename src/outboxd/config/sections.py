@@ -18,6 +18,7 @@ from outboxd.config.kinds import (
     details,
     duration,
     mode,
+    name,
     names,
     optional_path,
     path,
@@ -43,6 +44,8 @@ class Komodor(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoint: Annotated[str, text("https://api.komodor.com/mgmt/v1/events", _URL)]
     api_key_file: Annotated[str, optional_path("a file with the API key alone in it")]
+    # Of gateways that share a database: whose entries are theirs.
+    account: Annotated[str, at_start(name("default"))]
     event_type_max: Annotated[int, whole(60, 1, 10_000)]
     # Once it is checked, the content of proxy_file where that is given.
     proxy: Annotated[str, text("", _PROXY)]

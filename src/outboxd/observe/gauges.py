@@ -104,9 +104,11 @@ class Gauges:
             ("outboxd_database_standby_lag_seconds", "How far its slowest standby is behind.",
              None if shared is None else shared.standby_lag_s or 0.0),
         ):  # fmt: skip
-            family = GaugeMetricFamily(name, help, labels=["outbox"])
+            family = GaugeMetricFamily(name, help, labels=["outbox", "account"])
             if shared is not None:
-                family.add_metric([shared.outbox], math.nan if value is None else value)
+                family.add_metric(
+                    [shared.outbox, shared.account], math.nan if value is None else value
+                )
             yield family
 
     def _certificate(self) -> Metric:

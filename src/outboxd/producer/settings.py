@@ -202,7 +202,7 @@ def _unknown(tables: dict[str, Any]) -> list[str]:
 # their values may be the agent says. An empty text: its tables are named by the user.
 KNOWN = {
     "komodor": (
-        "endpoint api_key_file event_type_max proxy proxy_file ca_file client_cert "
+        "endpoint api_key_file account event_type_max proxy proxy_file ca_file client_cert "
         "client_key connect_timeout request_timeout retry_after_max allow_plain_http"
     ),
     "intake": (

@@ -27,7 +27,7 @@ def await_lock_wait(engine) -> None:
     end_s = time.monotonic() + PATIENCE_S
     while not engine.connection.execute(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        " AND application_name = 'outboxd'"
+        " AND application_name = 'outboxd default'"
     ).fetchone()[0]:
         assert time.monotonic() < end_s
         time.sleep(0.01)

@@ -14,8 +14,25 @@ from typing import Any, NamedTuple
 import psycopg
 import uuid_utils
 
-from outboxd.outbox.identities import key_identities, repeat_identity
+from outboxd.outbox.identities import OLD_KEY, key_identities, repeat_identity
 from outboxd.outbox.model import Incoming, Receipt, State
+from outboxd.outbox.postgresql.connection import only_value
+
+
+class Windows(NamedTuple):
+    """How long identities are remembered, in ms; `repeat_ms` 0: repeats are events."""
+
+    key_ms: int
+    repeat_ms: int
+    # There may be keys without their producer, which a move brought from an old file.
+    has_old_keys: bool
+
+
+class Now(NamedTuple):
+    """The moment of an acceptance, in ms since 1970."""
+
+    wall_ms: int
+    keys_ms: int  # by it keys are remembered; see `window_clock`
 
 
 class _Fresh(NamedTuple):
@@ -27,22 +44,30 @@ class _Fresh(NamedTuple):
     keys: tuple[str, ...]
 
 
+def has_old_keys(connection: psycopg.Connection[Any], destination: str) -> bool:
+    """Whether there are keys without their producer."""
+    return bool(
+        only_value(
+            connection,
+            "SELECT EXISTS (SELECT 1 FROM dedup WHERE destination = %s"
+            " AND key >= 'k:' AND key < 'k;')",
+            (destination,),
+        )
+    )
+
+
 def accept(
     connection: psycopg.Connection[Any],
+    destination: str,
     items: Sequence[Incoming],
-    key_window_ms: int,
-    repeat_window_ms: int,
-    now: int,
-    keys_now: int,
+    windows: Windows,
+    now: Now,
 ) -> tuple[list[Receipt], list[Incoming]]:
-    """Keep the events that are not known yet; a receipt each, in order, and those kept.
-
-    `keys_now` is what keys are remembered by (see `window_clock`), in ms.
-    """
+    """Keep the events that are not known yet; a receipt each, in order, and those kept."""
     receipts: list[Receipt] = []
     kept: list[Incoming] = []
     for some in _in_turns(items):
-        more, also = _accept(connection, some, key_window_ms, repeat_window_ms, now, keys_now)
+        more, also = _accept(connection, destination, some, windows, now)
         receipts += more
         kept += also
     return receipts, kept
@@ -66,11 +91,10 @@ def _in_turns(items: Sequence[Incoming]) -> Iterator[list[Incoming]]:
 
 def _accept(
     connection: psycopg.Connection[Any],
+    destination: str,
     items: Sequence[Incoming],
-    key_window_ms: int,
-    repeat_window_ms: int,
-    now: int,
-    keys_now: int,
+    windows: Windows,
+    now: Now,
 ) -> tuple[list[Receipt], list[Incoming]]:
     seqs = [
         seq
@@ -82,7 +106,7 @@ def _accept(
     fresh: list[_Fresh] = []
     of_item: list[tuple[_Fresh, str]] = []  # whom each item is, or repeats, and by which key
     for seq, item in zip(seqs, items, strict=True):
-        keys = _keys(item, repeat_window_ms)
+        keys = _keys(item, windows.repeat_ms)
         known = next((key for key in keys if key in first), None)
         if known is not None:
             of_item.append((first[known], known))
@@ -91,9 +115,11 @@ def _accept(
         fresh.append(one)
         first.update(dict.fromkeys(keys, one))
         of_item.append((one, ""))
-    known_before = _claim(connection, fresh, key_window_ms, repeat_window_ms, now, keys_now)
+    known_before = _known_by_old_keys(connection, destination, fresh, windows, now)
+    unknown = [one for one in fresh if one.seq not in known_before]
+    known_before |= _claim(connection, destination, unknown, windows, now)
     kept = [one for one in fresh if one.seq not in known_before]
-    _insert(connection, kept)
+    _insert(connection, destination, kept)
     receipts = [_receipt(one, key, known_before) for one, key in of_item]
     repeats = [
         (receipt.id, item.occurred_at or item.received_at)
@@ -101,8 +127,8 @@ def _accept(
         if receipt.repeated
     ]
     if repeats:
-        _count_repeats(connection, repeats)
-    return _with_states(connection, receipts), [one.item for one in kept]
+        _count_repeats(connection, destination, repeats)
+    return _with_states(connection, destination, receipts), [one.item for one in kept]
 
 
 def _keys(item: Incoming, repeat_window_ms: int) -> tuple[str, ...]:
@@ -115,13 +141,39 @@ class _Known(NamedTuple):
     key: str
 
 
+def _known_by_old_keys(
+    connection: psycopg.Connection[Any],
+    destination: str,
+    fresh: Sequence[_Fresh],
+    windows: Windows,
+    now: Now,
+) -> dict[int, _Known]:
+    """Which are known by keys from before there were producers, by seq: nobody writes such
+    any more, so that looking is enough."""
+    if not windows.has_old_keys:
+        return {}
+    keys = {
+        one.seq: OLD_KEY + one.item.dedup_key
+        for one in fresh
+        if one.item.dedup_key is not None and not one.item.dedup_mark
+    }
+    found = {
+        key: str(id)
+        for key, id in connection.execute(
+            "SELECT key, id FROM dedup WHERE destination = %s AND key = ANY(%s)"
+            " AND expires_at > %s",
+            (destination, list(keys.values()), now.keys_ms),
+        )
+    }
+    return {seq: _Known(found[key], key) for seq, key in keys.items() if key in found}
+
+
 def _claim(
     connection: psycopg.Connection[Any],
+    destination: str,
     fresh: Sequence[_Fresh],
-    key_window_ms: int,
-    repeat_window_ms: int,
-    now: int,
-    keys_now: int,
+    windows: Windows,
+    now: Now,
 ) -> dict[int, _Known]:
     """Which of them are known already, by seq."""
     rows = [
@@ -130,7 +182,7 @@ def _claim(
             "seq": one.seq,
             "id": one.id,
             "mark": 0 if key.startswith("r:") else one.item.dedup_mark,
-            "ends": now + (repeat_window_ms if key.startswith("r:") else key_window_ms),
+            "ends": now.wall_ms + (windows.repeat_ms if key.startswith("r:") else windows.key_ms),
         }
         for one in fresh
         for key in one.keys
@@ -140,14 +192,14 @@ def _claim(
     claimed = {
         key
         for (key,) in connection.execute(
-            "INSERT INTO dedup (key, seq, id, mark, expires_at)"
-            " SELECT key, seq, id, mark, ends FROM json_to_recordset(%s) AS v"
+            "INSERT INTO dedup (destination, key, seq, id, mark, expires_at)"
+            " SELECT %s, key, seq, id, mark, ends FROM json_to_recordset(%s) AS v"
             ' (key text, seq bigint, id uuid, mark bigint, ends bigint) ORDER BY key COLLATE "C"'
-            " ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, id = excluded.id,"
+            " ON CONFLICT (destination, key) DO UPDATE SET seq = excluded.seq, id = excluded.id,"
             " mark = excluded.mark, expires_at = excluded.expires_at"
             " WHERE dedup.expires_at <= CASE WHEN excluded.key LIKE 'r:%%' THEN %s ELSE %s END"
             " OR excluded.mark > dedup.mark RETURNING key",
-            (json.dumps(rows), now, keys_now),
+            (destination, json.dumps(rows), now.wall_ms, now.keys_ms),
         )
     }
     if len(claimed) == len(rows):
@@ -158,8 +210,8 @@ def _claim(
         for key, id in connection.execute(
             # What has a mark is remembered from its last arrival on.
             "UPDATE dedup SET expires_at = CASE WHEN mark > 0 THEN %s ELSE expires_at END"
-            " WHERE key = ANY(%s) RETURNING key, id",
-            (now + key_window_ms, others),
+            " WHERE destination = %s AND key = ANY(%s) RETURNING key, id",
+            (now.wall_ms + windows.key_ms, destination, others),
         )
     }
     known: dict[int, _Known] = {}
@@ -170,26 +222,35 @@ def _claim(
     # What a duplicate claimed besides is nobody's.
     given_up = [key for one in fresh if one.seq in known for key in one.keys if key in claimed]
     if given_up:
-        connection.execute("DELETE FROM dedup WHERE key = ANY(%s)", (given_up,))
+        connection.execute(
+            "DELETE FROM dedup WHERE destination = %s AND key = ANY(%s)", (destination, given_up)
+        )
     return known
 
 
-def _insert(connection: psycopg.Connection[Any], kept: Sequence[_Fresh]) -> None:
+def _insert(connection: psycopg.Connection[Any], destination: str, kept: Sequence[_Fresh]) -> None:
     if not kept:
         return
     rows = [
-        {**one.item._asdict(), "body": one.item.body.decode(), "seq": one.seq, "id": one.id}
+        {
+            **one.item._asdict(),
+            "body": one.item.body.decode(),
+            "seq": one.seq,
+            "id": one.id,
+            "destination": destination,
+        }
         for one in kept
     ]
     connection.execute(
         "WITH v AS (SELECT * FROM json_to_recordset(%s) AS v (seq bigint, id uuid,"
         " received_at bigint, occurred_at bigint, expires_at bigint, event_type text,"
         " severity text, scope text, source text, dedup_key text, producer text, hop text,"
-        " body text)),"
+        " body text, destination text)),"
         " kept AS (INSERT INTO entries SELECT * FROM v)"
-        " INSERT INTO states (seq, state, held, due_at, repeats, attempt_count, spent,"
+        " INSERT INTO states (destination, seq, state, held, due_at, repeats, attempt_count, spent,"
         " possible_duplicate, attempts, producer, expires_at)"
-        " SELECT seq, 'pending', false, 0, 0, 0, 0, false, '[]', producer, expires_at FROM v",
+        " SELECT destination, seq, 'pending', false, 0, 0, 0, 0, false, '[]', producer, expires_at"
+        " FROM v",
         (json.dumps(rows),),
     )
 
@@ -204,23 +265,34 @@ def _receipt(one: _Fresh, key: str, known_before: dict[int, _Known]) -> Receipt:
     return Receipt(one.id, "accepted", State.PENDING.value)
 
 
-def _count_repeats(connection: psycopg.Connection[Any], repeats: list[tuple[str, int]]) -> None:
+def _count_repeats(
+    connection: psycopg.Connection[Any], destination: str, repeats: list[tuple[str, int]]
+) -> None:
     counted: dict[str, tuple[int, int]] = {}
     for id, at in repeats:
         counted[id] = (counted.get(id, (0, 0))[0] + 1, at)
     connection.execute(
         # Locked in the order of their seqs, as everybody locks several of them.
-        "WITH v AS (SELECT e.seq, v.count, v.at FROM json_to_recordset(%s) AS v"
-        " (id uuid, count int, at bigint) JOIN entries e ON e.id = v.id),"
-        " locked AS (SELECT s.seq FROM states s JOIN v USING (seq) ORDER BY s.seq"
-        " FOR UPDATE OF s)"
+        "WITH v AS (SELECT e.seq, v.count, v.at FROM json_to_recordset(%(rows)s) AS v"
+        " (id uuid, count int, at bigint) JOIN entries e ON e.id = v.id"
+        " AND e.destination = %(destination)s),"
+        " locked AS (SELECT s.seq FROM states s JOIN v USING (seq)"
+        " WHERE s.destination = %(destination)s ORDER BY s.seq FOR UPDATE OF s)"
         " UPDATE states s SET repeats = s.repeats + v.count, last_occurred_at = v.at"
-        " FROM v, locked WHERE s.seq = v.seq AND locked.seq = v.seq",
-        (json.dumps([{"id": id, "count": n, "at": at} for id, (n, at) in counted.items()]),),
+        " FROM v, locked WHERE s.destination = %(destination)s AND s.seq = v.seq"
+        " AND locked.seq = v.seq",
+        {
+            "destination": destination,
+            "rows": json.dumps(
+                [{"id": id, "count": n, "at": at} for id, (n, at) in counted.items()]
+            ),
+        },
     )
 
 
-def _with_states(connection: psycopg.Connection[Any], receipts: list[Receipt]) -> list[Receipt]:
+def _with_states(
+    connection: psycopg.Connection[Any], destination: str, receipts: list[Receipt]
+) -> list[Receipt]:
     """What became of the first ones; what is gone for good was delivered, and pruned."""
     asked = {receipt.id for receipt in receipts if receipt.status == "duplicate"}
     if not asked:
@@ -228,8 +300,9 @@ def _with_states(connection: psycopg.Connection[Any], receipts: list[Receipt]) -
     states = {
         str(id): state
         for id, state in connection.execute(
-            "SELECT e.id, s.state FROM entries e JOIN states s USING (seq) WHERE e.id = ANY(%s)",
-            (list(asked),),
+            "SELECT e.id, s.state FROM entries e JOIN states s USING (destination, seq)"
+            " WHERE destination = %s AND e.id = ANY(%s)",
+            (destination, list(asked)),
         )
     }
     return [

@@ -2,8 +2,8 @@
 note of a move.
 
 Inside a transaction of the caller's. Other gateways may still have the database
-open: from the note on that it is left a trigger refuses whatever they write, in the
-words of a server that takes no writes, so that hosts keep their events.
+open: from the note on that it is left triggers refuse whatever they write for that
+destination, in the words of a server that takes no writes, so that hosts keep their events.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 import psycopg
+from psycopg import sql
 
 from outboxd.errors import OutboxLocked
 from outboxd.outbox.model import Entry, Identity, MoveNote, MoveRole
+from outboxd.outbox.postgresql.connection import application_name
 from outboxd.outbox.postgresql.rows import ENTRY, entry_of
 
 # A gateway says something every few seconds; what a pooler keeps open does not.
@@ -24,37 +26,41 @@ QUIET_S = 30
 _GUARDED = ("states", "deliverers")
 _COLUMNS = {
     "entries": {
-        "seq": "bigint", "id": "uuid", "received_at": "bigint", "occurred_at": "bigint",
-        "expires_at": "bigint", "event_type": "text", "severity": "text", "scope": "text",
+        "destination": "text", "seq": "bigint", "id": "uuid", "received_at": "bigint",
+        "occurred_at": "bigint", "expires_at": "bigint", "event_type": "text",
+        "severity": "text", "scope": "text",
         "source": "text", "dedup_key": "text", "producer": "text", "hop": "text", "body": "text",
     },
     "states": {
-        "seq": "bigint", "state": "text", "held": "boolean", "due_at": "bigint",
+        "destination": "text", "seq": "bigint", "state": "text", "held": "boolean",
+        "due_at": "bigint",
         "ended_at": "bigint", "repeats": "int", "last_occurred_at": "bigint",
         "attempt_count": "int", "spent": "int", "possible_duplicate": "boolean",
         "dead_reason": "text", "attempts": "jsonb", "producer": "text", "expires_at": "bigint",
     },
     "dedup": {
-        "key": "text", "seq": "bigint", "id": "uuid", "mark": "bigint", "expires_at": "bigint",
+        "destination": "text", "key": "text", "seq": "bigint", "id": "uuid", "mark": "bigint",
+        "expires_at": "bigint",
     },
 }  # fmt: skip
 
 
-def refuse_in_use(connection: psycopg.Connection[Any]) -> None:
-    """For whoever wants the database alone.
+def refuse_in_use(connection: psycopg.Connection[Any], destination: str) -> None:
+    """For whoever wants a destination's entries alone.
 
     Raises:
-        OutboxLocked: a gateway has it.
+        OutboxLocked: a gateway of that destination has the database open.
     """
     (held,) = connection.execute(
-        "SELECT count(*) FROM deliverers WHERE holder IS NOT NULL"
-        " AND lease_ends_at > clock_timestamp()"
+        "SELECT count(*) FROM deliverers WHERE destination = %s AND holder IS NOT NULL"
+        " AND lease_ends_at > clock_timestamp()",
+        (destination,),
     ).fetchone() or (0,)
     (others,) = connection.execute(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name LIKE 'outboxd%%' AND pid <> pg_backend_pid()"
+        " AND application_name = %s AND pid <> pg_backend_pid()"
         " AND (state <> 'idle' OR state_change > clock_timestamp() - %s * interval '1 second')",
-        (QUIET_S,),
+        (application_name(destination), QUIET_S),
     ).fetchone() or (0,)
     if held or others:
         raise OutboxLocked(
@@ -64,33 +70,51 @@ def refuse_in_use(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def move_note(connection: psycopg.Connection[Any]) -> MoveNote | None:
+def move_note(connection: psycopg.Connection[Any], destination: str) -> MoveNote | None:
     """See `Engine.move_note`."""
-    row = connection.execute("SELECT note FROM moves").fetchone()
+    row = connection.execute(
+        "SELECT note FROM moves WHERE destination = %s", (destination,)
+    ).fetchone()
     return None if row is None else msgspec.json.decode(row[0], type=MoveNote)
 
 
-def set_move_note(connection: psycopg.Connection[Any], note: MoveNote | None) -> None:
+def set_move_note(
+    connection: psycopg.Connection[Any], destination: str, note: MoveNote | None
+) -> None:
     """See `Engine.set_move_note`. Waits for who is writing."""
     for table in _GUARDED:
-        connection.execute(f"DROP TRIGGER IF EXISTS outboxd_moved ON {table}")
-        if note is not None and note.role in (MoveRole.LEAVING, MoveRole.LEFT):
+        for name, event, row in (
+            ("in", "INSERT OR UPDATE", "NEW"),
+            ("out", "DELETE", "OLD"),
+        ):
+            trigger = sql.Identifier(f"outboxd_moved_{name}:{destination}")
             connection.execute(
-                f"CREATE TRIGGER outboxd_moved BEFORE INSERT OR UPDATE OR DELETE ON {table}"
-                " FOR EACH STATEMENT EXECUTE FUNCTION outboxd_moved()"
+                sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(trigger, sql.Identifier(table))
             )
-    connection.execute("DELETE FROM moves")
+            if note is not None and note.role in (MoveRole.LEAVING, MoveRole.LEFT):
+                connection.execute(
+                    sql.SQL(
+                        f"CREATE TRIGGER {{}} BEFORE {event} ON {{}} FOR EACH ROW"
+                        f" WHEN ({row}.destination = {{}}) EXECUTE FUNCTION outboxd_moved()"
+                    ).format(trigger, sql.Identifier(table), sql.Literal(destination))
+                )
+    connection.execute("DELETE FROM moves WHERE destination = %s", (destination,))
     if note is not None:
-        connection.execute("INSERT INTO moves VALUES (%s)", (msgspec.json.encode(note).decode(),))
+        connection.execute(
+            "INSERT INTO moves (destination, note) VALUES (%s, %s)",
+            (destination, msgspec.json.encode(note).decode()),
+        )
 
 
 def entries_after(
-    connection: psycopg.Connection[Any], seq: int, limit: int, bytes_max: int
+    connection: psycopg.Connection[Any], destination: str, seq: int, limit: int, bytes_max: int
 ) -> list[Entry]:
     """See `Engine.entries_after`."""
     found: list[Entry] = []
     size = 0
-    for row in connection.execute(f"{ENTRY} WHERE seq > %s ORDER BY seq LIMIT %s", (seq, limit)):
+    for row in connection.execute(
+        f"{ENTRY} AND seq > %s ORDER BY seq LIMIT %s", (destination, seq, limit)
+    ):
         entry = entry_of(row)
         size += len(entry.body)
         if found and size > bytes_max:
@@ -99,28 +123,33 @@ def entries_after(
     return found
 
 
-def identities_after(connection: psycopg.Connection[Any], key: str, limit: int) -> list[Identity]:
+def identities_after(
+    connection: psycopg.Connection[Any], destination: str, key: str, limit: int
+) -> list[Identity]:
     """See `Engine.identities_after`."""
     rows = connection.execute(
-        "SELECT key, seq, id::text, expires_at, mark FROM dedup"
-        ' WHERE key > %s COLLATE "C" ORDER BY key LIMIT %s',
-        (key, limit),
+        "SELECT key, seq, id::text, expires_at, mark FROM dedup WHERE destination = %s"
+        ' AND key > %s COLLATE "C" ORDER BY key LIMIT %s',
+        (destination, key, limit),
     )
     return [Identity(*row) for row in rows]
 
 
 def put_in(
-    connection: psycopg.Connection[Any], entries: Sequence[Entry], identities: Sequence[Identity]
+    connection: psycopg.Connection[Any],
+    destination: str,
+    entries: Sequence[Entry],
+    identities: Sequence[Identity],
 ) -> None:
     """See `Engine.put_in`."""
-    rows = [_row(entry) for entry in entries]
+    rows = [_row(entry, destination) for entry in entries]
     _insert(connection, "entries", rows)
     _insert(connection, "states", rows)
     _insert(
         connection,
         "dedup",
-        [identity._asdict() for identity in identities],
-        " ON CONFLICT (key) DO UPDATE SET seq = excluded.seq, id = excluded.id,"
+        [{**identity._asdict(), "destination": destination} for identity in identities],
+        " ON CONFLICT (destination, key) DO UPDATE SET seq = excluded.seq, id = excluded.id,"
         " mark = excluded.mark, expires_at = excluded.expires_at",
     )
     seqs = [one.seq for some in (entries, identities) for one in some]
@@ -130,9 +159,9 @@ def put_in(
         )
 
 
-def _row(entry: Entry) -> dict[str, Any]:
-    attempts = json.loads(entry.attempts)
-    return {**entry._asdict(), "body": entry.body.decode(), "attempts": attempts}
+def _row(entry: Entry, destination: str) -> dict[str, Any]:
+    own = {"destination": destination, "body": entry.body.decode()}
+    return {**entry._asdict(), **own, "attempts": json.loads(entry.attempts)}
 
 
 def _insert(

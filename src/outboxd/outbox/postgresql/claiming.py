@@ -22,6 +22,7 @@ class Look:
     def __init__(
         self,
         connection: psycopg.Connection[Any],
+        destination: str,
         cursor: Cursor,
         taken: Collection[int],
         now: int,
@@ -29,6 +30,7 @@ class Look:
     ) -> None:
         """A due time beyond the horizon was written before the clock was set back."""
         self._connection = connection
+        self._destination = destination
         self._cursor = cursor
         self._taken = list(taken)
         self._now, self._horizon = now, horizon
@@ -72,9 +74,10 @@ class Look:
             return []
         where, order, by = clause.partition(" ORDER BY ")
         rows = self._connection.execute(
-            f"SELECT seq FROM states WHERE {DUE} AND {where}"
+            f"SELECT seq FROM states WHERE destination = %(destination)s AND {DUE} AND {where}"
             f" AND seq <> ALL(%(not)s::bigint[]){order}{by} LIMIT %(wanted)s",
             {
+                "destination": self._destination,
                 "now": self._now,
                 "horizon": self._horizon,
                 "bound": bound,
@@ -92,16 +95,18 @@ class Look:
     def fetched(self, seqs: Sequence[int], count: int) -> Fetched:
         """These entries, and when to look again; `count` were wanted."""
         rows = self._connection.execute(
-            "SELECT e.seq, e.id::text, e.body, e.received_at, e.occurred_at, s.expires_at,"
+            "SELECT seq, e.id::text, e.body, e.received_at, e.occurred_at, s.expires_at,"
             " s.attempt_count, s.spent, s.possible_duplicate, s.repeats, s.last_occurred_at,"
             " e.source, e.producer, e.hop"
             " FROM unnest(%s::bigint[]) WITH ORDINALITY AS w (seq, place)"
-            " JOIN entries e USING (seq) JOIN states s USING (seq) ORDER BY w.place",
-            (list(seqs),),
+            " JOIN entries e USING (seq) JOIN states s USING (destination, seq)"
+            " WHERE destination = %s ORDER BY w.place",
+            (list(seqs), self._destination),
         ).fetchall()
         entries = [Claimed(seq, id, body.encode(), *rest) for seq, id, body, *rest in rows]
         ((next_due_at,),) = self._connection.execute(
-            f"SELECT min(due_at) FROM states WHERE {DUE} AND due_at > %s", (self._now,)
+            f"SELECT min(due_at) FROM states WHERE destination = %s AND {DUE} AND due_at > %s",
+            (self._destination, self._now),
         ).fetchall()
         if len(entries) < count and not self._cursor.saw_all:
             soon_at = self._now + round(LOOK_AGAIN_S * 1000)

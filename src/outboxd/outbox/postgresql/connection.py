@@ -6,7 +6,7 @@ No session state is relied on, so that a pooler in transaction mode may stand be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -27,7 +27,6 @@ VERSION_MIN = 130000
 _DEFAULTS: dict[str, Any] = {
     "target_session_attrs": "read-write",
     "connect_timeout": 3,
-    "application_name": "outboxd",
     "keepalives_idle": 3,
     "keepalives_interval": 2,
     "keepalives_count": 3,
@@ -35,14 +34,21 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def connect(url: str, password: str | None = None) -> psycopg.Connection[Any]:
+def application_name(destination: str) -> str:
+    """What the server's own listings call a connection of a destination's gateways."""
+    return f"outboxd {destination}"
+
+
+def connect(
+    url: str, password: str | None = None, name: str = "outboxd"
+) -> psycopg.Connection[Any]:
     """Connect to a server that takes writes.
 
     Raises:
         psycopg.Error: see `translate`.
     """
     given = conninfo.conninfo_to_dict(url)
-    settings = {**_DEFAULTS, **given}
+    settings = {**_DEFAULTS, "application_name": name, **given}
     if password is not None:
         settings["password"] = password
     return psycopg.connect(
@@ -155,7 +161,9 @@ def named(url: str) -> str:
     return f"{shown.get('host', 'localhost')}/{shown.get('dbname', '')}"
 
 
-def only_value(connection: psycopg.Connection[Any], sql: str, values: Sequence[Any] = ()) -> Any:
+def only_value(
+    connection: psycopg.Connection[Any], sql: str, values: Sequence[Any] | Mapping[str, Any] = ()
+) -> Any:
     """The only value of a query that always has a row."""
     row = connection.execute(sql, values).fetchone()
     assert row is not None

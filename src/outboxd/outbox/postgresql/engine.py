@@ -47,8 +47,10 @@ from outboxd.outbox.postgresql.cursor import Cursor
 from outboxd.outbox.postgresql.lease import Lease
 from outboxd.outbox.postgresql.lease_row import LeaseRow, LookAround
 from outboxd.outbox.postgresql.link import Link
+from outboxd.outbox.postgresql.schema import DESTINATION
 from outboxd.outbox.postgresql.tallies import CountChanges, Tallies
 from outboxd.outbox.window_clock import WindowClock
+from outboxd.status import OtherAccount
 
 UNCOUNTED_LOOK_S = 5.0
 
@@ -64,14 +66,15 @@ class PostgresEngine:
         repeat_window_s: float = 0,
         *,
         gateway: str = "gateway",
-        destination: str = "komodor",
+        destination: str = DESTINATION,
         durability: str = "local",
         lease_s: float = 15.0,
         password: str | None = None,
         beside: PostgresEngine | None = None,
         claims: bool = False,
     ) -> None:
-        """Connect, check what the server promises, migrate.
+        """Connect, check what the server promises, migrate. All verbs are about the one
+        `destination`: an account, by the name that its gateways' configurations give it.
 
         `gateway`: the host, and behind a space what tells this connection from all
         others there.
@@ -85,15 +88,17 @@ class PostgresEngine:
         self.path = named(url)
         self.clock = clock or Clock()
         self._url, self._password = url, password
-        self.gateway, self._destination = gateway, destination
+        self.gateway, self.destination = gateway, destination
         self._durability = durability
         self.stored_bytes = 0
         self.standby_lag_s: float | None = None
+        self.others: tuple[OtherAccount, ...] = ()
         self._uncounted_look_s = 0.0
         self._tallies: Tallies = Tallies() if beside is None else beside._tallies
         self._tally = CountChanges()
+        self._has_old_keys = False  # where events are accepted, it is looked whether
         self._cursor = Cursor(self.clock)
-        self.link = Link(url, password, durability, self.clock, claims)
+        self.link = Link(url, password, durability, self.clock, claims, destination)
         self.lease_row = LeaseRow(self.link, self.clock, destination, gateway, lease_s)
         # Once the clock is the server's: that is no step of it.
         self._key_clock = WindowClock(self.clock, round(key_window_s * 1000))
@@ -103,7 +108,8 @@ class PostgresEngine:
         try:
             with self.reading():
                 migrate(self.connection)
-                self._tallies.load(self.connection)
+                self._look_for_old_keys()
+                self._tallies.load(self.connection, self.destination)
         except BaseException:
             self.connection.close()
             raise
@@ -120,7 +126,7 @@ class PostgresEngine:
             self._key_window_ms / 1000,
             self._repeat_window_ms / 1000,
             gateway=f"{self.gateway} {name}",
-            destination=self._destination,
+            destination=self.destination,
             durability=self._durability,
             lease_s=self.lease_row.length_s,
             password=self._password,
@@ -143,7 +149,7 @@ class PostgresEngine:
         try:
             with self.link.transaction():
                 yield
-                self._tally.write(self.connection, self.gateway)
+                self._tally.write(self.connection, self.destination, self.gateway)
         except BaseException:
             self.lease_row.rolled_back()
             raise
@@ -160,7 +166,7 @@ class PostgresEngine:
         """Connect anew where the connection is gone. Raises OutboxUnreachable."""
         if self.link.restore():
             with self.link.reading():
-                self._tallies.load(self.connection)
+                self._tallies.load(self.connection, self.destination)
 
     def close(self) -> None:
         """Give the lease up, so that another need not wait for its end, and disconnect."""
@@ -185,9 +191,11 @@ class PostgresEngine:
         return Sizes(self.stored_bytes, 0, UNBOUNDED)
 
     def measure(self) -> None:
-        """Look how much room the tables take, for `sizes`, and how far standbys are behind."""
+        """Look how much room the tables take, for `sizes`, how far standbys are behind, and
+        whose entries are here as well."""
         self.standby_lag_s = query.standby_lag_s(self.connection)
         self.stored_bytes = query.stored_bytes(self.connection)
+        self.others = query.other_accounts(self.connection, self.destination)
 
     # --- the lease ---
 
@@ -238,7 +246,7 @@ class PostgresEngine:
             OutboxUnusable: the server does not keep the promise any more.
         """
         self.link.check_promises()
-        self._tallies.load(self.connection)
+        self._tallies.load(self.connection, self.destination)
         self._look_for_uncounted()
         return self.lease_row.look(self._tallies.accepted)
 
@@ -249,7 +257,7 @@ class PostgresEngine:
         self._uncounted_look_s = self.clock.monotonic_s() + UNCOUNTED_LOOK_S
         self._tallies.has_pending = False
         if not self._tallies.counts().pending:
-            self._tallies.has_pending = query.has_due(self.connection)
+            self._tallies.has_pending = query.has_due(self.connection, self.destination)
 
     def look_from_start(self) -> None:
         """Others have changed entries: some may wait again that were passed. From any thread."""
@@ -270,11 +278,10 @@ class PostgresEngine:
     def accept(self, items: Sequence[Incoming]) -> list[Receipt]:
         receipts, kept = accepting.accept(
             self.connection,
+            self.destination,
             items,
-            self._key_window_ms,
-            self._repeat_window_ms,
-            self.clock.wall_ms(),
-            self._key_clock.now_ms(),
+            accepting.Windows(self._key_window_ms, self._repeat_window_ms, self._has_old_keys),
+            accepting.Now(self.clock.wall_ms(), self._key_clock.now_ms()),
         )
         for item in kept:
             self._tally.accept(item.producer)
@@ -289,17 +296,21 @@ class PostgresEngine:
     def settle(self, settlements: Sequence[Settlement]) -> None:
         settlements = self.lease_row.unsettled(settlements)
         self._cursor.may_wait_again(settlements)
-        changes.settle(self.connection, settlements, self.clock.wall_ms(), self._tally)
+        changes.settle(
+            self.connection, self.destination, settlements, self.clock.wall_ms(), self._tally
+        )
 
     def change(self, change: EntryChange, id: str) -> Entry:
-        entry = changes.change(self.connection, change, id, self._tally)
+        entry = changes.change(self.connection, self.destination, change, id, self._tally)
         self.lease_row.tell_change()
         return entry
 
     def change_dead(
         self, change: EntryChange, where: EntryFilter, place: ListPlace, limit: int
     ) -> ChangeStep:
-        step = changes.change_dead(self.connection, change, where, place, limit, self._tally)
+        step = changes.change_dead(
+            self.connection, self.destination, change, where, place, limit, self._tally
+        )
         if step.changed:
             self.lease_row.tell_change()
         return step
@@ -308,10 +319,18 @@ class PostgresEngine:
         raise AssertionError("what the server's checksums find is the server's to tell")
 
     def prune(self, after_seq: int, window: int, ended_before: int) -> PruneStep:
-        return changes.prune(self.connection, after_seq, window, ended_before, self._tally)
+        return changes.prune(
+            self.connection, self.destination, after_seq, window, ended_before, self._tally
+        )
 
     def prune_dedup(self, limit: int) -> int:
-        return changes.prune_dedup(self.connection, self._key_clock.now_ms(), limit)
+        now = self._key_clock.now_ms()
+        count = changes.prune_dedup(self.connection, self.destination, now, limit)
+        self._look_for_old_keys()
+        return count
+
+    def _look_for_old_keys(self) -> None:
+        self._has_old_keys = accepting.has_old_keys(self.connection, self.destination)
 
     # --- reading ---
 
@@ -337,73 +356,79 @@ class PostgresEngine:
     ) -> Fetched:
         now = self.clock.wall_ms()
         horizon = now + round(due_horizon_s * 1000)
-        look = claiming.Look(self.connection, self._cursor, taken, now, horizon)
+        look = claiming.Look(self.connection, self.destination, self._cursor, taken, now, horizon)
         seqs = look.fifo(count) if order == "fifo" else look.mixed(count, fresh_share)
         return look.fetched(seqs, count)
 
     def expired(self, limit: int, clock_steps: Sequence[tuple[int, int]] = ()) -> Expired:
-        return query.expired(self.connection, self.clock.wall_ms(), limit, clock_steps)
+        return query.expired(
+            self.connection, self.destination, self.clock.wall_ms(), limit, clock_steps
+        )
 
     def get(self, id: str) -> Entry:
-        return query.get(self.connection, id)
+        return query.get(self.connection, self.destination, id)
 
     def state_of_key(self, producer: str, dedup_key: str) -> str | None:
-        return query.state_of_key(self.connection, producer, dedup_key, self._key_clock.now_ms())
+        return query.state_of_key(
+            self.connection, self.destination, producer, dedup_key, self._key_clock.now_ms()
+        )
 
     def list_step(
         self, where: EntryFilter, place: ListPlace, limit: int, bytes_max: int, is_begun: bool
     ) -> ListStep:
-        return listing.step(self.connection, where, place, limit, bytes_max, is_begun)
+        return listing.step(
+            self.connection, self.destination, where, place, limit, bytes_max, is_begun
+        )
 
     def entries_of(self, where: EntryFilter, seqs: Sequence[int]) -> list[Entry]:
-        return listing.entries_of(self.connection, where, seqs)
+        return listing.entries_of(self.connection, self.destination, where, seqs)
 
     def oldest_pending_at(self, *, with_held: bool = True) -> int | None:
-        return query.oldest_pending_at(self.connection, with_held)
+        return query.oldest_pending_at(self.connection, self.destination, with_held)
 
     def last_dead_at(self) -> int | None:
-        return query.last_dead_at(self.connection)
+        return query.last_dead_at(self.connection, self.destination)
 
     def own_reports_pending(self) -> int:
-        return query.own_reports_pending(self.connection)
+        return query.own_reports_pending(self.connection, self.destination)
 
     # --- for an index kept in memory ---
 
     def seq_range(self) -> range:
-        return listing.seq_range(self.connection)
+        return listing.seq_range(self.connection, self.destination)
 
     def index_rows(self, seqs: range) -> list[IndexRow]:
-        return listing.index_rows(self.connection, seqs)
+        return listing.index_rows(self.connection, self.destination, seqs)
 
     def unsettled(self, kind: Unsettled, after: Place, limit: int) -> list[Place]:
-        return listing.unsettled(self.connection, kind, after, limit)
+        return listing.unsettled(self.connection, self.destination, kind, after, limit)
 
     def rows_by_block(self, block_rows: int, seqs: range) -> dict[int, int]:
-        return listing.rows_by_block(self.connection, block_rows, seqs)
+        return listing.rows_by_block(self.connection, self.destination, block_rows, seqs)
 
     def texts(self, seqs: range, wanted: Texts) -> list[tuple[int, Text]]:
-        return listing.texts(self.connection, seqs)
+        return listing.texts(self.connection, self.destination, seqs)
 
     # --- for a move ---
 
     def refuse_in_use(self) -> None:
         """Raises OutboxLocked where a gateway has this database."""
         with self.reading():
-            carrying.refuse_in_use(self.connection)
+            carrying.refuse_in_use(self.connection, self.destination)
 
     def move_note(self) -> MoveNote | None:
-        return carrying.move_note(self.connection)
+        return carrying.move_note(self.connection, self.destination)
 
     def set_move_note(self, note: MoveNote | None) -> None:
-        carrying.set_move_note(self.connection, note)
+        carrying.set_move_note(self.connection, self.destination, note)
 
     def entries_after(self, seq: int, limit: int, bytes_max: int) -> list[Entry]:
-        return carrying.entries_after(self.connection, seq, limit, bytes_max)
+        return carrying.entries_after(self.connection, self.destination, seq, limit, bytes_max)
 
     def identities_after(self, key: str, limit: int) -> list[Identity]:
-        return carrying.identities_after(self.connection, key, limit)
+        return carrying.identities_after(self.connection, self.destination, key, limit)
 
     def put_in(self, entries: Sequence[Entry], identities: Sequence[Identity]) -> None:
-        carrying.put_in(self.connection, entries, identities)
+        carrying.put_in(self.connection, self.destination, entries, identities)
         for entry in entries:
             self._tally.count(entry.producer, entry.state, entry.held, +1)

@@ -7,6 +7,7 @@ wrong; libpq's own English words do, and those are looked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -14,8 +15,15 @@ import psycopg
 
 from outboxd.errors import EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, EX_UNAVAILABLE, OutboxdError
 from outboxd.findings import Finding, bad, good, note
-from outboxd.outbox.postgresql.connection import check_promises, connect, first_line, named
-from outboxd.outbox.postgresql.schema import TABLES
+from outboxd.outbox.postgresql import query
+from outboxd.outbox.postgresql.connection import (
+    check_promises,
+    connect,
+    first_line,
+    named,
+    only_value,
+)
+from outboxd.outbox.postgresql.schema import DESTINATION, TABLES
 
 _SLOW_S = 0.1  # of one round trip: each receipt takes several
 
@@ -66,7 +74,9 @@ _TROUBLES = (
 )
 
 
-def examine(url: str, password: str | None, durability: str) -> Iterator[Finding]:
+def examine(
+    url: str, password: str | None, durability: str, destination: str = DESTINATION
+) -> Iterator[Finding]:
     """Everything in order; what the rest needs first."""
     name = named(url)
     began_s = perf_counter()
@@ -84,6 +94,8 @@ def examine(url: str, password: str | None, durability: str) -> Iterator[Finding
                 told = f"{name}: {first_line(error)}"
                 yield bad("database", told, "see the server's log", EX_UNAVAILABLE)
                 return
+        with suppress(psycopg.Error):  # whoever cannot read the tables was told
+            yield from _accounts(connection, destination)
         yield _speed(connection, name, took_s)
 
 
@@ -188,6 +200,19 @@ def _rights(connection: psycopg.Connection[Any], _: str) -> Iterator[Finding]:
     elif not may_use:
         told = f"{user} may not read and write the outbox's tables in {schema}"
         yield bad("database", told, "all gateways use one role; make it their owner", EX_NOPERM)
+
+
+def _accounts(connection: psycopg.Connection[Any], destination: str) -> Iterator[Finding]:
+    """Whose entries are here besides one's own, and whether somebody delivers them."""
+    if only_value(connection, "SELECT to_regclass('tallies') IS NULL"):
+        return
+    for other in query.other_accounts(connection, destination):
+        told = f"{other.name}: {other.pending:,} pending"
+        if other.gateway is not None:
+            yield good("other account", f"{told}, delivered by {other.gateway}")
+        elif other.pending:
+            hint = "start its gateways; was it renamed, give one of them the old name for a while"
+            yield note("other account", f"{told}, and no gateway delivers them", hint)
 
 
 def _speed(connection: psycopg.Connection[Any], name: str, took_s: float) -> Finding:

@@ -171,16 +171,16 @@ class LeaseRow:
         self.lease = lease.renewed(turn, asked_at_s)
 
     def recover_sending(self) -> int:
-        """What the holder before had in flight may have arrived; the new one says so."""
-        if self.lease is None:
-            return 0
+        """What a holder before had in flight may have arrived: whoever has the lease says so,
+        and whoever finds that nobody has it (a move, say)."""
         found = self._link.connection.execute(
             "WITH d AS (UPDATE deliverers SET sending = '{}' WHERE destination = %(d)s"
-            " AND holder = %(h)s"
+            " AND (holder = %(h)s OR holder IS NULL OR lease_ends_at < clock_timestamp())"
             " RETURNING (SELECT sending FROM deliverers WHERE destination = %(d)s) AS sending)"
-            " UPDATE states SET possible_duplicate = true WHERE state = 'pending'"
+            " UPDATE states SET possible_duplicate = true WHERE destination = %(d)s"
+            " AND state = 'pending'"
             " AND seq = ANY((SELECT sending FROM d)::bigint[])",
-            {"d": self._destination, "h": self.lease.holder},
+            {"d": self._destination, "h": None if self.lease is None else self.lease.holder},
         )
         return found.rowcount
 

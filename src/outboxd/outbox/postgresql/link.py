@@ -22,6 +22,7 @@ from outboxd.clock import Clock, CorrectedClock
 from outboxd.errors import CommitUnknown, OutboxUnreachable, OutboxUnusable
 from outboxd.outbox.postgresql.connection import (
     answers,
+    application_name,
     check_promises,
     connect,
     only_value,
@@ -48,7 +49,13 @@ class Link:
     """One connection at a time. Not for several threads at once."""
 
     def __init__(
-        self, url: str, password: str | None, durability: str, clock: Clock, claims: bool
+        self,
+        url: str,
+        password: str | None,
+        durability: str,
+        clock: Clock,
+        claims: bool,
+        destination: str,
     ) -> None:
         """Connect, and check what the server promises. What is read over one that `claims`
         is what may be sent.
@@ -57,7 +64,7 @@ class Link:
             OutboxUnusable, OutboxUnreachable
         """
         self._url, self._password = url, password
-        self._durability = durability
+        self._durability, self._destination = durability, destination
         self._clock = clock
         self._claims = claims
         self.in_commit = False  # while a commit is under way, and after it where it failed
@@ -69,7 +76,9 @@ class Link:
 
     def _connect(self) -> None:
         """Raises psycopg.Error, and OutboxUnusable where a receipt could not be kept."""
-        self.connection: psycopg.Connection[Any] = connect(self._url, self._password)
+        self.connection: psycopg.Connection[Any] = connect(
+            self._url, self._password, application_name(self._destination)
+        )
         self.connection.add_notice_handler(self._noticed)
         try:
             self.check_promises()

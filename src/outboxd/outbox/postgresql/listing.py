@@ -36,14 +36,17 @@ _COLUMNS = {
 _SCOPES = {"cluster": "clusters", "namespace": "namespaces", "service": "servicesNames"}
 _UNSETTLED = {
     Unsettled.DUE: (
-        "SELECT due_at, seq FROM states WHERE state = 'pending' AND NOT held"
-        " AND (due_at, seq) > (%s, %s) ORDER BY due_at, seq LIMIT %s"
+        "SELECT due_at, seq FROM states WHERE destination = %(destination)s"
+        " AND state = 'pending' AND NOT held AND (due_at, seq) > (%(due_at)s, %(seq)s)"
+        " ORDER BY due_at, seq LIMIT %(limit)s"
     ),
     Unsettled.HELD: (
-        "SELECT %s::bigint, seq FROM states WHERE held AND seq > %s ORDER BY seq LIMIT %s"
+        "SELECT %(due_at)s::bigint, seq FROM states WHERE destination = %(destination)s"
+        " AND held AND seq > %(seq)s ORDER BY seq LIMIT %(limit)s"
     ),
     Unsettled.DEAD: (
-        "SELECT %s::bigint, seq FROM states WHERE state = 'dead' AND seq > %s ORDER BY seq LIMIT %s"
+        "SELECT %(due_at)s::bigint, seq FROM states WHERE destination = %(destination)s"
+        " AND state = 'dead' AND seq > %(seq)s ORDER BY seq LIMIT %(limit)s"
     ),
 }
 
@@ -84,6 +87,7 @@ def _any_of(name: str) -> str:
 
 def step(
     connection: psycopg.Connection[Any],
+    destination: str,
     where: EntryFilter,
     place: ListPlace,
     limit: int,
@@ -94,16 +98,16 @@ def step(
     dead = where.states == ("dead",) or bool(where.dead_reasons)
     driver = "state = 'dead'" if dead else "held" if where.held else "true"
     ((floor,),) = connection.execute(
-        f"SELECT min(seq) FROM (SELECT seq FROM states WHERE {driver} AND seq < %s"
-        " ORDER BY seq DESC LIMIT %s) few",
-        (place.before_seq, SCAN_ROWS),
+        f"SELECT min(seq) FROM (SELECT seq FROM states WHERE destination = %s AND {driver}"
+        " AND seq < %s ORDER BY seq DESC LIMIT %s) few",
+        (destination, place.before_seq, SCAN_ROWS),
     )
     if floor is None:
         return ListStep([], None, False)
     clauses, values = conditions(where)
     rows = connection.execute(
-        f"{ENTRY} WHERE s.seq < %s AND s.seq >= %s{clauses} ORDER BY s.seq DESC",
-        (place.before_seq, floor, *values),
+        f"{ENTRY} AND s.seq < %s AND s.seq >= %s{clauses} ORDER BY s.seq DESC",
+        (destination, place.before_seq, floor, *values),
     )
     found: list[Entry] = []
     size = 0
@@ -128,60 +132,79 @@ def _matches(where: EntryFilter, entry: Entry) -> bool:
 
 
 def entries_of(
-    connection: psycopg.Connection[Any], where: EntryFilter, seqs: Sequence[int]
+    connection: psycopg.Connection[Any],
+    destination: str,
+    where: EntryFilter,
+    seqs: Sequence[int],
 ) -> list[Entry]:
     """Those of some entries that match but for its texts, newest first."""
     clauses, values = conditions(where)
     rows = connection.execute(
-        f"{ENTRY} WHERE s.seq = ANY(%s){clauses} ORDER BY s.seq DESC", (list(seqs), *values)
+        f"{ENTRY} AND s.seq = ANY(%s){clauses} ORDER BY s.seq DESC",
+        (destination, list(seqs), *values),
     )
     return [entry_of(row) for row in rows]
 
 
-def seq_range(connection: psycopg.Connection[Any]) -> range:
+def seq_range(connection: psycopg.Connection[Any], destination: str) -> range:
     """The seqs of all entries."""
-    ((low, high),) = connection.execute("SELECT min(seq), max(seq) FROM states")
+    ((low, high),) = connection.execute(
+        "SELECT min(seq), max(seq) FROM states WHERE destination = %s", (destination,)
+    )
     return range(0) if high is None else range(low, high + 1)
 
 
-def index_rows(connection: psycopg.Connection[Any], seqs: range) -> list[IndexRow]:
+def index_rows(
+    connection: psycopg.Connection[Any], destination: str, seqs: range
+) -> list[IndexRow]:
     """The entries with these seqs."""
     rows = connection.execute(
-        "SELECT e.seq, e.received_at, e.event_type, e.severity, s.state, s.held::int,"
+        "SELECT seq, e.received_at, e.event_type, e.severity, s.state, s.held::int,"
         " CASE WHEN length(e.scope) > %s THEN %s ELSE e.scope END, s.dead_reason,"
         " (s.attempts -> -1 ->> 3)::int, e.source, e.producer"
-        " FROM entries e JOIN states s USING (seq) WHERE e.seq >= %s AND e.seq < %s ORDER BY e.seq",
-        (SCOPE_LISTED_MAX, UNLISTED, seqs.start, seqs.stop),
+        " FROM entries e JOIN states s USING (destination, seq) WHERE destination = %s"
+        " AND seq >= %s AND seq < %s ORDER BY seq",
+        (SCOPE_LISTED_MAX, UNLISTED, destination, seqs.start, seqs.stop),
     )
     return [IndexRow(*row) for row in rows]
 
 
 def unsettled(
-    connection: psycopg.Connection[Any], kind: Unsettled, after: Place, limit: int
+    connection: psycopg.Connection[Any],
+    destination: str,
+    kind: Unsettled,
+    after: Place,
+    limit: int,
 ) -> list[Place]:
     """At most `limit` entries of an index, from behind a place on."""
-    return [Place(*row) for row in connection.execute(_UNSETTLED[kind], (*after, limit))]
+    values = {
+        "destination": destination, "due_at": after.due_at, "seq": after.seq, "limit": limit
+    }  # fmt: skip
+    return [Place(*row) for row in connection.execute(_UNSETTLED[kind], values)]
 
 
 def rows_by_block(
-    connection: psycopg.Connection[Any], block_rows: int, seqs: range
+    connection: psycopg.Connection[Any], destination: str, block_rows: int, seqs: range
 ) -> dict[int, int]:
     """How many entries there are, by `seq // block_rows`."""
     return dict(
         connection.execute(
-            "SELECT seq / %s, count(*) FROM states WHERE seq >= %s AND seq < %s GROUP BY 1",
-            (block_rows, seqs.start, seqs.stop),
+            "SELECT seq / %s, count(*) FROM states WHERE destination = %s AND seq >= %s"
+            " AND seq < %s GROUP BY 1",
+            (block_rows, destination, seqs.start, seqs.stop),
         ).fetchall()
     )
 
 
-def texts(connection: psycopg.Connection[Any], seqs: range) -> list[tuple[int, Text]]:
+def texts(
+    connection: psycopg.Connection[Any], destination: str, seqs: range
+) -> list[tuple[int, Text]]:
     """Seq and texts of each entry with these seqs."""
     if not seqs:
         return []
     rows = connection.execute(
         "SELECT seq, e.id::text, e.dedup_key, s.attempts::text, e.body FROM entries e"
-        " JOIN states s USING (seq) WHERE seq BETWEEN %s AND %s",
-        sorted((seqs[0], seqs[-1])),
+        " JOIN states s USING (destination, seq) WHERE destination = %s AND seq BETWEEN %s AND %s",
+        (destination, *sorted((seqs[0], seqs[-1]))),
     )
     return [(seq, Text(*text)) for seq, *text in rows]

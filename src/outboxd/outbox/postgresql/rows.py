@@ -9,12 +9,13 @@ import msgspec
 
 from outboxd.outbox.model import Attempt, Entry
 
-# The columns of `Entry`, but for those of the last attempt.
+# The columns of `Entry`, but for those of the last attempt; of one destination.
 ENTRY = (
     "SELECT e.seq, e.id::text, s.state, s.held, e.event_type, e.severity, e.scope, e.source,"
     " e.received_at, e.occurred_at, s.expires_at, s.due_at, s.ended_at, e.dedup_key, s.repeats,"
     " s.last_occurred_at, s.attempt_count, s.spent, s.possible_duplicate, s.dead_reason,"
-    " s.attempts::text, e.body, e.producer, e.hop FROM entries e JOIN states s USING (seq)"
+    " s.attempts::text, e.body, e.producer, e.hop FROM entries e"
+    " JOIN states s USING (destination, seq) WHERE destination = %s"
 )
 DUE = "state = 'pending' AND NOT held"
 

@@ -4,12 +4,16 @@ What never changes of an entry (`entries`, with its body) stands apart from what
 settlement changes (`states`): a settlement makes a new version of a row of some
 100 bytes and leaves the body alone, and vacuum has the small table to look through.
 
+Each table has the destination of its rows: several accounts may share a database, and
+none ever reads or writes another's.
+
 Migrations are applied by one gateway at a time, under a lock of the transaction:
 behind a pooler there is no session to hold one.
 """
 
 from __future__ import annotations
 
+DESTINATION = "default"  # of what is there without a name
 LOCK = 0x6F757462  # "outb": of the advisory locks of this database
 TABLES = (
     "entries",
@@ -113,5 +117,61 @@ $$;
         "0003_outage",
         # JSON of the Outage in which the holder is, for whoever takes over.
         "ALTER TABLE deliverers ADD COLUMN outage text;",
+    ),
+    (
+        "0004_destinations",
+        """
+ALTER TABLE entries ADD COLUMN destination text NOT NULL DEFAULT 'default';
+ALTER TABLE states ADD COLUMN destination text NOT NULL DEFAULT 'default';
+ALTER TABLE dedup ADD COLUMN destination text NOT NULL DEFAULT 'default';
+ALTER TABLE tallies ADD COLUMN destination text NOT NULL DEFAULT 'default';
+ALTER TABLE moves ADD COLUMN destination text NOT NULL DEFAULT 'default';
+ALTER TABLE entries ALTER COLUMN destination DROP DEFAULT;
+ALTER TABLE states ALTER COLUMN destination DROP DEFAULT;
+ALTER TABLE dedup ALTER COLUMN destination DROP DEFAULT;
+ALTER TABLE tallies ALTER COLUMN destination DROP DEFAULT;
+ALTER TABLE moves ALTER COLUMN destination DROP DEFAULT;
+-- The destination comes first in every index: whoever reads one's entries passes none of
+-- another's, however many there are, and a seq counts within its destination.
+ALTER TABLE entries DROP CONSTRAINT entries_pkey, ADD PRIMARY KEY (destination, seq);
+ALTER TABLE states DROP CONSTRAINT states_pkey, ADD PRIMARY KEY (destination, seq);
+ALTER TABLE dedup DROP CONSTRAINT dedup_pkey, ADD PRIMARY KEY (destination, key);
+ALTER TABLE tallies DROP CONSTRAINT tallies_pkey,
+    ADD PRIMARY KEY (gateway, destination, producer);
+ALTER TABLE moves ADD PRIMARY KEY (destination);
+DROP INDEX entries_id, states_due, states_held, states_dead, states_ended, states_expiring,
+    dedup_expiring;
+CREATE UNIQUE INDEX entries_id ON entries (destination, id);
+CREATE INDEX states_due ON states (destination, due_at, seq)
+    WHERE state = 'pending' AND NOT held;
+CREATE INDEX states_held ON states (destination, seq) WHERE held;
+CREATE INDEX states_dead ON states (destination, seq) WHERE state = 'dead';
+CREATE INDEX states_ended ON states (destination, ended_at) WHERE state = 'delivered';
+CREATE INDEX states_expiring ON states (destination, expires_at)
+    WHERE state = 'pending' AND expires_at IS NOT NULL;
+CREATE INDEX dedup_expiring ON dedup (destination, expires_at);
+-- Of one that was left by a move: refused is what concerns that destination alone.
+DO $$
+DECLARE
+    is_left boolean := EXISTS (SELECT FROM pg_trigger WHERE tgname = 'outboxd_moved'
+        AND tgrelid = 'states'::regclass);
+    guarded text;
+BEGIN
+    DROP TRIGGER IF EXISTS outboxd_moved ON states;
+    DROP TRIGGER IF EXISTS outboxd_moved ON deliverers;
+    UPDATE deliverers SET destination = 'default' WHERE destination = 'komodor';
+    IF is_left THEN
+        FOREACH guarded IN ARRAY ARRAY['states', 'deliverers'] LOOP
+            EXECUTE format('CREATE TRIGGER "outboxd_moved_in:default" BEFORE INSERT OR UPDATE'
+                ' ON %I FOR EACH ROW WHEN (NEW.destination = ''default'')'
+                ' EXECUTE FUNCTION outboxd_moved()', guarded);
+            EXECUTE format('CREATE TRIGGER "outboxd_moved_out:default" BEFORE DELETE'
+                ' ON %I FOR EACH ROW WHEN (OLD.destination = ''default'')'
+                ' EXECUTE FUNCTION outboxd_moved()', guarded);
+        END LOOP;
+    END IF;
+END
+$$;
+""",
     ),
 )

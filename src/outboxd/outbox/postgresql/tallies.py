@@ -53,11 +53,13 @@ class Tallies:
         known = self._known.by_producer
         return {name: counts.pending for name, counts in known.items() if counts.pending > 0}
 
-    def load(self, connection: psycopg.Connection[Any]) -> None:
-        """As the tables have it."""
+    def load(self, connection: psycopg.Connection[Any], destination: str) -> None:
+        """As the tables have it, of one destination."""
         rows = connection.execute(
             "SELECT producer, sum(pending)::bigint, sum(delivered)::bigint, sum(dead)::bigint,"
-            " sum(held)::bigint, sum(accepted)::bigint FROM tallies GROUP BY producer"
+            " sum(held)::bigint, sum(accepted)::bigint FROM tallies WHERE destination = %s"
+            " GROUP BY producer",
+            (destination,),
         ).fetchall()
         by_producer = {producer: Counts(*counts) for producer, *counts, _ in rows}
         with self._lock:
@@ -105,7 +107,7 @@ class CountChanges:
         """How many new entries."""
         return sum(self._accepted.values())
 
-    def write(self, connection: psycopg.Connection[Any], gateway: str) -> None:
+    def write(self, connection: psycopg.Connection[Any], destination: str, gateway: str) -> None:
         """Add them to the rows of a gateway's connection, last in its transaction."""
         rows = [
             {"producer": name, **counts._asdict(), "accepted": self._accepted.get(name, 0)}
@@ -114,12 +116,13 @@ class CountChanges:
         ]
         if rows:
             connection.execute(
-                "INSERT INTO tallies AS t SELECT %s, * FROM json_to_recordset(%s) AS v"
+                "INSERT INTO tallies AS t (gateway, destination, producer, pending, delivered,"
+                " dead, held, accepted) SELECT %s, %s, * FROM json_to_recordset(%s) AS v"
                 " (producer text, pending bigint, delivered bigint, dead bigint, held bigint,"
                 " accepted bigint) ORDER BY producer"
-                " ON CONFLICT (gateway, producer) DO UPDATE SET"
+                " ON CONFLICT (gateway, destination, producer) DO UPDATE SET"
                 " pending = t.pending + excluded.pending,"
                 " delivered = t.delivered + excluded.delivered, dead = t.dead + excluded.dead,"
                 " held = t.held + excluded.held, accepted = t.accepted + excluded.accepted",
-                (gateway, json.dumps(rows)),
+                (gateway, destination, json.dumps(rows)),
             )

@@ -91,9 +91,11 @@ function agent({ destination, outbox, deliverer, findings = [] }) {
 }
 
 /** Which of the gateways that share the outbox delivers; of its lease and the database in the title. */
-function whoDelivers({ here, gateway, leaseLeftSeconds, databaseAnswerSeconds, standbyLagSeconds, trouble }) {
+function whoDelivers({ account, here, gateway, otherAccounts, leaseLeftSeconds, databaseAnswerSeconds, standbyLagSeconds, trouble }) {
   const word = here ? 'by this gateway' : gateway ? `by ${gateway}` : 'by no gateway';
   const title = [
+    `the account ${account}`,
+    ...(otherAccounts ?? []).map((other) => `${other.name}: ${other.pending} pending, by ${other.gateway ?? 'no gateway'}`),
     leaseLeftSeconds === null ? null : `its lease runs for ${Math.max(0, Math.round(leaseLeftSeconds))} s`,
     databaseAnswerSeconds === null ? null : `the database answers in ${Math.round(databaseAnswerSeconds * 1000)} ms`,
     standbyLagSeconds === null ? null : `its standby is ${standbyLagSeconds.toFixed(1)} s behind`,
