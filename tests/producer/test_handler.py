@@ -206,6 +206,29 @@ class Chatty:
         return "done"
 
 
+class NotShown:
+    def __repr__(self):
+        raise RuntimeError("not now")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"msg": "from another program", "levelno": logging.ERROR, "levelname": "ERROR"},
+        {"msg": "x", "levelno": logging.ERROR, "created": float("nan")},
+        {"msg": "x", "levelno": logging.ERROR, "created": 1e300},
+        {"msg": "x", "levelno": logging.ERROR, "created": None, "process": None},
+        {"msg": NotShown(), "levelno": logging.ERROR},
+        {"msg": NotShown(), "levelno": logging.ERROR, "args": (1,)},
+    ],
+)
+def test_a_record_made_elsewhere_is_kept_whatever_it_does_not_say(place, logger, said):
+    handler = add(logger, place)
+    logger.handle(logging.makeLogRecord(said))
+    assert handler.dropped == 0
+    assert len(place.spooled()) == 1
+
+
 def test_what_is_logged_from_within_is_kept_too(place, logger):
     add(logger, place)
     logger.error("from outside: %s", Chatty(logger, 3))

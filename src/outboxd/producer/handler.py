@@ -246,7 +246,7 @@ class OutboxdHandler(logging.Handler):
             _cut(summary, SUMMARY_CHARACTERS_MAX) or "(empty message)",
             _severity(record.levelno),
             details,
-            int(record.created * 1000),
+            _moment_ms(record.created),
         )
 
     def _event_of(
@@ -316,7 +316,22 @@ def _message(record: logging.LogRecord) -> str:
         return record.getMessage()
     except Exception as error:
         # A slip in the call must not cost the record.
-        return f"{record.msg!s} (its arguments do not fit: {type(error).__name__}: {error})"
+        return f"{_shown(record.msg)} (its arguments do not fit: {type(error).__name__}: {error})"
+
+
+def _shown(message: object) -> str:
+    try:
+        return str(message)
+    except Exception:
+        return f"(a {type(message).__name__} that cannot be shown)"
+
+
+def _moment_ms(created: object) -> int | None:
+    """When a record was made; None where it does not tell, as one from elsewhere may not."""
+    try:
+        return int(created * 1000)  # type: ignore[operator]
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _type(event_type: str, record: logging.LogRecord) -> str:
@@ -342,15 +357,18 @@ def _traceback(record: logging.LogRecord, formatter: logging.Formatter) -> str |
         return "\n".join([*places, f"{type(error).__name__}: {error}"])
 
 
-def _severity(level: int) -> str:
+def _severity(level: int | None) -> str:
+    level = level or 0
     if level >= logging.ERROR:
         return "error"
     return "warning" if level >= logging.WARNING else "information"
 
 
-def _clean(text: str) -> str:
-    """What no event may hold, replaced: U+0000 and halves of surrogate pairs."""
-    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+def _clean(text: object) -> str:
+    """As text, and what no event may hold replaced: U+0000 and halves of surrogate pairs.
+
+    A record made from what another program sent (`makeLogRecord`) may have None for a name."""
+    return str(text).replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def _cut(text: str, characters_max: int) -> str:
