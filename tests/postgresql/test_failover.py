@@ -36,6 +36,35 @@ def test_failover_to_a_synchronous_standby_loses_nothing(template, fleet, only_f
     check(figures, failovers)
 
 
+@pytest.mark.timeout(300)
+def test_a_promoted_server_with_a_standby_of_its_own_gives_receipts_at_once(
+    template, fleet, only_full
+):
+    """Under "replicated", as a cluster manager keeps it: no receipt without a standby, and
+    the promoted server has one as soon as the other standby has found it."""
+    failovers, waited_s, replicated_s = 5, [], []
+    with clusters.trio(template) as trio:
+        two = fleet(trio.url(), outbox={"durability": "replicated"})
+        two.producers.start()
+        for _ in range(failovers):
+            two.producers.await_more(30)
+            trio.fail_over()
+            promoted_s = time.monotonic()
+            trio.primary.await_sql(
+                "SELECT count(*) > 0 FROM pg_stat_replication WHERE sync_state = 'quorum'", True
+            )
+            replicated_s.append(time.monotonic() - promoted_s)
+            receipts = len(two.producers.receipts)
+            two.producers.await_more(1)
+            first_s = two.producers.receipted_s[receipts]
+            waited_s.append(first_s - promoted_s)
+            trio.attach(trio.standbys[1])
+        figures = two.finish()
+    shown = ", ".join(f"{a:.2f} ({b:.2f})" for a, b in zip(waited_s, replicated_s, strict=True))
+    print(f"first receipt after the promotion, in s (its standby after): {shown}: {figures}")
+    check(figures, failovers)
+
+
 def lost_with_a_standby_behind(template, fleet, *, synchronous: bool) -> dict[str, int]:
     """The standby goes, then the primary, then the standby is the primary."""
     with clusters.pair(template, synchronous=synchronous) as pair:

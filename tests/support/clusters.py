@@ -196,6 +196,75 @@ class Pair:
                 node.kill()
 
 
+class Trio:
+    """A primary and two standbys, of which one has every commit before it counts: as a
+    cluster manager keeps it, who promotes the one that has more. The other follows."""
+
+    def __init__(self, home: Path, template: Path, bin: Path) -> None:
+        self.home = home
+        self.primary, *self.standbys = (Node(home, port, bin) for port in (5432, 5433, 5434))
+        self._names = {node: f"node{node.port}" for node in (self.primary, *self.standbys)}
+        ports = ",".join(str(node.port) for node in self._names)
+        self._hosts = f"host={','.join([str(home)] * 3)} port={ports}"
+        shutil.copytree(template, self.primary.data, symlinks=True)
+        own(home)
+        self.primary.options += ["-c wal_retrieve_retry_interval=100ms"]
+        self.primary.start()
+        for standby in self.standbys:
+            self.attach(standby)
+        quorum = f"ANY 1 ({', '.join(self._names.values())})"
+        for node in self._names:  # each has it, once it is promoted
+            with (node.data / "postgresql.auto.conf").open("a") as file:
+                file.write(f"synchronous_standby_names = '{quorum}'\n")
+            node.sql("SELECT pg_reload_conf()")
+            node.await_sql("SHOW synchronous_standby_names", quorum)
+            node.sql("CHECKPOINT")  # see `Pair.attach_standby`
+
+    def url(self) -> str:
+        hosts, ports = (part.partition("=")[2] for part in self._hosts.split())
+        return f"postgresql://postgres@/postgres?host={hosts}&port={ports}"
+
+    def attach(self, standby: Node) -> None:
+        """A new copy of the primary, which follows whoever takes writes."""
+        shutil.rmtree(standby.data, ignore_errors=True)
+        standby.run(
+            *("pg_basebackup", "-D", str(standby.data), "-X", "stream", "--no-sync"),
+            *("-c", "fast", "-d", self.primary.conninfo()),
+        )
+        (standby.data / "standby.signal").touch()
+        with (standby.data / "postgresql.auto.conf").open("a") as file:
+            file.write(
+                f"primary_conninfo = '{self._hosts} user=postgres"
+                f" target_session_attrs=read-write application_name={self._names[standby]}'\n"
+            )
+        own(standby.data)
+        standby.options = ["-c wal_retrieve_retry_interval=100ms"]
+        standby.start()
+        self.primary.await_sql(
+            "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+            f" AND application_name = '{self._names[standby]}'",
+            1,
+        )
+
+    def fail_over(self) -> None:
+        """The primary goes down; the standby that has more takes its place."""
+        self.primary.kill()
+
+        def received(node: Node) -> int:
+            (row,) = node.sql("SELECT pg_last_wal_receive_lsn() - '0/0'")
+            return int(str(row[0]))
+
+        promoted, other = sorted(self.standbys, key=received, reverse=True)
+        promoted.promote()
+        self.standbys = [other, self.primary]
+        self.primary = promoted
+
+    def close(self) -> None:
+        for node in self._names:
+            if node.is_running():
+                node.kill()
+
+
 @pytest.fixture(scope="session")
 def template():
     """A fresh cluster's data directory, to be copied."""
@@ -237,6 +306,16 @@ def single(template: Path) -> Iterator[Node]:
 def pair(template: Path, *, synchronous: bool) -> Iterator[Pair]:
     with home() as directory:
         made = Pair(directory, template, needed_binaries(), synchronous=synchronous)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@contextmanager
+def trio(template: Path) -> Iterator[Trio]:
+    with home() as directory:
+        made = Trio(directory, template, needed_binaries())
         try:
             yield made
         finally:

@@ -6,7 +6,9 @@ No session state is relied on, so that a pooler in transaction mode may stand be
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from queue import SimpleQueue
 from typing import Any
 
 import psycopg
@@ -34,6 +36,10 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+# Of these at most one server of a cluster is meant, whichever that is.
+_THE_ONE = ("read-write", "primary")
+
+
 def application_name(destination: str) -> str:
     """What the server's own listings call a connection of a destination's gateways."""
     return f"outboxd {destination}"
@@ -42,7 +48,8 @@ def application_name(destination: str) -> str:
 def connect(
     url: str, password: str | None = None, name: str = "outboxd"
 ) -> psycopg.Connection[Any]:
-    """Connect to a server that takes writes.
+    """Connect to a server that takes writes. Several hosts are asked at once: one that is
+    dead must not keep anybody from the one that was promoted in its place.
 
     Raises:
         psycopg.Error: see `translate`.
@@ -51,11 +58,59 @@ def connect(
     settings = {**_DEFAULTS, "application_name": name, **given}
     if password is not None:
         settings["password"] = password
+    hosts = _by_host(settings)
+    if len(hosts) == 1 or settings["target_session_attrs"] not in _THE_ONE:
+        return _connect(settings)
+    return _connect_to_any(hosts)
+
+
+def _connect(settings: dict[str, Any]) -> psycopg.Connection[Any]:
     return psycopg.connect(
         **settings,
         autocommit=True,
         prepare_threshold=None,  # a pooler gives the next statement to another session
     )
+
+
+def _by_host(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same settings for each host by itself; one port may be for all."""
+    lists = {
+        name: str(settings[name]).split(",")
+        for name in ("host", "hostaddr", "port")
+        if name in settings
+    }
+    count = max((len(values) for values in lists.values()), default=1)
+    return [
+        settings | {name: values[n if len(values) > 1 else 0] for name, values in lists.items()}
+        for n in range(count)
+    ]
+
+
+def _connect_to_any(hosts: list[dict[str, Any]]) -> psycopg.Connection[Any]:
+    """The first that answers as it should; the others are left to their time limit."""
+    ended: SimpleQueue[psycopg.Connection[Any] | psycopg.Error] = SimpleQueue()
+    is_wanted = threading.Semaphore()
+
+    def attempt(settings: dict[str, Any]) -> None:
+        try:
+            connection = _connect(settings)
+        except psycopg.Error as error:
+            ended.put(error)
+            return
+        if is_wanted.acquire(blocking=False):
+            ended.put(connection)
+        else:
+            connection.close()
+
+    for settings in hosts:
+        threading.Thread(target=attempt, args=(settings,), daemon=True).start()
+    errors = []
+    for _ in hosts:
+        found = ended.get()
+        if not isinstance(found, psycopg.Error):
+            return found
+        errors.append(first_line(found))
+    raise psycopg.OperationalError("; ".join(errors))
 
 
 def answers(url: str, password: str | None) -> bool:

@@ -185,7 +185,7 @@ class Link:
         retrying = Retrying(
             retry=retry_if_exception_type(psycopg.OperationalError),
             stop=stop_after_delay(RECONNECT_S),
-            wait=wait_random_exponential(multiplier=0.05, max=0.5),
+            wait=wait_random_exponential(multiplier=0.05, max=0.25),
             reraise=True,
         )
         try:
