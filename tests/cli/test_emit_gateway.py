@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import trustme
 
+from outboxd.errors import Unavailable
 from outboxd.producer.build import build
+from outboxd.producer.gateway import GatewayClient
 
 ID = "0192f0c1-0000-7000-8000-000000000001"
 TOKEN = "t0ken-of-the-runner"
@@ -182,6 +186,42 @@ def test_a_gateway_that_cannot_be_meant_is_64_for_emit_and_no_matter_for_a_job(p
     assert (done.returncode, len(place.spooled())) == (3, 1)
     assert "going on without the gateway" in done.stderr
     assert token == "" or token not in done.stderr
+
+
+@pytest.mark.parametrize("in_a_file", [True, False])
+def test_what_is_no_token_is_told_as_that(place, gateway, tmp_path, in_a_file):
+    (tmp_path / "token").write_text("# the token\noutboxd_abc\n")
+    place.environment["OUTBOXD_TOKEN"] = "no tok\u00e9n"
+    more = ("--token-file", tmp_path / "token") if in_a_file else ()
+    done = place.run("emit", "t", "s", *more)
+    assert done.returncode == 64
+    assert f"what stands in {more[1] if more else '$OUTBOXD_TOKEN'} is no token" in done.stderr
+
+
+def test_an_authority_that_cannot_be_read_is_named(place, gateway):
+    place.environment["OUTBOXD_GATEWAY_CA"] = "/nowhere/ca.pem"
+    done = place.run("emit", "t", "s")
+    assert "authority /nowhere/ca.pem cannot be used: No such file" in done.stderr
+    assert len(place.spooled()) == 1
+
+
+def test_all_tries_together_have_their_time(monkeypatch):
+    """A gateway that takes connections and says nothing: no try that could not end."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        client = GatewayClient(f"http://127.0.0.1:{silent.getsockname()[1]}", TOKEN)
+        monkeypatch.setattr("outboxd.producer.gateway.TIMEOUT_S", 0.2)
+        tries = {}
+        for altogether_s in (0.3, 60.0):
+            monkeypatch.setattr("outboxd.producer.gateway.ALTOGETHER_S", altogether_s)
+            with pytest.raises(Unavailable):
+                client.post("/mgmt/v1/events", b"{}")
+            tries[altogether_s] = 0
+            with suppress(BlockingIOError):
+                while True:
+                    silent.accept()[0].close()
+                    tries[altogether_s] += 1
+    assert tries == {0.3: 1, 60.0: 3}
 
 
 def test_plain_http_to_this_machine_is_allowed(place):

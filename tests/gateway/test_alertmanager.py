@@ -120,6 +120,35 @@ def test_a_missing_cluster_comes_from_whoever_asks_and_a_named_one_stays():
     assert only(ALERT, cluster="edge")[0]["scope"]["clusters"] == ["prod"]
 
 
+def test_a_cluster_of_the_query_is_made_fit_as_one_of_a_label_is():
+    unnamed = {**ALERT, "labels": {"alertname": "A"}}
+    assert only(unnamed, cluster=" ed\0ge\udcff ")[0]["scope"] == {"clusters": ["edge?"]}
+    assert only(unnamed, cluster="c" * 5000)[0]["scope"]["clusters"] == ["c" * 255 + "…"]
+    assert "scope" not in only(unnamed, cluster=" ")[0]
+
+
+def test_an_alert_without_a_fingerprint_is_known_by_its_labels():
+    unknown = {name: value for name, value in ALERT.items() if name != "fingerprint"}
+    labels = dict(reversed(ALERT["labels"].items()))
+    found = [
+        only(alert)[1].identity
+        for alert in (
+            unknown,
+            {**unknown, "labels": labels, "fingerprint": "", "annotations": {}},
+            {**unknown, "labels": {**labels, "pod": "2"}},
+            {**unknown, "status": "resolved"},
+        )
+    ]
+    assert found[0] is not None
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("starts_at", [None, "", "yesterday", 5, "0001-01-01T00:00:00Z"])
+def test_an_alert_whose_beginning_is_not_told_is_never_kept_back(starts_at):
+    assert only({**ALERT, "startsAt": starts_at})[1].identity is None
+
+
 NOTHING = [{}, None, 7, "x", [], {"labels": None, "annotations": [], "startsAt": 5}]
 
 
@@ -149,6 +178,7 @@ def test_alerts_that_were_left_out_are_counted():
     assert read_group(group(ALERT, truncatedAlerts=3)).truncated == 3
     for odd in (None, -1, "3", 2.5):
         assert read_group(group(truncatedAlerts=odd)).truncated == 0
+    assert read_group(group(truncatedAlerts=10**30)).truncated == 10**9
 
 
 @pytest.mark.parametrize("payload", [None, [], "x", {}, {"alerts": None}, {"alerts": {}}], ids=repr)

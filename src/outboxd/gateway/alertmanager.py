@@ -10,6 +10,8 @@ The payload is described at https://prometheus.io/docs/alerting/latest/configura
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ SUMMARY_MAX = 1_000  # characters
 NAME_MAX = 256  # characters of a name in the scope
 _VALUE_MAX = 4_096  # characters of one detail
 _DETAILS_MAX = 64 * 1024  # characters of all details of an alert
+_COUNT_MAX = 1_000_000_000  # of what is only told
 _UNNAMED = "AlertmanagerAlert"  # as Komodor's bridge calls it
 
 _NAMESPACE_LABELS = ("namespace", "kubernetes_namespace")
@@ -79,7 +82,7 @@ def read_group(
             _event(_object(alert), payload, cluster, event_type_max, event_bytes_max)
             for alert in alerts
         ],
-        truncated if isinstance(truncated, int) and truncated > 0 else 0,
+        min(truncated, _COUNT_MAX) if isinstance(truncated, int) and truncated > 0 else 0,
     )
 
 
@@ -108,7 +111,7 @@ def _event(
         cut(name, event_type_max),
         cut(summary, SUMMARY_MAX),
         severity="information" if resolved else severity,
-        clusters=_names(_first(labels, "cluster") or cluster),
+        clusters=_names(_first(labels, "cluster") or _first({"": cluster}, "")),
         namespaces=_names(_first(labels, *_NAMESPACE_LABELS)),
         services=_names(_first(labels, *_SERVICE_LABELS)),
         occurred_at=happened_at,
@@ -118,9 +121,19 @@ def _event(
     while len(body) > event_bytes_max and room:
         room //= 2
         body = build_with(details=_details(alert, payload, labels, annotations, status, room))
-    fingerprint = _first(alert, "fingerprint")
-    identity = identity_of(fingerprint, status) if fingerprint else None
+    fingerprint = _first(alert, "fingerprint") or _fingerprint(labels)
+    # One whose beginning is not told could be the next one, and must not be kept back.
+    identity = identity_of(fingerprint, status) if fingerprint and began_at else None
     return AlertEvent(body, identity, began_at or 0)
+
+
+def _fingerprint(labels: Mapping[str, Any]) -> str | None:
+    """What tells an alert from others where its sender (Alertmanager before 0.20, another
+    program) does not say: its labels, as Alertmanager itself has it."""
+    told = sorted((name, text) for name, value in labels.items() if (text := _text(value)))
+    if not told:
+        return None
+    return f"labels-{hashlib.sha256(json.dumps(told).encode()).hexdigest()}"
 
 
 def _details(

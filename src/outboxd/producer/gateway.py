@@ -10,17 +10,19 @@ where a gateway is named, since TLS is slow to come.
 from __future__ import annotations
 
 import os
-from time import sleep
+from time import monotonic, sleep
 
 from outboxd.errors import Unavailable, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from ssl import SSLContext
 
     from outboxd.producer.command_line import Arguments
 
 TIMEOUT_S = 6.0  # of one try
+ALTOGETHER_S = 10.0  # of all tries and what is waited between them
 PAUSES_S = (0.3, 1.0)  # before the second and the third try
 RETRY_AFTER_MAX_S = 3.0  # told to wait longer, the event goes into the spool
 ANSWER_BYTES_MAX = 1 << 20
@@ -58,23 +60,42 @@ class GatewayClient:
 
     def post(self, target: str, body: bytes) -> tuple[int, bytes]:
         """The answer's status and body after at most three tries. Raises Unavailable."""
+        context, ends_s = self._context(), monotonic() + ALTOGETHER_S
         for pause_s in (*PAUSES_S, None):
             try:
-                status, answer, retry_after_s = self._try(target, body)
+                timeout_s = min(TIMEOUT_S, ends_s - monotonic())
+                status, answer, retry_after_s = self._try(target, body, context, timeout_s)
             except Unavailable:
-                if pause_s is None:
+                if pause_s is None or monotonic() + pause_s * 1.5 >= ends_s:
                     raise
                 retry_after_s = 0.0
             else:
                 is_final = status < 500 and status not in LATER
                 if is_final or pause_s is None or retry_after_s > RETRY_AFTER_MAX_S:
                     return status, answer
+                if monotonic() + max(pause_s, retry_after_s) * 1.5 >= ends_s:
+                    return status, answer
             # At random over half of it, so that many do not come back at once.
-            assert pause_s is not None
             sleep(max(pause_s, retry_after_s) * (1 + os.urandom(1)[0] / 512))
         raise AssertionError
 
-    def _try(self, target: str, body: bytes) -> tuple[int, bytes, float]:
+    def _context(self) -> SSLContext | None:
+        """Whom to trust; None for plain HTTP. Raises Unavailable."""
+        if not self.is_tls:
+            return None
+        from ssl import create_default_context
+
+        try:
+            return create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            told = error.strerror or str(error)
+            raise Unavailable(
+                f"the gateway's authority {self.ca_file} cannot be used: {told}"
+            ) from None
+
+    def _try(
+        self, target: str, body: bytes, context: SSLContext | None, timeout_s: float
+    ) -> tuple[int, bytes, float]:
         """One exchange, in a thread of its own: a look-up of a name has no time limit."""
         from threading import Thread
 
@@ -82,32 +103,31 @@ class GatewayClient:
 
         def work() -> None:
             try:
-                found.append(self._exchange(target, body))
+                found.append(self._exchange(target, body, context, timeout_s))
             except Exception as error:
                 found.append(error)
 
         thread = Thread(target=work, daemon=True)
         thread.start()
-        thread.join(TIMEOUT_S)
+        thread.join(timeout_s)
         if not found:
-            raise Unavailable(f"the gateway did not answer in {TIMEOUT_S:g} seconds")
+            raise Unavailable(f"the gateway did not answer in {timeout_s:.1f} seconds")
         if isinstance(found[0], Exception):
             why = getattr(found[0], "strerror", None) or str(found[0]) or type(found[0]).__name__
             raise Unavailable(f"the gateway {self.host} cannot be reached: {why}")
         return found[0]
 
-    def _exchange(self, target: str, body: bytes) -> tuple[int, bytes, float]:
+    def _exchange(
+        self, target: str, body: bytes, context: SSLContext | None, timeout_s: float
+    ) -> tuple[int, bytes, float]:
         from http.client import HTTPConnection, HTTPSConnection
 
-        if self.is_tls:
-            from ssl import create_default_context
-
-            context = create_default_context(cafile=self.ca_file)
+        if context is not None:
             connection: HTTPConnection = HTTPSConnection(
-                self.host, self.port, timeout=TIMEOUT_S, context=context
+                self.host, self.port, timeout=timeout_s, context=context
             )
         else:
-            connection = HTTPConnection(self.host, self.port, timeout=TIMEOUT_S)
+            connection = HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
             headers = {"Content-Type": "application/json", "x-api-key": self.token}
             path = self.path if self.path.endswith(target) else self.path + target
@@ -134,10 +154,16 @@ def find(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Gatew
     if arguments.token_file is not None:
         token = _read_token(arguments.token_file)
     token = token.strip()
-    if not token or not (token.isascii() and token.isprintable()) or " " in token:
+    if not token:
         raise UsageError(
             "the gateway needs a token, which `outboxd token new` gives",
             "set $OUTBOXD_TOKEN, or name a file with --token-file",
+        )
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        where = "$OUTBOXD_TOKEN" if arguments.token_file is None else arguments.token_file
+        raise UsageError(
+            f"what stands in {where} is no token",
+            "give the one line that `outboxd token new` printed, and nothing else",
         )
     # Without either, OpenSSL goes by $SSL_CERT_FILE and the system's authorities.
     return GatewayClient(
