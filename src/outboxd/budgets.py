@@ -102,28 +102,28 @@ class Credit:
     have spent lately.
     """
 
-    __slots__ = ("_debts", "_per_s", "_saved_max")
+    __slots__ = ("_debts", "per_s", "saved_max")
 
     REMEMBERED_MAX = 1024
 
     def __init__(self, saved_max: int, per_s: float) -> None:
-        self._saved_max = saved_max
-        self._per_s = per_s
+        self.saved_max = saved_max
+        self.per_s = per_s
         self._debts: dict[Hashable, tuple[float, float]] = {}  # how much, and when
 
     def has(self, holder: Hashable, now_s: float) -> bool:
         """Whether a whole unit is left."""
-        return self._owed(holder, now_s) + 1 <= self._saved_max
+        return self._owed(holder, now_s) + 1 <= self.saved_max
 
     def spend(self, holder: Hashable, now_s: float) -> None:
         """One unit; never more than there is to spend, however long it goes on."""
-        self._debts[holder] = (min(self._saved_max, self._owed(holder, now_s) + 1), now_s)
+        self._debts[holder] = (min(self.saved_max, self._owed(holder, now_s) + 1), now_s)
         if len(self._debts) > self.REMEMBERED_MAX:
             self._debts = {h: d for h, d in self._debts.items() if self._owed(h, now_s) > 0}
 
     def _owed(self, holder: Hashable, now_s: float) -> float:
         found = self._debts.get(holder)
-        return 0.0 if found is None else max(0.0, found[0] - (now_s - found[1]) * self._per_s)
+        return 0.0 if found is None else max(0.0, found[0] - (now_s - found[1]) * self.per_s)
 
 
 class ListenerLimits:

@@ -52,7 +52,7 @@ def exercise(metrics: Metrics) -> None:
     for reason in module.DEAD_REASONS:
         metrics.dead(reason)
     for limit in module.LIMITS_MET:
-        metrics.connection_limited("socket", limit)
+        metrics.limit_met(limit)
     for result in module.SPOOL_RESULTS:
         metrics.spool_file(result)
     for action in module.OPERATOR_ACTIONS:

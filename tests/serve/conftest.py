@@ -26,8 +26,8 @@ class Seen:
         self.cancelled = 0
         self.waiting = asyncio.Event()
 
-    def connection_limited(self, listener, reason):
-        self.limits.append(reason)
+    def limit_met(self, limit):
+        self.limits.append(limit)
 
 
 def routes(seen):

@@ -162,7 +162,9 @@ class AgentParts:
             refused=self._callers.refused_users,
         )
         self._activity = Activity(outbox, self._api.destination, clock)
-        self._timeline = OutboxSource(outbox, self._activity, self._api.status, clock)
+        self._timeline = OutboxSource(
+            outbox, self._activity, self._api.status, clock, self.metrics.limit_met
+        )
         outbox.on_arrival = self.sender.arrived
         outbox.on_claimed = self.sender.arrived_claimed
         outbox.on_commit = self._committed

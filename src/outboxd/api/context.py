@@ -30,6 +30,8 @@ class ApiMetrics(Protocol):
 
     def operator(self, action: str, count: int = 1) -> None: ...
 
+    def limit_met(self, limit: str) -> None: ...
+
 
 class ApiContext(NamedTuple):
     """All that the routes may touch."""

@@ -94,6 +94,8 @@ class ReadingRoutes:
                     some = page.entries[start : start + _ENCODED_AT_ONCE]
                     events += [msgspec.Raw(_encode(entry_json(entry))) for entry in some]
                     await asyncio.sleep(0)
+                if page.next is not None and len(events) < wanted.limit:
+                    self._context.metrics.limit_met("page")
         finally:
             self._waiting -= 1
         return reply(200, _encode({"events": events, "next": page.next}) + b"\n")

@@ -91,6 +91,8 @@ class IntakeMetrics(Protocol):
 
     def refused(self, reason: str, count: int) -> None: ...
 
+    def limit_met(self, limit: str) -> None: ...
+
 
 class IntakeAnswer(NamedTuple):
     """A status of HTTP and its JSON."""
@@ -151,7 +153,7 @@ class Intake:
         self.metrics = metrics
         self._outbox = outbox
         self._clock = clock
-        self._turns = Turns()
+        self._turns = Turns(lambda: metrics.limit_met("turn"))
         # Told of events that are refused for lack of room, and how many they are.
         self.on_refused: Callable[[Refused, int], None] = lambda refusal, count: None
         self.watch: ProducerWatch = Unwatched()

@@ -9,14 +9,16 @@ work.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 
 
 class Turns:
     """`async with turns.of(holder):`"""
 
-    def __init__(self) -> None:
+    def __init__(self, waited: Callable[[], None] = lambda: None) -> None:
+        """`waited` is told each time that somebody has to wait for a turn."""
+        self._waited = waited
         self._locks: dict[Hashable, tuple[asyncio.Lock, int]] = {}  # and how many want it
 
     @asynccontextmanager
@@ -24,6 +26,8 @@ class Turns:
         """Wait for the holder's turn, and have it."""
         lock, wanted = self._locks.get(holder) or (asyncio.Lock(), 0)
         self._locks[holder] = (lock, wanted + 1)
+        if wanted:
+            self._waited()
         try:
             async with lock:
                 yield

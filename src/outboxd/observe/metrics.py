@@ -35,8 +35,9 @@ TOKEN_REFUSALS = ("invalid", "too_large", "stalled", "not_allowed", "rate", "ful
 TOKENS_NAMED_MAX = 100
 OUTCOMES = ("delivered", "throttled", "unavailable", "hold", "rejected")
 DEAD_REASONS = ("rejected", "exhausted", "expired")
-LIMITS_MET = ("connections", "displaced", "abandoned", "bytes", "head_stalled", "body_stalled",
-              "answer_unread", "malformed", "handshake", "listings", "streams", OTHER)  # fmt: skip
+LIMITS_MET = ("connections", "displaced", "abandoned", "pipelined", "idle", "bytes",
+              "head_stalled", "body_stalled", "answer_unread", "malformed", "handshake",
+              "listings", "streams", "page", "names", "paced", "turn", OTHER)  # fmt: skip
 SPOOL_RESULTS = ("taken", "rejected", "pruned")
 OPERATOR_ACTIONS = ("retry", "drop", "hold", "release")
 RELOAD_RESULTS = ("applied", "refused")
@@ -93,9 +94,9 @@ class Metrics(Collector):
         """One request on the socket, from its end of reading to its answer."""
         self._request_duration.observe(duration_s)
 
-    def connection_limited(self, listener: str, reason: str) -> None:
-        """A listener's limit was met; by one of `LIMITS_MET`."""
-        self._limits_met.add(reason, 1)
+    def limit_met(self, limit: str) -> None:
+        """One of `LIMITS_MET`, which stand in the README with what happens beyond them."""
+        self._limits_met.add(limit, 1)
 
     def unauthenticated(self) -> None:
         """A request over TCP of which nobody knows who sent it."""
@@ -267,7 +268,7 @@ class Metrics(Collector):
         )
         self._limits_met = LabelledCounter(
             "outboxd_http_limits_met",
-            "Connections and requests ended or refused by a limit.",
+            "Connections and requests that a limit ended, refused, cut or kept waiting.",
             "limit",
             LIMITS_MET,
         )

@@ -255,6 +255,8 @@ class PeerConnection(asyncio.Protocol):
         if (full or ahead) != self._paused and not self._lost:
             self._paused = not self._paused
             if self._paused:
+                if full:
+                    self._server.limited("pipelined")
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
@@ -485,6 +487,7 @@ class PeerConnection(asyncio.Protocol):
                 self._waiting.append(refusal)
                 self._start_answering()
         elif now_s - self._idle_since_s >= self._server.keepalive_s:
+            self._server.limited("idle")
             self._transport.close()
 
     # --- for the server ---

@@ -57,7 +57,7 @@ _log = get_logger()
 class ServeMetrics(Protocol):
     """What listeners count."""
 
-    def connection_limited(self, listener: str, reason: str) -> None: ...
+    def limit_met(self, limit: str) -> None: ...
 
 
 class HttpServer:
@@ -216,10 +216,10 @@ class HttpServer:
         if not self.connections and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
-    def limited(self, reason: str) -> None:
+    def limited(self, limit: str) -> None:
         """A limit was met: for the metrics."""
         if self._metrics is not None:
-            self._metrics.connection_limited(self.name, reason)
+            self._metrics.limit_met(limit)
 
     def _look_later(self) -> None:
         look_s = min(_LOOK_S, self.stall_s / 10)

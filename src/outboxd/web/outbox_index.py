@@ -40,8 +40,13 @@ _SETTLED: _Signature = (0, 0, 0)
 class OutboxIndex:
     """A tally, and what it takes to bring it up to date."""
 
-    def __init__(self, outbox: ReadableOutbox, clock: Clock) -> None:
-        self._pace = Pace()
+    def __init__(
+        self,
+        outbox: ReadableOutbox,
+        clock: Clock,
+        limit_met: Callable[[str], None] = lambda limit: None,
+    ) -> None:
+        self._pace = Pace(limit_met=limit_met)
         self.tally = Tally(self._pace)
         self._outbox = outbox
         self._clock = clock

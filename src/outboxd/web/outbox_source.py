@@ -51,12 +51,13 @@ class OutboxSource:
         activity: Activity,
         status: Callable[[], Json],
         clock: Clock | None = None,
+        limit_met: Callable[[str], None] = lambda limit: None,
     ) -> None:
         self._outbox = outbox
         self._status = status  # the shape of `GET /v1/status`
         self._activity = activity
         self._clock = clock or Clock()
-        self._index = OutboxIndex(outbox, self._clock)
+        self._index = OutboxIndex(outbox, self._clock, limit_met)
         self._names = Names(self._clock.monotonic_s)
         self._closed = asyncio.Event()
         self._letting_go: asyncio.TimerHandle | None = None

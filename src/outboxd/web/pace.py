@@ -41,7 +41,10 @@ class Pace:
         self,
         now_s: Callable[[], float] = monotonic,
         cpu_s: Callable[[], float] = process_time,
+        limit_met: Callable[[str], None] = lambda limit: None,
     ) -> None:
+        """`limit_met` is told of each pause."""
+        self.limit_met = limit_met
         self._now_s = now_s
         self._cpu_s = cpu_s
         self._free_at_s = float("-inf")
@@ -54,6 +57,7 @@ class Pace:
         """Wait until work may go on; at once where none was done for a while."""
         wait_s = self._free_at_s - self._now_s()
         if wait_s > 0:
+            self.limit_met("paced")
             await asyncio.sleep(wait_s)
 
     def used(self, seconds: float) -> None:

@@ -236,6 +236,7 @@ class Tally:
         if key[4] == UNLISTED or self._bytes >= self._groups_bytes_max:
             # Severity and state stay exact; the rest is too much to tell.
             self._limited = True
+            self._pace.limit_met("names")
             is_full = self._bytes >= self._groups_bytes_max
             key = ("" if is_full else key[0], *key[1:4], "", *key[5:])
             if key in self._ids:
