@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from outboxd.clock import FakeClock
-from outboxd.delivery.clock_steps import ClockSteps
+from outboxd.delivery.claims import ClockSteps
 from outboxd.outbox.model import Claimed
 
 NOW_MS = 1_750_000_000_000

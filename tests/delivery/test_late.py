@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from outboxd.delivery.late import stamped
+from outboxd.delivery.next_hop import stamped
 from outboxd.delivery.report import outage_report
 from outboxd.event.komodor import Defaults, parse, wire_body
 from outboxd.outbox.model import Claimed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outboxd.delivery.limiter import CEILING, Limiter
+from outboxd.delivery.pace import CEILING, Limiter
 
 
 def full_round(limiter: Limiter, latency_s: float = 0.01) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outboxd.delivery.rate import Rate
+from outboxd.delivery.pace import Rate
 
 BAD = 1_000_000  # an entry that is throttled
 

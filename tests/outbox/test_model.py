@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 import pytest
 
-from outboxd.clock import FakeClock
+from outboxd.clock import FakeClock, WindowClock
 from outboxd.errors import UnknownId
 from outboxd.outbox.listing import read_page
 from outboxd.outbox.model import Attempt, EntryChange, EntryFilter, Incoming, Settlement
 from outboxd.outbox.sqlite.engine import SqliteEngine
-from outboxd.outbox.window_clock import WindowClock
 
 KEY_WINDOW_S = 600.0
 HORIZON_S = 300.0

@@ -14,12 +14,11 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
-from outboxd.clock import Clock
+from outboxd.clock import Clock, WindowClock
 from outboxd.errors import DiskShort
 from outboxd.outbox.sqlite.ballast import Ballast
 from outboxd.outbox.sqlite.connection import migrate
 from outboxd.outbox.sqlite.engine import SqliteEngine
-from outboxd.outbox.window_clock import WindowClock
 from outboxd.outbox.writer import ChangeOperation, Claim, Exchange, Operation, Read, Writer
 
 

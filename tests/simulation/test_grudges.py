@@ -11,7 +11,7 @@ from simulation.grudges import STREAMS, play_grudges, play_hangs, play_stream, p
 from outboxd.delivery import evidence, gate
 from outboxd.delivery.breaker import Breaker
 from outboxd.delivery.evidence import Delivered, Evidence
-from outboxd.delivery.rate import Rate
+from outboxd.delivery.pace import Rate
 
 SEEDS, SEEDS_FULL = 60, 1500
 

@@ -20,9 +20,8 @@ from outboxd.delivery.backoff import Backoff
 from outboxd.delivery.breaker import Breaker
 from outboxd.delivery.evidence import Delivered, Evidence, RefusalEvidence
 from outboxd.delivery.facts import OutageEnded, SettlingFailed
-from outboxd.delivery.limiter import Limiter
 from outboxd.delivery.outcome import Meaning
-from outboxd.delivery.rate import Rate
+from outboxd.delivery.pace import Limiter, Rate
 from outboxd.outbox.model import Outcome
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.writer import Claim

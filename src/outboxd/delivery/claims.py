@@ -1,8 +1,8 @@
-"""Which entries come next: read ahead of the sender, in the order that is wanted.
+"""What waits in the outbox: what comes next, what has run out, and since when it waits.
 
 It reads the outbox and never changes it: an entry is claimed by the commit that
-follows. What it remembers of entries is bounded and may be lost: the rows have
-all that matters.
+follows, and settled by the sender. What it remembers of entries is bounded and may
+be lost: the rows have all that matters.
 """
 
 from __future__ import annotations
@@ -20,6 +20,17 @@ from outboxd.outbox.outbox import Outbox
 READ_AHEAD_MAX = 256
 # Entries of which something is remembered in memory.
 _REMEMBERED_MAX = 256
+_EXPIRED_PORTION = 256
+_CHECK_MIN_S = 1.0
+# Not later than this, though nothing runs out before: the wall clock may jump.
+_CHECK_MAX_S = 60.0
+
+
+# Less is a clock that is slewed, and a moment between two readings.
+_STEP_MIN_MS = 2000
+_STEPS_MAX = 16
+# Before this no clock was right that outboxd ran on: 2020-01-01 (UTC).
+_IMPLAUSIBLE_UNTIL_MS = 1_577_836_800_000
 
 
 class Offered(NamedTuple):
@@ -207,3 +218,108 @@ class Claims:
             return None
         # The wall clock may have jumped since the due time was written.
         return now_s + min(max(0.0, min(waits_s)), self._due_horizon_s)
+
+
+class Expiry:
+    """Finds entries whose ttl ran out while they waited, a portion at a time."""
+
+    def __init__(self, outbox: Outbox, clock: Clock, steps: ClockSteps) -> None:
+        self._outbox = outbox
+        self._steps = steps
+        self._clock = clock
+        # None: nothing that waits has a ttl.
+        self.next_check_s: float | None = clock.monotonic_s()
+
+    def arrived(self) -> None:
+        """New entries may have a ttl."""
+        self._check_in(_CHECK_MIN_S, self._clock.monotonic_s())
+
+    async def check(self, taken: Collection[int]) -> list[tuple[int, str]]:
+        """Seq and id of what has expired, without those in `taken`; empty between checks."""
+        now_s = self._clock.monotonic_s()
+        if self.next_check_s is None or now_s < self.next_check_s:
+            return []
+        self.next_check_s = None  # an arrival meanwhile sets it again
+        steps = self._steps.steps
+        expired, next_at = await self._outbox.read(
+            lambda engine: engine.expired(_EXPIRED_PORTION, steps)
+        )
+        found = [(seq, id) for seq, id in expired if seq not in taken]
+        if len(found) < len(expired):
+            self._check_in(_CHECK_MIN_S, now_s)  # those in flight may come back
+        elif len(expired) == _EXPIRED_PORTION:
+            self._check_in(0.0, now_s)
+        elif next_at is None and steps:
+            # Some may seem to have run out by their rows, and have time left.
+            self._check_in(_CHECK_MAX_S, now_s)
+        elif next_at is not None:
+            wait_s = (next_at - self._clock.wall_ms()) / 1000
+            self._check_in(min(max(wait_s, _CHECK_MIN_S), _CHECK_MAX_S), now_s)
+        return found
+
+    def _check_in(self, seconds: float, now_s: float) -> None:
+        if self.next_check_s is None or self.next_check_s > now_s + seconds:
+            self.next_check_s = now_s + seconds
+
+
+class Step(NamedTuple):
+    """The clock was set forward, once and perhaps again later."""
+
+    until_at: int  # what it showed: times up to here are from before
+    forward_ms: int  # by how much in all, from then until now
+
+
+class ClockSteps:
+    """What the wall clock was when entries came in, if it has been set since.
+
+    A host without a battery for its clock starts in 1970, takes events, and is told
+    the time a minute later. Then a ttl of an hour must not have run out, and an
+    event that is a minute old must not say that it is decades late. So steps of the
+    clock forward are remembered, and times from before one are read as what the
+    clock should have shown then. (After a step back times lie in the future, which
+    every reader of them allows for.)
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.times_set = 0  # how often the clock was set, either way
+        now_ms = clock.wall_ms()
+        self._offset_ms = now_ms - self._elapsed_ms()
+        # What a process before this one took while the clock was wrong: how long
+        # ago that was nobody knows, so it counts from now.
+        is_right = now_ms > _IMPLAUSIBLE_UNTIL_MS
+        self.steps = [Step(_IMPLAUSIBLE_UNTIL_MS, now_ms)] if is_right else []
+
+    def look(self) -> None:
+        """See whether the clock was set since the last look."""
+        now_ms, elapsed_ms = self._clock.wall_ms(), self._elapsed_ms()
+        expected_ms = self._offset_ms + elapsed_ms
+        self._offset_ms = now_ms - elapsed_ms
+        if now_ms - expected_ms >= _STEP_MIN_MS:
+            forward_ms = now_ms - expected_ms
+            steps = [Step(step.until_at, step.forward_ms + forward_ms) for step in self.steps]
+            self.steps = [*steps, Step(expected_ms, forward_ms)][-_STEPS_MAX:]
+        self.times_set += abs(now_ms - expected_ms) >= _STEP_MIN_MS
+
+    def corrected(self, at: int) -> int:
+        """A stored time of this host's clock, as it should have been."""
+        return at + next((s.forward_ms for s in self.steps if at <= s.until_at), 0)
+
+    def correct(self, entry: Claimed) -> Claimed:
+        """An entry as it was read, with its times as they should have been. (Not twice:
+        a corrected time may look as if it were from before.)"""
+        received_at = self.corrected(entry.received_at)
+        forward_ms = received_at - entry.received_at
+        if not forward_ms:
+            return entry
+        occurred_at, expires_at = entry.occurred_at, entry.expires_at
+        if occurred_at is not None and occurred_at <= _IMPLAUSIBLE_UNTIL_MS:
+            occurred_at += forward_ms
+        if expires_at is not None:
+            expires_at += forward_ms
+        return entry._replace(
+            received_at=received_at, occurred_at=occurred_at, expires_at=expires_at
+        )
+
+    def _elapsed_ms(self) -> int:
+        return round(self._clock.since_boot_s() * 1000)

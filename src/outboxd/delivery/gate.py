@@ -9,15 +9,13 @@ number.
 from __future__ import annotations
 
 import math
-from enum import Enum, auto
 from typing import NamedTuple
 
 from outboxd.delivery.backoff import Backoff
 from outboxd.delivery.breaker import Allowance, Breaker, GateState, Ticket, View
 from outboxd.delivery.evidence import BRAKE_AFTER, Evidence, RefusalEvidence
-from outboxd.delivery.limiter import Limiter
-from outboxd.delivery.outcome import Meaning
-from outboxd.delivery.rate import Rate
+from outboxd.delivery.outcome import Effect, GateChange, Meaning
+from outboxd.delivery.pace import Limiter, Rate
 from outboxd.outbox.model import Outcome
 
 # A request under way for so long hangs: another may go beside it.
@@ -45,31 +43,6 @@ class Permit(NamedTuple):
     slot: int
     token: int
     began_s: float
-
-
-class GateChange(Enum):
-    """What an answer did to the gate."""
-
-    NONE = auto()
-    LOST = auto()  # an outage or a hold began
-    OPENED = auto()  # requests flow, and had only been untried, throttled or in doubt
-    RECOVERED = auto()  # requests flow again after an outage or a hold
-
-
-class Effect(NamedTuple):
-    """What an answer did, beyond its meaning."""
-
-    change: GateChange = GateChange.NONE
-    own_fault: bool = False  # the event is refused while others pass
-    spent: bool = False  # and an attempt is spent on it
-    rests_s: float | None = None  # the event waits by itself; None: as the gate says
-    given_up: bool = False  # for good, by the evidence of three refusals
-    is_news: bool = False  # it was not known as one to set aside
-    resting: tuple[tuple[int, float], ...] = ()  # others (seq) wait by themselves until then
-    is_final: bool = True  # rejected: a dead letter
-    revived: tuple[int, ...] = ()  # dead letters (seqs) that are pending again
-    fresh_connections: bool = False  # the next probe must not use the old ones
-    hint: str | None = None  # in place of the answer's own
 
 
 class Gate:

@@ -13,14 +13,23 @@ from typing import Any, NamedTuple, Protocol
 
 from outboxd.clock import Clock
 from outboxd.delivery.announcer import Announcer
-from outboxd.delivery.claims import Claims
-from outboxd.delivery.clock_steps import ClockSteps
+from outboxd.delivery.claims import Claims, ClockSteps
 from outboxd.delivery.facts import AttemptMade, BrakePulled, EntryExpired, EntrySetAside, Fact
-from outboxd.delivery.gate import Effect, Gate, GateChange, Permit
+from outboxd.delivery.gate import Gate, Permit
 from outboxd.delivery.next_hop import HOP_WANTED, NextHop
-from outboxd.delivery.outcome import Answer, Fault, Meaning, decide
+from outboxd.delivery.outcome import (
+    Answer,
+    Effect,
+    Fault,
+    GateChange,
+    Meaning,
+    abandoned,
+    decide,
+    expired,
+    revived,
+    settlement,
+)
 from outboxd.delivery.settings import DeliverySettings
-from outboxd.delivery.settling import abandoned, expired, revived, settlement
 from outboxd.delivery.through import ask_through
 from outboxd.outbox.model import Attempt, Claimed, Entry, Settlement, State
 from outboxd.outbox.outbox import Outbox

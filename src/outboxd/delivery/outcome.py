@@ -1,21 +1,21 @@
-"""What an answer means: one pure table from status or fault to an outcome.
+"""What an answer means: for the destination, for its event, and so for its entry.
 
-It never reads a clock, sleeps, logs or knows of httpx: the transport turns
-foreign exceptions into a `Fault`, and everything behind it speaks these words.
+Pure: times are arguments, and what the gate makes of an answer beside those of
+others (`Effect`) is one as well. It never decides how long anybody waits.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import NamedTuple
 
 from outboxd.delivery.coding import SPACE_AND_MARKS
 from outboxd.delivery.retry_after import wait_s
-from outboxd.outbox.model import Outcome
+from outboxd.outbox.model import Attempt, Claimed, DeadReason, Outcome, Settlement, State
 from outboxd.text import harmless
 
 
@@ -67,6 +67,34 @@ class Meaning(NamedTuple):
     retry_after_s: float | None = None  # throttled: how long; None: as the breaker waits
     concerns_event: bool = True  # not if it was refused before any of the event was sent
     is_certificate: bool = False  # a certificate does not verify: perhaps the clock is wrong
+
+
+_AT_STOP = "the agent was stopped before the answer came: the event may have arrived"
+
+
+class GateChange(Enum):
+    """What an answer did to the gate."""
+
+    NONE = auto()
+    LOST = auto()  # an outage or a hold began
+    OPENED = auto()  # requests flow, and had only been untried, throttled or in doubt
+    RECOVERED = auto()  # requests flow again after an outage or a hold
+
+
+class Effect(NamedTuple):
+    """What an answer did, beyond its meaning."""
+
+    change: GateChange = GateChange.NONE
+    own_fault: bool = False  # the event is refused while others pass
+    spent: bool = False  # and an attempt is spent on it
+    rests_s: float | None = None  # the event waits by itself; None: as the gate says
+    given_up: bool = False  # for good, by the evidence of three refusals
+    is_news: bool = False  # it was not known as one to set aside
+    resting: tuple[tuple[int, float], ...] = ()  # others (seq) wait by themselves until then
+    is_final: bool = True  # rejected: a dead letter
+    revived: tuple[int, ...] = ()  # dead letters (seqs) that are pending again
+    fresh_connections: bool = False  # the next probe must not use the old ones
+    hint: str | None = None  # in place of the answer's own
 
 
 _ERROR_CHARS = 200
@@ -239,3 +267,66 @@ def _one_line(text: str) -> str:
     """Fit for a log line and a terminal: nothing that drives one, and short."""
     clean = harmless(" ".join(text.split())[: _ERROR_CHARS + 1])
     return clean if len(clean) <= _ERROR_CHARS else clean[: _ERROR_CHARS - 1] + "…"
+
+
+def settlement(
+    entry: Claimed,
+    attempt: Attempt,
+    meaning: Meaning,
+    effect: Effect,
+    *,
+    attempts_max: int,
+    due_at: int,
+) -> Settlement:
+    """The entry's next state; `due_at` is for one that has to wait by itself."""
+    if meaning.outcome is Outcome.DELIVERED:
+        return Settlement(entry.seq, State.DELIVERED, attempt, first_of=_first_of(entry))
+    reason = _dead_reason(entry, meaning, effect, attempts_max)
+    return Settlement(
+        entry.seq,
+        State.PENDING if reason is None else State.DEAD,
+        attempt,
+        due_at=due_at if reason is None else 0,
+        spent=int(effect.spent),
+        possible_duplicate=meaning.may_have_arrived,
+        dead_reason=reason,
+        first_of=_first_of(entry),
+    )
+
+
+def _first_of(entry: Claimed) -> str | None:
+    """Of an entry of which nothing was settled before, whose it is."""
+    return entry.producer if entry.attempt_count == 0 else None
+
+
+def _dead_reason(
+    entry: Claimed, meaning: Meaning, effect: Effect, attempts_max: int
+) -> DeadReason | None:
+    """Why the entry is given up; None while it is not."""
+    if meaning.outcome is Outcome.REJECTED:
+        return DeadReason.REJECTED if effect.is_final else None
+    if effect.given_up:
+        return DeadReason.REJECTED
+    if effect.spent and meaning.outcome is not Outcome.HOLD:
+        return DeadReason.EXHAUSTED if 0 < attempts_max <= entry.spent + 1 else None
+    return None
+
+
+def revived(seq: int, waiting: Settlement | None) -> Settlement:
+    """A dead letter waits again; perhaps its settlement was not written yet."""
+    if waiting is None:
+        return Settlement(seq, State.PENDING, None, revives=True)
+    return waiting._replace(state=State.PENDING, dead_reason=None)
+
+
+def abandoned(
+    entry: Claimed, began_at: int, duration_ms: int, why: str = _AT_STOP, due_at: int = 0
+) -> Settlement:
+    """Its end was never seen: whether it arrived is not known."""
+    attempt = Attempt(began_at, duration_ms, Outcome.UNAVAILABLE.value, None, why)
+    return Settlement(entry.seq, State.PENDING, attempt, due_at=due_at, possible_duplicate=True)
+
+
+def expired(seq: int) -> Settlement:
+    """Its ttl ran out; no request was made."""
+    return Settlement(seq, State.DEAD, None, dead_reason=DeadReason.EXPIRED)

@@ -21,9 +21,7 @@ from outboxd.clock import Clock
 from outboxd.delivery.announcer import Announcer
 from outboxd.delivery.backoff import Backoff
 from outboxd.delivery.breaker import Allowance
-from outboxd.delivery.claims import Claims
-from outboxd.delivery.clock_steps import ClockSteps
-from outboxd.delivery.expiry import Expiry
+from outboxd.delivery.claims import Claims, ClockSteps, Expiry
 from outboxd.delivery.facts import Fact
 from outboxd.delivery.gate import Gate
 from outboxd.delivery.in_flight import InFlight, Sending

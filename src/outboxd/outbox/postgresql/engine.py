@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from outboxd.clock import Clock
+from outboxd.clock import Clock, WindowClock
 from outboxd.errors import OutboxdError
 from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import (
@@ -49,7 +49,6 @@ from outboxd.outbox.postgresql.lease_row import LeaseRow, LookAround
 from outboxd.outbox.postgresql.link import Link
 from outboxd.outbox.postgresql.schema import DESTINATION
 from outboxd.outbox.postgresql.tallies import CountChanges, Tallies
-from outboxd.outbox.window_clock import WindowClock
 from outboxd.status import OtherAccount
 
 UNCOUNTED_LOOK_S = 5.0

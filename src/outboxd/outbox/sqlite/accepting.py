@@ -98,7 +98,7 @@ class Now(NamedTuple):
     """The moment of an acceptance, in ms since 1970."""
 
     wall_ms: int
-    keys_ms: int  # by it keys are remembered; see `window_clock`
+    keys_ms: int  # by it keys are remembered; see `clock.WindowClock`
 
 
 def has_old_keys(connection: sqlite3.Connection) -> bool:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 import msgspec
 import uuid_utils
 
-from outboxd.clock import Clock
+from outboxd.clock import Clock, WindowClock
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, SyncFailed, Unavailable
 from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import (
@@ -47,7 +47,6 @@ from outboxd.outbox.sqlite import accepting, carrying, changes, claiming, listin
 from outboxd.outbox.sqlite.ballast import Ballast, free_bytes
 from outboxd.outbox.sqlite.connection import connect, migrate, suspect, translate, unusable
 from outboxd.outbox.sqlite.rows import CountChanges, get_meta, read_states, set_meta, write_states
-from outboxd.outbox.window_clock import WindowClock
 
 # A checkpoint's work is bounded by the log's size; a small log also bounds
 # what damage to it can cost.
