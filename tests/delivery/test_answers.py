@@ -395,7 +395,7 @@ def test_an_endpoint_that_speaks_before_it_is_asked_has_not_taken_the_event(loop
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/events"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("outboxd.delivery.connections.EndpointConnection", Late)
+            patch.setattr("outboxd.delivery.transport.EndpointConnection", Late)
             answer = asyncio.run(loopback.send_once(loopback.Komodor(url)))
         thread.join(10)
     assert (answer.status, answer.sent) == (None, False)

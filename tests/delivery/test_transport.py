@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from outboxd import __version__
-from outboxd.delivery import connections
+from outboxd.delivery import dialing
 from outboxd.delivery.outcome import Fault, decide
 from outboxd.delivery.transport import Transport, validate_url
 from outboxd.errors import ConfigError
@@ -149,7 +149,7 @@ def test_a_name_that_does_not_resolve_is_dns(loopback, monkeypatch):
     def no_such_name(*_args, **_kwargs):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(connections.socket, "getaddrinfo", no_such_name)
+    monkeypatch.setattr(dialing.socket, "getaddrinfo", no_such_name)
     answer = asyncio.run(loopback.send_once(loopback.Komodor("http://komodor.invalid/v1/events")))
     assert (answer.fault, answer.sent) == (Fault.DNS, False)
     assert answer.fault_text == "komodor.invalid: Name or service not known"
@@ -164,7 +164,7 @@ def test_a_lookup_that_hangs_ends_with_the_connect_timeout_and_does_not_hold_the
         release.wait(30)
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
-    monkeypatch.setattr(connections.socket, "getaddrinfo", hangs)
+    monkeypatch.setattr(dialing.socket, "getaddrinfo", hangs)
     settings = loopback.Komodor("http://komodor.invalid/v1/events", connect_timeout_s=0.1)
 
     async def main():
@@ -473,7 +473,7 @@ async def test_after_a_fault_the_name_is_resolved_afresh(loopback, monkeypatch):
         asked.append(host)
         return real("127.0.0.1", *rest, **more)
 
-    monkeypatch.setattr(connections.socket, "getaddrinfo", counted)
+    monkeypatch.setattr(dialing.socket, "getaddrinfo", counted)
 
     def script(writer, number, _request):
         if number == 3:
@@ -521,7 +521,7 @@ def leads_to(monkeypatch, *addresses):
             (families[len(at)], socket.SOCK_STREAM, socket.IPPROTO_TCP, "", at) for at in addresses
         ]
 
-    monkeypatch.setattr(connections.socket, "getaddrinfo", looked_up)
+    monkeypatch.setattr(dialing.socket, "getaddrinfo", looked_up)
 
 
 def test_an_address_that_refuses_is_followed_by_the_next(loopback, monkeypatch):

@@ -51,12 +51,16 @@ class World:
         self.clock = FakeClock()
         self.pending, self.free = pending, free
         self.admission = Admission(
-            lambda: Counts(self.pending, 0, 0, 0),
+            self,
             lambda: self.free,
             self.clock,
             events_max,
             disk_free_min,
         )
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.pending, 0, 0, 0)
 
 
 def test_it_refuses_at_the_high_watermark_and_accepts_at_the_low_one():

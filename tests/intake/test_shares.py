@@ -43,14 +43,17 @@ class World:
     def __init__(self, events_max: int) -> None:
         self.waiting: dict[str, int] = {}
         self.admission = Admission(
-            lambda: Counts(sum(self.waiting.values()), 0, 0, 0),
+            self,
             lambda: 1 << 40,
             FakeClock(),
             events_max,
             0,
-            lambda: self.waiting,
             Shares(OPERATORS),
         )
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(sum(self.waiting.values()), 0, 0, 0)
 
     def fill(self, producer: str, step: int = 7) -> int:
         """Keep as many as it gets; how many those were."""

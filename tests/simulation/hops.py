@@ -178,7 +178,7 @@ class Node:
             outbox, self.link, settings, self.clock, self.fleet.rng.random, lambda fact: None
         )
         outbox.on_arrival, outbox.on_claimed = sender.arrived, sender.arrived_claimed
-        admission = Admission(lambda: outbox.counts, lambda: 1 << 40, self.clock, 0, 0)
+        admission = Admission(outbox, lambda: 1 << 40, self.clock, 0, 0)
         self.door = Intake(
             outbox,
             admission,
@@ -271,6 +271,14 @@ class Fleet:
         elif doing < 0.65:
             node.crash()
             await asyncio.sleep(self.rng.choice((0.0, 5.0, 300.0)))
+            await node.start()
+        elif doing < 0.8:
+            # Some are under way somewhere when one of them dies.
+            node = self.rng.choice((node, self.gateways[-1]))
+            for _ in range(3):
+                await self._give()
+            await asyncio.sleep(4 * LATENCY_S * self.rng.random())
+            node.crash()
             await node.start()
         for _ in range(self.rng.randint(0, 4)):
             await self._give()

@@ -151,12 +151,11 @@ async def running(path, *, serve=True, spool=True, **settings):
     outbox = await Outbox.start(SqliteEngine(str(path / "outbox.db"), clock))
     metrics = Metrics("test", clock)
     admission = Admission(
-        lambda: outbox.counts,
+        outbox,
         lambda: free["bytes"],
         clock,
         events_max,
         64 << 20,
-        lambda: outbox.waiting,
         settings.pop("shares", None),
     )
     door = Intake(

@@ -178,7 +178,7 @@ class AgentSite(Site):
         self.outbox = await Outbox.start(engine)
         self.activity = Activity(self.outbox, self.destination, Clock())
         self.activity.sample()
-        self.admission = Admission(lambda: self.outbox.counts, lambda: 10**10, Clock(), 0, 1)
+        self.admission = Admission(self.outbox, lambda: 10**10, Clock(), 0, 1)
         context = ApiContext(
             outbox=self.outbox,
             intake=self.admission,

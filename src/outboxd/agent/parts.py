@@ -91,7 +91,6 @@ class AgentParts:
         self.clock = clock
         self.metrics = Metrics(__version__, clock)
         self.transport = Transport(config.komodor, key)
-        self._observer = DeliveryObserver(self.metrics)
         self._key = key
         self._log = get_logger("agent")
         self.election = _election(outbox, opened, clock)
@@ -101,16 +100,15 @@ class AgentParts:
             sender_settings(config),
             clock,
             random,
-            self._observe,
+            DeliveryObserver(self.metrics, self._hear),
             *(() if self.election is None else (self.election.may_launch,)),
         )
         self.admission = Admission(
-            lambda: outbox.counts,
+            outbox,
             lambda: outbox.sizes().free,
             clock,
             config.outbox.events_max,
             config.outbox.disk_free_min,
-            lambda: outbox.waiting,
             Shares({user(0).name, user(os.geteuid()).name, AGENT.name}),
         )
         self._callers = CallerBook()
@@ -124,7 +122,9 @@ class AgentParts:
             event_bytes_max=config.intake.event_bytes_max,
             ttl_s=config.outbox.ttl_s,
         )
-        self.door.watch = ProducerObserver(self.metrics, clock, self._callers)
+        self.door.watch = ProducerObserver(
+            self.metrics, clock, self._callers, has_tokens=bool(config.intake.listen)
+        )
         if self.election is not None:
             self.election.join(self.sender, self._database_trouble)
         self.spool: SpoolReader | None = None  # gateways that share an outbox have none
@@ -142,7 +142,7 @@ class AgentParts:
         self._random = random
         self._closing: set[asyncio.Task[None]] = set()  # transports that are no longer used
         self._ready = False
-        self.on_change: Callable[[], None] = lambda: None  # something the status line may tell
+        self._on_change: Callable[[], None] = lambda: None
         self._api = ApiContext(
             outbox=outbox,
             intake=self.admission,
@@ -167,7 +167,7 @@ class AgentParts:
         )
         outbox.on_arrival = self.sender.arrived
         outbox.on_claimed = self.sender.arrived_claimed
-        outbox.on_commit = self._committed
+        outbox.on_commit = self.metrics.commit
         self.door.on_refused = self._refused
         outbox.on_damage = self._damage_found
         self._watch_metrics()
@@ -294,11 +294,16 @@ class AgentParts:
 
     def _refused(self, refusal: Refused, count: int) -> None:
         self._log.warning("event.refused", count=count, error=refusal.message, hint=refusal.hint)
-        self.on_change()
+        self._on_change()
 
-    def _committed(self, duration_s: float, rows: int) -> None:
-        self.metrics.commit(duration_s, rows)
-        self.on_change()
+    def tell_changes(self, told: Callable[[], None]) -> None:
+        """Call `told` from now on whenever something happens that a person may ask about."""
+
+        def committed(duration_s: float, rows: int) -> None:
+            self.metrics.commit(duration_s, rows)
+            told()
+
+        self._on_change, self.outbox.on_commit = told, committed
 
     async def close_intake(self) -> None:
         """Take nothing more; what is in hand is answered."""
@@ -328,9 +333,8 @@ class AgentParts:
 
     # --- delivery ---
 
-    def _observe(self, fact: Fact) -> None:
-        self._observer(fact)
-        self.on_change()
+    def _hear(self, fact: Fact) -> None:
+        self._on_change()
         if isinstance(fact, OutageEnded) and self.config.delivery.report_outage:
             self._reports.tell(fact, self.config.delivery.late_after_s)
 
@@ -344,7 +348,7 @@ class AgentParts:
 
     def _database_trouble(self, refusal: Refused | None) -> None:
         self.admission.set_trouble(refusal)
-        self.on_change()
+        self._on_change()
 
     # --- the rest ---
 

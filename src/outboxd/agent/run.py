@@ -136,7 +136,8 @@ class Agent:
         )
         parts.outbox.on_fatal = self._fail
         self._line = StatusLine(self._notifier, parts.health.summary)
-        parts.on_change = self._line.changed
+        if self._notifier.enabled:
+            parts.tell_changes(self._line.changed)
         examination = Examination(
             self._clock, self._config_path, lambda: self._config, parts.findings
         )
@@ -278,7 +279,8 @@ class Agent:
         while True:
             if self._parts.health.fault() is None:
                 self._notifier.watchdog()
-            self._parts.on_change()  # what changes with time alone
+            if self._line is not None:
+                self._line.changed()  # what changes with time alone
             await asyncio.sleep(interval_s)
 
     # --- stop ---

@@ -1,6 +1,12 @@
 """`outboxd manpage`: the man page, made from the same table as `--help`.
 
 Roff on stdout, to be read with `man -l -` or installed as outboxd.1.
+
+By hand, and not by argparse-manpage over the parser that shell completion has: that was
+tried (4.8). An argparse parser knows neither groups of commands nor a default subcommand,
+so its page has `events SUBCOMMAND ...` where `outboxd events --state pending` is what
+people type, a section for each of sixty subcommands, and no exit codes or examples that
+roff could set; it is a fourth longer.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Announcer:
         self.outage: Outage | None = None  # that lasts
         self._began_s = 0.0  # it, by the monotonic clock
         self._set_aside: dict[int, str] = {}  # by seq
-        self._settling_failed = False
+        self.is_settling_failure_known = False  # told, and not over yet
 
     def state(self, view: View, hint: str | None) -> None:
         """Where the gate stands now; `hint` says what the operator should do."""
@@ -90,12 +90,12 @@ class Announcer:
 
     def settling_failed(self, error: OutboxdError, waiting: int) -> None:
         """Outcomes cannot be committed."""
-        if not self._settling_failed:
-            self._settling_failed = True
+        if not self.is_settling_failure_known:
+            self.is_settling_failure_known = True
             self._observe(SettlingFailed(error.message, waiting))
 
     def settling_works(self) -> None:
         """Outcomes were committed."""
-        if self._settling_failed:
-            self._settling_failed = False
+        if self.is_settling_failure_known:
+            self.is_settling_failure_known = False
             self._observe(SettlingResumed())

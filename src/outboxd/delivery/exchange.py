@@ -19,9 +19,15 @@ from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from outboxd.delivery.coding import BODY_START_BYTES, PACKED_STARTS, SPACE_AND_MARKS, decoded
 from outboxd.delivery.faults import lost
-from outboxd.delivery.outcome import Answer, Fault
+from outboxd.delivery.outcome import (
+    BODY_START_BYTES,
+    PACKED_STARTS,
+    SPACE_AND_MARKS,
+    Answer,
+    Fault,
+    decoded,
+)
 from outboxd.event.hop import GREETING, STATE
 
 KEEPALIVE_S = 15.0  # below every server's own limit, so that seldom a stale one is used

@@ -31,7 +31,7 @@ from outboxd.delivery.outcome import (
 )
 from outboxd.delivery.settings import DeliverySettings
 from outboxd.delivery.through import ask_through
-from outboxd.outbox.model import Attempt, Claimed, Entry, Settlement, State
+from outboxd.outbox.model import Attempt, Claimed, Entry, Outcome, Settlement, State
 from outboxd.outbox.outbox import Outbox
 from outboxd.status import Through
 
@@ -296,7 +296,8 @@ class InFlight:
                 oldest_at = min(oldest_at, self._clock_steps.corrected(waiting_at))
             counts = self._outbox.counts
             self._announcer.outage_ended(counts.pending - counts.held, oldest_at)
-        self._announcer.state(self._gate.view(), effect.hint or meaning.hint)
+        if meaning.outcome is not Outcome.DELIVERED or effect.change is not GateChange.NONE:
+            self._announcer.state(self._gate.view(), effect.hint or meaning.hint)
 
     def _revive(self, seqs: tuple[int, ...]) -> None:
         """Dead letters wait again: not they are wrong, the destination refuses everything."""

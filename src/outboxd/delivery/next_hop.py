@@ -155,6 +155,10 @@ def stamps(claimed: Claimed, now_ms: int, stamp: str, late_after_s: float) -> di
     `stamp` is the setting: late, always or never.
     """
     added: dict[str, object] = {}
+    is_told_late = stamp == "always" or (stamp == "late" and is_late(claimed, now_ms, late_after_s))
+    is_doubtful = claimed.possible_duplicate or claimed.hop is not None
+    if not (is_told_late or is_doubtful or claimed.repeats):
+        return added  # the usual case
     hop = further(
         _hop(claimed),
         age_ms=0,
@@ -164,7 +168,7 @@ def stamps(claimed: Claimed, now_ms: int, stamp: str, late_after_s: float) -> di
         possible_duplicate=claimed.possible_duplicate,
         host="",
     )
-    if stamp == "always" or (stamp == "late" and is_late(claimed, now_ms, late_after_s)):
+    if is_told_late:
         age_ms = _age_ms(claimed, now_ms)
         occurred_at = now_ms - age_ms if claimed.occurred_at is None else claimed.occurred_at
         added["occurredAt"] = rfc3339(occurred_at)

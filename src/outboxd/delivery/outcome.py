@@ -2,21 +2,40 @@
 
 Pure: times are arguments, and what the gate makes of an answer beside those of
 others (`Effect`) is one as well. It never decides how long anybody waits.
+
+The start of a body is read through codings that nobody asked for. Every request asks
+for `identity`, so an answer that is coded all the same comes from something that does
+not listen: a portal with pages packed beforehand, a proxy. What is packed with gzip or
+deflate is read, told or untold. For other codings there is no decoder here: that such
+an answer cannot be read is said. Nothing unpacks more than is kept.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
+import zlib
 from collections.abc import Mapping
 from enum import Enum, StrEnum, auto
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import NamedTuple
 
-from outboxd.delivery.coding import SPACE_AND_MARKS
 from outboxd.delivery.retry_after import wait_s
 from outboxd.outbox.model import Attempt, Claimed, DeadReason, Outcome, Settlement, State
 from outboxd.text import harmless
+
+BODY_START_BYTES = 2048  # what is kept of a body, packed or not
+# What may stand before the first character, in UTF-8, UTF-16 and UTF-32.
+SPACE_AND_MARKS = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n\f\v"
+# With what a packed body begins, whatever its head says of it: gzip, zstandard (RFC 8878),
+# and zlib as everybody makes it (RFC 1950).
+_GZIP, _ZSTANDARD, _ZLIB = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78"
+PACKED_STARTS = (_GZIP[:1], _ZSTANDARD[:1], _ZLIB)
+
+_LAYERS_MAX = 4
+_ANY_HEADER = 32 + zlib.MAX_WBITS  # gzip's or zlib's, as zlib's documentation has it
+_TEXT_START_BYTES = 32
 
 
 class Fault(StrEnum):
@@ -47,7 +66,7 @@ class Answer(NamedTuple):
 
     status: int | None = None
     headers: Mapping[str, str] = _NO_HEADERS  # looked up with lower-case names
-    body_start: bytes = b""  # at most coding.BODY_START_BYTES, without its codings
+    body_start: bytes = b""  # at most BODY_START_BYTES, without its codings
     fault: Fault | None = None
     fault_text: str = ""  # what the fault says of itself, for the operator
     sent: bool = True  # whether any byte of the request may have left
@@ -67,9 +86,6 @@ class Meaning(NamedTuple):
     retry_after_s: float | None = None  # throttled: how long; None: as the breaker waits
     concerns_event: bool = True  # not if it was refused before any of the event was sent
     is_certificate: bool = False  # a certificate does not verify: perhaps the clock is wrong
-
-
-_AT_STOP = "the agent was stopped before the answer came: the event may have arrived"
 
 
 class GateChange(Enum):
@@ -97,6 +113,7 @@ class Effect(NamedTuple):
     hint: str | None = None  # in place of the answer's own
 
 
+_AT_STOP = "the agent was stopped before the answer came: the event may have arrived"
 _ERROR_CHARS = 200
 
 _CHECK_KEY = (
@@ -193,6 +210,31 @@ def is_html_page(body_start: bytes) -> bool:
     """
     start = body_start.lstrip(SPACE_AND_MARKS)[:1024].replace(b"\0", b"").lower()  # in any UTF
     return _MARKUP.match(start) is not None or (start[:1] == b"<" and b"<html" in start)
+
+
+def decoded(body: bytes, coding: str) -> tuple[bytes, bool]:
+    """The start of a body without its codings, and whether it could be read.
+
+    Args:
+        body: what was kept of it, at most BODY_START_BYTES
+        coding: the header Content-Encoding, "" for none; one that names more than
+            was done (a proxy has unpacked the body and left the name) does no harm
+    """
+    if not body:
+        return b"", True
+    named = [name for each in coding.split(",") if (name := each.strip().lower())]
+    named = [name for name in named if name != "identity"]
+    for _ in range(_LAYERS_MAX):
+        unpacked = _unpacked(body, is_deflate=named[-1:] == ["deflate"])
+        if unpacked is None:
+            break
+        body = unpacked
+        del named[-1:]
+    if not body or body.startswith((_GZIP, _ZSTANDARD)) or (named and not _is_text(body)):
+        return b"", False
+    if len(body) >= BODY_START_BYTES and not body.strip(SPACE_AND_MARKS):
+        return b"", False  # what it says is yet to come, and no API begins like that
+    return body, True
 
 
 def _of_success(answer: Answer, status: int) -> Meaning:
@@ -330,3 +372,25 @@ def abandoned(
 def expired(seq: int) -> Settlement:
     """Its ttl ran out; no request was made."""
     return Settlement(seq, State.DEAD, None, dead_reason=DeadReason.EXPIRED)
+
+
+def _unpacked(body: bytes, is_deflate: bool) -> bytes | None:
+    """One layer less, b"" where its contents begin behind what was kept. None: there is
+    none that can be taken off."""
+    forms = [_ANY_HEADER] if body.startswith((_GZIP, _ZLIB)) else []
+    for window_bits in (*forms, -zlib.MAX_WBITS) if is_deflate else forms:
+        try:
+            return zlib.decompressobj(window_bits).decompress(body, BODY_START_BYTES)
+        except zlib.error:
+            continue
+    return None
+
+
+def _is_text(body: bytes) -> bool:
+    """Whether it begins as a text does, in any UTF."""
+    start = body.replace(b"\0", b"").lstrip(SPACE_AND_MARKS)[:_TEXT_START_BYTES]
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # its end may be in pieces
+    except UnicodeDecodeError:
+        return False
+    return "".join(text.split()).isprintable()

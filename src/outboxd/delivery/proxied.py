@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import httpx
 
 from outboxd.delivery import faults
-from outboxd.delivery.coding import BODY_START_BYTES, decoded
 from outboxd.delivery.exchange import ANSWER_BYTES_MAX, KEEPALIVE_S, REST_S
-from outboxd.delivery.outcome import Answer, Fault
+from outboxd.delivery.outcome import BODY_START_BYTES, Answer, Fault, decoded
 from outboxd.errors import ConfigError
 
 # What httpcore says where a SOCKS proxy wants other credentials, or any.

@@ -73,6 +73,7 @@ class Sender:
         self._outbox = outbox
         self._may_launch = may_launch
         self._settings = settings
+        self._in_order = settings.fifo
         self._clock = clock
         now_s = clock.monotonic_s()
         self._gate = Gate(
@@ -81,7 +82,7 @@ class Sender:
             settings.delivery.concurrency_max,
             settings.delivery.rate_max,
             now_s,
-            in_order=settings.fifo,
+            in_order=self._in_order,
         )
         self._claims = Claims(
             outbox,
@@ -112,6 +113,8 @@ class Sender:
             self._wake.set,
         )
 
+        self._arrived = False  # entries came in since the turn before
+        self._unclaimed = False  # and some of them no offer has taken
         self._overstated = False  # the outbox has more as in flight than are
         self._settling_failed = False
         self._stopping = False
@@ -193,15 +196,13 @@ class Sender:
         self.arrived()
 
     def arrived(self) -> None:
-        """New entries: look for them."""
-        self._claims.look_again()
-        self._gate.arrived(self._clock.monotonic_s())
-        self._expiry.arrived()
+        """New entries: the next turn looks for them."""
+        self._arrived = self._unclaimed = True
         self._wake.set()
 
     def arrived_claimed(self) -> None:
         """New entries, and the offer took some or all of them."""
-        self._expiry.arrived()
+        self._arrived = True
         self._wake.set()
 
     def key_changed(self) -> None:
@@ -225,13 +226,14 @@ class Sender:
         unless it is another destination.
         """
         before, self._settings = self._settings, settings
+        self._in_order = settings.fifo
         self._in_flight.configure(settings, transport)
         self._gate.configure(
             Backoff(settings.delivery.backoff_initial_s, settings.delivery.backoff_max_s),
             settings.delivery.hold_probe_s,
             settings.delivery.concurrency_max,
             settings.delivery.rate_max,
-            in_order=settings.fifo,
+            in_order=self._in_order,
         )
         self._claims.configure(
             settings.delivery.order,
@@ -247,7 +249,7 @@ class Sender:
 
     def stuck_s(self) -> float:
         """For how long the sender has had work that it may do and has not done."""
-        may_have_work = self._outbox.counts.pending and self._claims.promising
+        may_have_work = self._outbox.counts.pending and (self._unclaimed or self._claims.promising)
         if (
             not (may_have_work or self._in_flight.finished)
             or self._in_flight
@@ -271,6 +273,7 @@ class Sender:
             return
         while not self._stopping:
             self._wake.clear()
+            self._hear_of_arrivals()
             try:
                 progressed = await self._turn()
             except _NOT_NOW as error:  # of a read: nothing of it is under way
@@ -279,7 +282,7 @@ class Sender:
                 self._expiry.arrived()
                 progressed = False
             self.turned_s = self._clock.monotonic_s()
-            if not progressed:
+            if not progressed and not self._arrived:
                 self._offer()
                 await self._wait(self._pause_s())
             latency_s = self._gate.latency_s
@@ -289,6 +292,15 @@ class Sender:
                 # commit writes whole pages and syncs, however little it settles.
                 await asyncio.sleep(GATHER_S)
         await self._drain()
+
+    def _hear_of_arrivals(self) -> None:
+        """All that came in since the turn before counts as one arrival."""
+        if self._arrived:
+            self._expiry.arrived()
+        if self._unclaimed:
+            self._claims.look_again()
+            self._gate.arrived(self._clock.monotonic_s())
+        self._arrived = self._unclaimed = False
 
     async def _recover(self) -> bool:
         """What was in flight at a crash may have arrived; False if stopped before
@@ -358,7 +370,7 @@ class Sender:
         """How many requests may start now."""
         if self._stopping or self._settling_failed or not self._may_launch():
             return 0
-        if self._settings.fifo and self._in_flight.finished:
+        if self._in_order and self._in_flight.finished:
             return 0  # the one that has just ended may have to go once more, first
         return self._gate.start_at_most(now_s)
 
@@ -441,7 +453,7 @@ class Sender:
         if any(settlement.state == State.PENDING for settlement in finished.values()):
             self._claims.look_again()
         self._overstated = self._settling_failed = False
-        if is_proof:
+        if is_proof and self._announcer.is_settling_failure_known:
             self._announcer.settling_works()
         return True
 

@@ -1,8 +1,8 @@
 """One request, one answer: the way to the endpoint, straight or through a proxy.
 
-It sends, and says what came of it in our own words (`Answer`). It never
-retries, never follows a redirect, never waits longer than it was told, and
-never decides what an answer means.
+It sends, keeps the connections, and says what came of a request in our own words
+(`Answer`). It never retries, never follows a redirect, never waits longer than it
+was told, and never decides what an answer means.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from outboxd import __version__
 from outboxd.config.sections import Komodor
 from outboxd.delivery import faults
-from outboxd.delivery.coding import BODY_START_BYTES
-from outboxd.delivery.connections import Pool
-from outboxd.delivery.outcome import Answer, Fault
+from outboxd.delivery.dialing import Address, Resolver, connected
+from outboxd.delivery.exchange import EndpointConnection
+from outboxd.delivery.outcome import BODY_START_BYTES, Answer, Fault
 from outboxd.delivery.proxies import DEFAULT_PORTS, credentials_of, proxy_for
 from outboxd.delivery.tls import Tls, WatchedTls
 from outboxd.errors import ConfigError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from outboxd.delivery.proxied import Proxied
 
 USER_AGENT = f"outboxd/{__version__}"
+_ADDRESSES_KEPT_S = 60.0
 _API_KEY, _OF_THE_PROXY = "[api key]", "[proxy password]"
 # Also where another server, or another connection of a proxy, may answer otherwise.
 _OF_THE_WAY = frozenset({408, 421, 425})
@@ -228,6 +229,108 @@ class Transport:
         elif fault in (Fault.DNS, Fault.CONNECT, Fault.CONNECT_TIMEOUT):
             where = self._proxy_host or urlsplit(self._endpoint).hostname
         return ": ".join(part for part in (where, text) if part)
+
+
+class Pool:
+    """The connections to one host.
+
+    Args:
+        context: for TLS; None: plain
+        connect_timeout_s: for name, connection and TLS together
+    """
+
+    def __init__(
+        self, host: str, port: int, context: ssl.SSLContext | None, connect_timeout_s: float
+    ) -> None:
+        self._host, self._port = host, port
+        self._context = context
+        self._connect_timeout_s = connect_timeout_s
+        self._resolver = Resolver()
+        self._addresses: asyncio.Future[list[Address]] | None = None
+        self._resolved_at_s = 0.0
+        self._generation = 0
+        self._idle: list[EndpointConnection] = []  # the one used last at the end
+        self._open: set[EndpointConnection] = set()
+        self._all_closed = asyncio.Event()
+
+    def take(self) -> EndpointConnection | None:
+        """An idle connection that is as it was left, if there is one."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable():
+                return connection
+            connection.abort()
+        return None
+
+    async def dial(self, ends_s: float) -> EndpointConnection:
+        """A new connection, by `ends_s` of the loop's clock at the latest.
+
+        Raises:
+            OSError: there is none to be had (ssl.SSLError and socket.gaierror are such).
+        """
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout_at(min(ends_s, loop.time() + self._connect_timeout_s)):
+            generation, context = self._generation, self._context
+            sock = await connected(await self._resolved())
+            _, connection = await loop.create_connection(
+                lambda: EndpointConnection(sock, self._released, self._closed),
+                sock=sock,
+                ssl=context,
+                server_hostname=self._host if context else None,
+            )
+        connection.generation = generation
+        self._open.add(connection)
+        if not connection.open:  # meanwhile
+            self._closed(connection)
+        return connection
+
+    def drop_idle(self) -> None:
+        """Let the next requests have new connections; those in use may come back."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def renew(self, context: ssl.SSLContext | None) -> None:
+        """Forget all connections, once they are idle, and addresses."""
+        self._context = context
+        self._generation += 1
+        self._addresses = None
+        self.drop_idle()
+
+    async def close(self) -> None:
+        """End all connections, those in use too."""
+        self.renew(self._context)
+        self._all_closed.clear()
+        for connection in tuple(self._open):
+            connection.abort()
+        if self._open:
+            await self._all_closed.wait()
+
+    def _released(self, connection: EndpointConnection) -> None:
+        if connection.generation == self._generation:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _closed(self, connection: EndpointConnection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if not self._open:
+            self._all_closed.set()
+
+    async def _resolved(self) -> list[Address]:
+        """The host's addresses; one lookup serves all who ask meanwhile."""
+        loop = asyncio.get_running_loop()
+        known = self._addresses
+        if known is not None and known.done():
+            old = loop.time() - self._resolved_at_s > _ADDRESSES_KEPT_S
+            if old or known.exception() is not None:
+                known = None
+        if known is None:
+            known = self._addresses = self._resolver.resolve(self._host, self._port)
+            self._resolved_at_s = loop.time()
+        return await asyncio.shield(known)
 
 
 def validate_url(endpoint: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, OutboxFull, Refused
@@ -26,6 +26,13 @@ RATE_WINDOW_S = 30.0  # how far back the drain rate remembers, roughly
 _USER = "uid:"
 
 
+class Backlog(Protocol):
+    """What waits, as the outbox knows it."""
+
+    counts: Counts
+    waiting: Mapping[str, int]  # what is pending, by producer
+
+
 class IntakeState(NamedTuple):
     """What `GET /v1/status` says of the intake."""
 
@@ -38,18 +45,15 @@ class Admission:
 
     def __init__(
         self,
-        counts: Callable[[], Counts],
+        backlog: Backlog,
         free_bytes: Callable[[], int],
         clock: Clock,
         events_max: int,
         disk_free_min: int,
-        waiting: Callable[[], Mapping[str, int]] = dict,
         shares: Shares | None = None,
     ) -> None:
-        """`waiting`: what is pending, by producer; `shares`: who has to share (None:
-        nobody)."""
-        self._counts = counts
-        self._waiting = waiting
+        """`shares`: who has to share (None: nobody)."""
+        self._backlog = backlog
         self._shares = shares
         self._reserved_by: dict[str, int] = {}
         self._free_bytes = free_bytes
@@ -82,7 +86,7 @@ class Admission:
             raise self._disk_refusal()
         if not self._events_max:
             return self._granted(wanted, producer)
-        pending = self._counts().pending
+        pending = self._backlog.counts.pending
         if self._full:
             self._full = pending > self._events_max * 9 // 10
         elif pending >= self._events_max:
@@ -105,7 +109,7 @@ class Admission:
     def _own_room(self, producer: str, pending: int) -> int | None:
         if self._shares is None:
             return None
-        waiting = self._waiting()
+        waiting = self._backlog.waiting
         own = waiting.get(producer, 0) + self._reserved_by.get(producer, 0)
         return self._shares.room(producer, own, waiting, pending + self._reserved, self._events_max)
 
@@ -147,7 +151,7 @@ class Admission:
 
     def _sample(self, now_s: float) -> None:
         elapsed_s = now_s - self._sampled_at_s
-        pending = self._counts().pending
+        pending = self._backlog.counts.pending
         if math.isfinite(elapsed_s):
             left = max(0, self._pending_at_sample + self._accepted - pending)
             weight = 1 - math.exp(-elapsed_s / RATE_WINDOW_S)
@@ -174,7 +178,7 @@ class Admission:
         )
 
     def _share_refusal(self, producer: str, pending: int) -> OutboxFull:
-        own = self._waiting().get(producer, 0) + self._reserved_by.get(producer, 0)
+        own = self._backlog.waiting.get(producer, 0) + self._reserved_by.get(producer, 0)
         rate = self.drain_rate or 0.0
         estimate_s = max(1, own // 10) / rate if rate > 0 else SHARE_RETRY_AFTER_S
         return OutboxFull(

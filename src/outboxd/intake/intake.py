@@ -30,7 +30,7 @@ from outboxd.event.strictjson import Unexplained
 from outboxd.intake import plain_event
 from outboxd.intake.admission import Admission
 from outboxd.intake.host_clocks import ahead_ms
-from outboxd.intake.producer import NotAllowed, Producer, ProducerWatch, Unwatched
+from outboxd.intake.producer import NotAllowed, Producer, ProducerWatch
 from outboxd.intake.syntax import check_syntax
 from outboxd.intake.turns import Turns
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark
@@ -156,7 +156,7 @@ class Intake:
         self._turns = Turns(lambda: metrics.limit_met("turn"))
         # Told of events that are refused for lack of room, and how many they are.
         self.on_refused: Callable[[Refused, int], None] = lambda refusal, count: None
-        self.watch: ProducerWatch = Unwatched()
+        self.watch: ProducerWatch | None = None
         self.configure(defaults, event_type_max, event_bytes_max, ttl_s)
 
     def configure(
@@ -306,7 +306,8 @@ class Intake:
     def count_refused(self, producer: Producer, reason: str, count: int, told: str) -> None:
         """So many of a producer's events were not kept, for a reason of the metrics'."""
         self.metrics.refused(reason, count)
-        self.watch.refused(producer.name, reason, count, told)
+        if self.watch is not None:
+            self.watch.refused(producer.name, reason, count, told)
 
     async def keep(self, items: Sequence[Incoming]) -> list[Receipt]:
         """Commit all of `items` or none; the receipts in the same order.
@@ -344,7 +345,8 @@ class Intake:
                 accepted = 0  # counted once
         if kept:
             self.metrics.accepted(items[0].source, kept)
-            self._tell_watch(items, receipts)
+            if self.watch is not None and self.watch.follows_events:
+                _tell_watch(self.watch, items, receipts)
         if kept < len(items):
             repeats = sum(receipt.repeated for receipt in receipts)
             self.metrics.repeats(repeats)
@@ -384,21 +386,6 @@ class Intake:
                 for place in marked:
                     answers[place] = Kept(0, error)
         return answers
-
-    def _tell_watch(self, items: Sequence[Incoming], receipts: Sequence[Receipt]) -> None:
-        """What was kept, by its producer; and whose clock is wrong."""
-        kept = Counter(
-            item.producer
-            for item, receipt in zip(items, receipts, strict=True)
-            if receipt.status == "accepted"
-        )
-        for name, count in kept.items():
-            self.watch.accepted(name, count)
-        for item in items:
-            ahead = None if item.occurred_at is None else ahead_ms(item)
-            if ahead is not None:
-                host = "" if item.hop is None else read_hop_text(item.hop).host
-                self.watch.clock_wrong(item.producer, host, ahead)
 
     async def take_lines(
         self, lines: Sequence[bytes | None], source: str, producer: Producer, faults: BatchFaults
@@ -487,6 +474,24 @@ class Intake:
         if not line or line.isspace():
             raise EventError("the line is empty", None, "write one event on each line")
         return self.prepare(line, source, producer, explain=explain)
+
+
+def _tell_watch(
+    watch: ProducerWatch, items: Sequence[Incoming], receipts: Sequence[Receipt]
+) -> None:
+    """What was kept, by its producer; and whose clock is wrong."""
+    kept = Counter(
+        item.producer
+        for item, receipt in zip(items, receipts, strict=True)
+        if receipt.status == "accepted"
+    )
+    for name, count in kept.items():
+        watch.accepted(name, count)
+    for item in items:
+        ahead = None if item.occurred_at is None else ahead_ms(item)
+        if ahead is not None:
+            host = "" if item.hop is None else read_hop_text(item.hop).host
+            watch.clock_wrong(item.producer, host, ahead)
 
 
 def receipt_json(receipt: Receipt, warnings: Sequence[str]) -> bytes:

@@ -20,24 +20,14 @@ class NotAllowed(EventError):
 class ProducerWatch(Protocol):
     """Who is told what becomes of a producer's events, by its name."""
 
+    # Whether anybody hands in of whom more is told than refusals.
+    follows_events: bool
+
     def accepted(self, producer: str, count: int) -> None: ...
 
     def refused(self, producer: str, reason: str, count: int, told: str) -> None: ...
 
     def clock_wrong(self, producer: str, host: str, ahead_ms: int) -> None: ...
-
-
-class Unwatched:
-    """Nobody is told."""
-
-    def accepted(self, producer: str, count: int) -> None:
-        pass
-
-    def refused(self, producer: str, reason: str, count: int, told: str) -> None:
-        pass
-
-    def clock_wrong(self, producer: str, host: str, ahead_ms: int) -> None:
-        pass
 
 
 class Producer:

@@ -6,6 +6,8 @@ event that was delivered. Never changes what the sender does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from outboxd.delivery.facts import (
     AttemptMade,
     BrakePulled,
@@ -37,14 +39,21 @@ _LINES = {
 class DeliveryObserver:
     """Hears every fact that the sender tells."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, hear: Callable[[Fact], None] = lambda _: None) -> None:
+        """`hear` is told what was told here, but for each attempt."""
         self._metrics = metrics
+        self._hear = hear
         self._log = get_logger("sender")
 
     def __call__(self, fact: Fact) -> None:
         if isinstance(fact, AttemptMade):
             self._attempt(fact)
-        elif isinstance(fact, GateChanged):
+            return
+        self._tell(fact)
+        self._hear(fact)
+
+    def _tell(self, fact: Fact) -> None:
+        if isinstance(fact, GateChanged):
             self._gate(fact)
         elif isinstance(fact, EntryExpired):
             self._metrics.dead(DeadReason.EXPIRED)

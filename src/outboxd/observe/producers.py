@@ -41,7 +41,11 @@ class TokenMetrics(Protocol):
 class ProducerObserver:
     """Told by the door."""
 
-    def __init__(self, metrics: TokenMetrics, clock: Clock, callers: CallerBook) -> None:
+    def __init__(
+        self, metrics: TokenMetrics, clock: Clock, callers: CallerBook, *, has_tokens: bool = True
+    ) -> None:
+        """`has_tokens`: whether anybody may hand in over TCP."""
+        self.follows_events = has_tokens
         self._metrics = metrics
         self._clock = clock
         self._callers = callers

@@ -351,8 +351,9 @@ class Writer:
     def _finish(
         self, operations: list[Operation[Any]], results: list[Any], duration_s: float
     ) -> None:
-        self._on_commit(operations, duration_s)
+        # Who waits for a receipt goes on before whoever is told of the commit.
         _succeed([op.future for op in operations], results)
+        self._on_commit(operations, duration_s)
 
 
 def _apply(operations: Sequence[Operation[Any]], engine: Engine) -> list[Any]:

@@ -32,7 +32,7 @@ class Now(NamedTuple):
     """The moment of an acceptance, in ms since 1970."""
 
     wall_ms: int
-    keys_ms: int  # by it keys are remembered; see `window_clock`
+    keys_ms: int  # by it keys are remembered; see `clock.WindowClock`
 
 
 class _Fresh(NamedTuple):

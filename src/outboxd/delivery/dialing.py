@@ -1,23 +1,16 @@
-"""How connections are made, and the pool that keeps them: names, addresses, TLS.
-
-It sends no request and decides nothing of one.
-"""
+"""How a connection is made: from a name to its addresses, and to the first that answers."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import socket
-import ssl
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
-from outboxd.delivery.exchange import EndpointConnection
-
-_ADDRESSES_KEPT_S = 60.0
 _LOOKUPS_MAX = 4  # of lookups that hang; each holds a thread until the system gives up
 _NEXT_ADDRESS_S = 0.25  # RFC 8305's Connection Attempt Delay
 
@@ -27,108 +20,6 @@ class Address(NamedTuple):
 
     family: int
     at: tuple[object, ...]  # as socket.connect takes it
-
-
-class Pool:
-    """Connections to one host.
-
-    Args:
-        context: for TLS; None: plain
-        connect_timeout_s: for name, connection and TLS together
-    """
-
-    def __init__(
-        self, host: str, port: int, context: ssl.SSLContext | None, connect_timeout_s: float
-    ) -> None:
-        self._host, self._port = host, port
-        self._context = context
-        self._connect_timeout_s = connect_timeout_s
-        self._resolver = Resolver()
-        self._addresses: asyncio.Future[list[Address]] | None = None
-        self._resolved_at_s = 0.0
-        self._generation = 0
-        self._idle: list[EndpointConnection] = []  # the one used last at the end
-        self._open: set[EndpointConnection] = set()
-        self._all_closed = asyncio.Event()
-
-    def take(self) -> EndpointConnection | None:
-        """An idle connection that is as it was left, if there is one."""
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable():
-                return connection
-            connection.abort()
-        return None
-
-    async def dial(self, ends_s: float) -> EndpointConnection:
-        """A new connection, by `ends_s` of the loop's clock at the latest.
-
-        Raises:
-            OSError: there is none to be had (ssl.SSLError and socket.gaierror are such).
-        """
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout_at(min(ends_s, loop.time() + self._connect_timeout_s)):
-            generation, context = self._generation, self._context
-            sock = await connected(await self._resolved())
-            _, connection = await loop.create_connection(
-                lambda: EndpointConnection(sock, self._released, self._closed),
-                sock=sock,
-                ssl=context,
-                server_hostname=self._host if context else None,
-            )
-        connection.generation = generation
-        self._open.add(connection)
-        if not connection.open:  # meanwhile
-            self._closed(connection)
-        return connection
-
-    def drop_idle(self) -> None:
-        """Let the next requests have new connections; those in use may come back."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
-
-    def renew(self, context: ssl.SSLContext | None) -> None:
-        """Forget all connections, once they are idle, and addresses."""
-        self._context = context
-        self._generation += 1
-        self._addresses = None
-        self.drop_idle()
-
-    async def close(self) -> None:
-        """End all connections, those in use too."""
-        self.renew(self._context)
-        self._all_closed.clear()
-        for connection in tuple(self._open):
-            connection.abort()
-        if self._open:
-            await self._all_closed.wait()
-
-    def _released(self, connection: EndpointConnection) -> None:
-        if connection.generation == self._generation:
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-    def _closed(self, connection: EndpointConnection) -> None:
-        self._open.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
-        if not self._open:
-            self._all_closed.set()
-
-    async def _resolved(self) -> list[Address]:
-        """The host's addresses; one lookup serves all who ask meanwhile."""
-        loop = asyncio.get_running_loop()
-        known = self._addresses
-        if known is not None and known.done():
-            old = loop.time() - self._resolved_at_s > _ADDRESSES_KEPT_S
-            if old or known.exception() is not None:
-                known = None
-        if known is None:
-            known = self._addresses = self._resolver.resolve(self._host, self._port)
-            self._resolved_at_s = loop.time()
-        return await asyncio.shield(known)
 
 
 class Resolver:
