@@ -169,6 +169,10 @@ class AgentSite(Site):
 
         return self.call(work())
 
+    def told(self, **changes: Any) -> None:
+        """Another version runs, or at another socket."""
+        self.context = self.reading._context = self.context._replace(**changes)
+
     def close(self) -> None:
         self.call(self._stop())
         super().close()
@@ -196,14 +200,17 @@ class AgentSite(Site):
             gateway=lambda: self.gateway,
             refused=lambda: self.refused,
         )
-        self.source = OutboxSource(self.outbox, self.activity, context.status)
-        reading = ReadingRoutes(context, self.source.page).routes()
+        self.context = context
+        self.source = OutboxSource(self.outbox, self.activity, lambda: self.context.status())
+        self.reading = ReadingRoutes(context, self.source.page)
         self.sessions = Sessions(Clock().monotonic_s)
         acting = SessionRoutes(
             self.sessions, lambda: self.url, lambda request: str(require_operator(request))
         )
         control = ControlRoutes(context, self.sessions.require_session).routes()
-        table = RouteTable([*reading, *control, *acting.page_routes(), *web_routes(self.source)])
+        table = RouteTable(
+            [*self.reading.routes(), *control, *acting.page_routes(), *web_routes(self.source)]
+        )
         self.server = HttpServer(table, name="page", guards=[browser_guard()])
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"

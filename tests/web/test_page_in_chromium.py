@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -598,6 +599,7 @@ def test_everything_that_is_wrong_stands_at_the_top_with_what_to_do(
     agent_site.settle(settled.dead(2, int(time.time() * 1000)))
     agent_site.admission._free_bytes = lambda: 0
     agent_site.admission._sample(time.monotonic())
+    agent_site.told(socket_path="/tmp/of this agent")
     page = open_page(agent_site.url)
     findings = page.locator("#findings li")
     expect(findings).to_have_count(3)
@@ -606,6 +608,12 @@ def test_everything_that_is_wrong_stands_at_the_top_with_what_to_do(
     expect(findings.nth(1)).to_contain_text("the oldest entry has waited 16m")
     expect(findings.nth(2)).to_contain_text("1 dead letter, the last one")
     expect(findings.nth(2)).to_contain_text("outboxd dead-letters retry --all")
+    expect(findings.nth(2).locator("code")).to_have_text(
+        [
+            "outboxd dead-letters --socket '/tmp/of this agent'",
+            "outboxd dead-letters retry --all --socket '/tmp/of this agent'",
+        ]
+    )
     expect(page.locator(".chip")).not_to_contain_text("Delivering")
     expect(page.locator("#host")).to_have_text("web-1.example")
     expect(page).to_have_title(re.compile("1 dead · web-1.example"))
@@ -643,6 +651,64 @@ def test_when_the_agent_is_gone_nothing_looks_fine(stopping_site, event, chromiu
     context.close()
 
 
+@pytest.mark.timeout(120)
+def test_an_agent_that_stands_still_looks_so_within_seconds(
+    stopping_site, event, chromium, full: bool
+) -> None:
+    """It takes every question, and answers none."""
+    if not full:
+        pytest.skip("it waits for silence: --full")
+    stopping_site.accept(event("Deployment", "before"))
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(stopping_site.url)
+    expect(rows(page)).to_have_count(1)
+    expect(page.locator("#live")).to_have_text("Live")
+    goes_on = threading.Event()
+    stopping_site._loop.call_soon_threadsafe(goes_on.wait)
+    try:
+        expect(page.locator("#stale")).to_be_visible(timeout=25_000)
+        expect(page).to_have_title(re.compile("^no answer"))
+        expect(page.locator("#live")).to_have_text("No answer")
+    finally:
+        goes_on.set()
+    expect(page.locator("#stale")).to_be_hidden()
+    context.close()
+
+
+def test_the_agents_clock_counts_where_the_browsers_is_an_hour_off(
+    agent_site, event, chromium
+) -> None:
+    now = time.time()
+    agent_site.accept(event("Deployment", "just now"))
+    agent_site.destination.now = agent_site.destination.now._replace(
+        state="backingOff", reason="refused", next_probe_at=int((now + 300) * 1000)
+    )
+    context = chromium.new_context()
+    page = context.new_page()
+    page.clock.set_system_time(now + 3600)
+    page.goto(f"{agent_site.url}/?last=15m")
+    expect(rows(page)).to_contain_text(re.compile("next try in [45]m"))
+    expect(page.locator("#matched")).to_have_text("1")
+    expect(page.locator("#findings")).to_contain_text(re.compile("clock is (1h|59m) ahead of"))
+    rows(page).click()
+    expect(page.get_by_role("dialog").locator(".ago")).to_have_text(re.compile("just now|s ago"))
+    context.close()
+
+
+def test_a_page_says_that_another_version_runs_by_now(agent_site, event, open_page) -> None:
+    page = open_page(agent_site.url)
+    expect(page.locator("#live")).to_have_text("Live")
+    agent_site.told(version="1.3.0")
+    agent_site.accept(event())
+    note = page.locator("#findings li")
+    expect(note).to_contain_text("outboxd 1.3.0 runs here now")
+    expect(page).to_have_title(re.compile("^1 waiting"))
+    note.get_by_role("link", name="Load it anew").click()
+    expect(page.locator("#live")).to_have_text("Live")
+    expect(page.locator("#findings li")).to_have_count(0)
+
+
 @pytest.fixture
 def stopping_site(agent_site_of, tmp_path) -> Iterator[Any]:
     site = agent_site_of(str(tmp_path / "outbox.db"))
@@ -657,17 +723,19 @@ def stopping_site(agent_site_of, tmp_path) -> Iterator[Any]:
 # --- what keeps still --------------------------------------------------------------
 
 
-def feed(page: Page, site: Any, event: Any, count: int, act: Any) -> None:
-    """Events come in while somebody acts, one before each act."""
+def feed(page: Page, site: Any, event: Any, count: int, act: Any, at_once: int = 1) -> None:
+    """Events come in while somebody acts, so many before each act."""
     for number in range(count):
-        site.accept(event("Deployment", f"arrival {number}"))
+        site.accept(*(event("Deployment", f"arrival {number}") for _ in range(at_once)))
         act(number)
         page.wait_for_timeout(150)
 
 
+@pytest.mark.parametrize("at_once", [1, 4, 15])
 def test_what_the_pointer_is_on_stays_there_under_live_traffic(
-    agent_site, event, settled, open_page
+    agent_site, event, settled, open_page, at_once: int
 ) -> None:
+    """At 5, 20 and 100 events a second."""
     stock(agent_site, event, settled)
     page = open_page(agent_site.url)
     target = rows(page).filter(has_text="Run 115 of many")
@@ -675,15 +743,98 @@ def test_what_the_pointer_is_on_stays_there_under_live_traffic(
     box = target.bounding_box()
     x, y = box["x"] + 300, box["y"] + box["height"] / 2
     page.mouse.move(x, y - 5)
-    feed(page, agent_site, event, 10, lambda n: page.mouse.move(x + n, y))
+    feed(page, agent_site, event, 10, lambda n: page.mouse.move(x + n, y), at_once)
     assert target.bounding_box() == box
-    expect(page.get_by_role("button", name="10 new")).to_be_visible()
+    many = "50 or more new" if at_once > 4 else f"{10 * at_once} new"
+    fresh = page.get_by_role("button", name=many)
+    expect(fresh).to_be_visible()
     page.mouse.click(x, y)
     expect(page.get_by_role("dialog").locator(".summary")).to_have_text("Run 115 of many")
     page.mouse.move(5, 5)
     page.keyboard.press("Escape")
-    page.get_by_role("button", name="10 new").click()
-    expect(page.get_by_text("arrival 9")).to_be_visible()
+    fresh.click()
+    expect(page.get_by_text("arrival 9").first).to_be_visible()
+
+
+def test_what_is_told_above_the_list_moves_no_row_that_is_pointed_at(
+    agent_site, event, settled, open_page
+) -> None:
+    stock(agent_site, event, settled)
+    fine = agent_site.destination.now
+    away = fine._replace(state="backingOff", reason="connection refused")
+    page = open_page(agent_site.url)
+    target = rows(page).filter(has_text="Run 118 of many")
+    expect(target).to_be_visible()
+    box = target.bounding_box()
+    page.mouse.move(box["x"] + 300, box["y"] + box["height"] / 2)
+    expect(page.locator("#findings li")).to_have_count(2)
+    agent_site.destination.now = away
+    expect(page.locator("#findings li")).to_have_count(3)
+    assert abs(target.bounding_box()["y"] - box["y"]) < 1
+    page.mouse.move(5, 5)
+    page.evaluate("scrollTo(0, 0)")
+    box = target.bounding_box()
+    page.mouse.move(box["x"] + 300, box["y"] + box["height"] / 2)
+    # There is nothing to scroll by: what was told stays until the pointer has gone.
+    agent_site.destination.now = fine
+    expect(page.locator(".chip")).not_to_contain_text("unavailable")
+    page.wait_for_timeout(700)
+    assert abs(target.bounding_box()["y"] - box["y"]) < 1
+    expect(page.locator("#findings li")).to_have_count(3)
+    page.mouse.move(5, 5)
+    expect(page.locator("#findings li")).to_have_count(2)
+
+
+def test_the_focus_and_a_selection_in_the_head_survive_what_happens(
+    agent_site, event, settled, open_page
+) -> None:
+    now = int(time.time() * 1000)
+    agent_site.accept(*(event("Deployment", f"number {n}") for n in range(5)))
+    agent_site.settle(settled.dead(1, now))
+    page = open_page(agent_site.url)
+    waiting = page.locator("#status a").filter(has_text="waiting")
+    waiting.focus()
+    feed(page, agent_site, event, 5, lambda _: None)
+    expect(waiting).to_have_text("9 waiting")
+    expect(waiting).to_be_focused()
+    link = page.get_by_role("link", name="Show them")
+    link.focus()
+    agent_site.settle(settled.dead(2, now))
+    message = page.locator("#findings b").filter(has_text="dead letter")
+    expect(message).to_contain_text("2 dead letters")
+    expect(link).to_be_focused()
+    message.select_text()
+    agent_site.settle(settled.dead(3, now))
+    expect(page.locator("#status")).to_contain_text("3 dead letters")
+    assert page.evaluate("String(getSelection())").startswith("2 dead letters")
+    page.evaluate("getSelection().removeAllRanges()")
+    expect(message).to_contain_text("3 dead letters")
+
+
+def test_no_filter_moves_while_it_is_pointed_at_or_has_the_focus(
+    agent_site, event, open_page
+) -> None:
+    agent_site.accept(*(event("First", "1") for _ in range(3)), event("Second", "2"))
+    page = open_page(agent_site.url)
+    names = page.locator('[data-group="type"] .value')
+    expect(names).to_have_text(["First", "Second"])
+    second = page.locator('input[name="type"][value="Second"]')
+    box = second.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    agent_site.accept(*(event("Second", "2") for _ in range(9)), event("Third", "3"))
+    expect(names).to_have_text(["First", "Second", "Third"])
+    assert second.bounding_box() == box
+    page.mouse.click(box["x"] + 5, box["y"] + 5)
+    expect(rows(page)).to_have_count(10)
+    expect(names).to_have_text(["First", "Second", "Third"])
+    second.focus()
+    page.mouse.move(900, 20)
+    agent_site.accept(event("First", "again"))
+    expect(page.locator('[data-group="type"] .count').first).to_have_text("4")
+    expect(second).to_be_focused()
+    expect(names).to_have_text(["First", "Second", "Third"])
+    page.locator("#live").focus()
+    expect(names).to_have_text(["Second", "First", "Third"])
 
 
 def test_a_pause_keeps_everything_as_it_is(agent_site, event, open_page) -> None:

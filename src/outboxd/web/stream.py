@@ -19,7 +19,7 @@ from outboxd.web.source import TimelineSource
 
 LISTENERS_MAX = 32
 INTERVAL_MIN_S = 0.4  # between two messages to one page
-SILENCE_MAX_S = 15.0  # a sign of life at least as often, so that a dead peer is noticed
+SILENCE_MAX_S = 5.0  # a sign of life at least as often, so that a dead peer is noticed
 _RETRY_MS = 2000
 
 

@@ -97,7 +97,7 @@ function confirmed(what, number) {
 function told(text) {
   return new Promise((resolve) => {
     const dialog = h('dialog', { class: 'question' }, h('p', {}, text),
-      h('div', { class: 'buttons' }, h('button', { type: 'button', class: 'button', onclick: () => dialog.close() }, 'Well')));
+      h('div', { class: 'buttons' }, h('button', { type: 'button', class: 'button', onclick: () => dialog.close() }, 'Close')));
     dialog.addEventListener('close', () => {
       dialog.remove();
       resolve();

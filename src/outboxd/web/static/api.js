@@ -1,26 +1,34 @@
 // Asks the program. One answer at a time for each purpose: a newer question
 // ends the older one, so that a slow answer never overwrites a newer one.
 
+const ANSWER_MAX_MS = 20_000; // the longest that an answer takes; behind it nobody answers
+
 const asking = new Map();
 
 /** The answer to a question was no longer wanted. */
 export const isStale = (error) => error.name === 'AbortError';
 
 /** GET as JSON. Questions with the same purpose replace each other. */
-export async function get(path, query, purpose, parse = JSON.parse) {
-  return parse(await getText(path, query, purpose));
+export async function get(path, query, purpose, parse = JSON.parse, withinMs = ANSWER_MAX_MS) {
+  return parse(await getText(path, query, purpose, withinMs));
 }
 
-/** GET as text. */
-export async function getText(path, query, purpose) {
+/** GET as text. A program that stands still takes the question and never answers. */
+export async function getText(path, query, purpose, withinMs = ANSWER_MAX_MS) {
   asking.get(purpose)?.abort();
   const controller = new AbortController();
   if (purpose) asking.set(purpose, controller);
   const text = query?.toString() ?? '';
-  const response = await fetch(text ? `${path}?${text}` : path, { signal: controller.signal });
-  const body = await response.text();
-  if (!response.ok) throw refusal(response, body);
-  return body;
+  const late = new DOMException(`no answer within ${withinMs / 1000} s`, 'TimeoutError');
+  const timer = setTimeout(() => controller.abort(late), withinMs);
+  try {
+    const response = await fetch(text ? `${path}?${text}` : path, { signal: controller.signal });
+    const body = await response.text();
+    if (!response.ok) throw refusal(response, body);
+    return body;
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** POST as JSON, with the key that lets this browser act. */

@@ -3,6 +3,7 @@
 
 import { Acting, deadCount } from './acting.js';
 import { get, isStale } from './api.js';
+import { browserAheadMs } from './clock.js';
 import { announce, byId, h, setText } from './dom.js';
 import { copied, Drawer } from './drawer.js';
 import { Filters } from './filters.js';
@@ -16,7 +17,7 @@ import { Producers } from './producers.js';
 import { Range } from './range.js';
 import { toThisAgent } from './standing.js';
 import { Strip } from './strip.js';
-import { showStale, showStatus } from './topbar.js';
+import { moveNothing, showStale, showStatus } from './topbar.js';
 import { address, apiQuery, bounds, chosen, commandWords, KIND, RANGES, read, sameEvents, withValue } from './view.js';
 
 const TYPING_MS = 250;
@@ -56,10 +57,7 @@ function show(wanted) {
   const isOther = !sameEvents(wanted, view);
   view = wanted;
   paintControls();
-  if (isOther) {
-    list.show(view);
-    counts();
-  }
+  if (isOther) again();
   paintActing();
   if (view.event) openDrawer();
   else if (drawer.isOpen) hideDrawer();
@@ -97,9 +95,13 @@ function take(name, value) {
 // --- acting on the destination and on all that is filtered ---
 
 let destinationHeld = false;
+moveNothing((change, undo) => list.keepStill(change, undo));
 
 function status(now) {
+  const before = browserAheadMs();
   showStatus(now);
+  // 'The last hour' is one by the agent's clock.
+  if (view.last && browserAheadMs() !== before) again();
   producers?.setStatus(now);
   const held = now.destination?.state === 'held';
   if (held !== destinationHeld) {
@@ -111,7 +113,10 @@ function status(now) {
 /** Since when there is no answer; what is shown stays, and looks old. */
 function stale(since) {
   showStale(since);
-  if (since !== null) return;
+  if (since === null) again();
+}
+
+function again() {
   list.show(view);
   counts();
 }

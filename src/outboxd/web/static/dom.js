@@ -29,6 +29,32 @@ export function setText(element, text) {
   if (element.textContent !== safe) element.textContent = safe;
 }
 
+/** Makes what stands in an element say what the new parts say. What is alike stays the
+ * same element, so that neither focus nor pointer loses it; listeners are not moved. */
+export function become(element, parts) {
+  const wanted = parts.filter((part) => part !== null && part !== undefined && part !== '')
+    .map((part) => (part instanceof Node ? part : document.createTextNode(shown(part))));
+  wanted.forEach((part, index) => {
+    const old = element.childNodes[index];
+    if (!old) element.append(part);
+    else if (old.nodeType !== part.nodeType || old.nodeName !== part.nodeName) old.replaceWith(part);
+    else if (old.nodeType === Node.TEXT_NODE) {
+      if (old.data !== part.data) old.data = part.data;
+    } else {
+      for (const { name } of [...old.attributes]) if (!part.hasAttribute(name)) old.removeAttribute(name);
+      for (const { name, value } of part.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+      become(old, [...part.childNodes]);
+    }
+  });
+  while (element.childNodes.length > wanted.length) element.lastChild.remove();
+}
+
+/** Whether a text in an element is selected: then nothing in it may change. */
+export function isSelectedIn(element) {
+  const selection = getSelection();
+  return selection.type === 'Range' && element.contains(selection.anchorNode);
+}
+
 /** Tells screen readers, and nobody else. */
 export function announce(text) {
   byId('announcer').textContent = shown(text);

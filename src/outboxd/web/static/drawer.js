@@ -2,8 +2,8 @@
 // the body that was sent, and the commands that would change it.
 
 import { getText, isStale } from './api.js';
-import { announce, byId, h, svg } from './dom.js';
-import { actions, commands, occurredAt, outcomeWord, SEVERITY_WORDS, time, waiting } from './entry.js';
+import { announce, byId, h, isSelectedIn, svg } from './dom.js';
+import { actions, commands, DEAD_WORDS, occurredAt, outcomeWord, SEVERITY_WORDS, time, waiting } from './entry.js';
 import { ago, count, dated, duration, full } from './format.js';
 import { Map as InventoryMap } from './inventory.js';
 import { producerName, producerTitle } from './names.js';
@@ -60,8 +60,7 @@ export class Drawer {
 
   /** Whether a text in it is selected: then nothing in it may change. */
   isReading() {
-    const selection = getSelection();
-    return selection.type === 'Range' && this.element.contains(selection.anchorNode);
+    return isSelectedIn(this.element);
   }
 
   /** Shows the answer that came last; what has not changed stays as it is. */
@@ -106,6 +105,7 @@ export class Drawer {
       ),
       h('h2', { id: 'drawer-title' }, entry.eventType),
       h('p', { class: 'summary' }, entry.summary),
+      why(entry),
       this.actions(entry),
       this.facts(entry),
       this.where(entry),
@@ -202,6 +202,14 @@ function same(a, b) {
     for (const own of part.querySelectorAll('.copy')) own.textContent = '';
   }
   return x.isEqualNode(y);
+}
+
+/** Why it is not delivered, before all else. */
+function why(entry) {
+  if (KIND === 'sandbox' || entry.state === 'delivered') return '';
+  if (entry.state === 'pending') return h('p', { class: 'why-not', 'data-tone': 'waiting' }, h('b', {}, entry.held ? 'Held' : 'Waiting'), ` ${waiting(entry)}`);
+  const reason = `${DEAD_WORDS[entry.deadReason] ?? entry.deadReason}${entry.lastStatus ? `, ${entry.lastStatus}` : ''}`;
+  return h('p', { class: 'why-not', 'data-tone': 'dead' }, h('b', {}, reason), entry.lastError ? ` ${entry.lastError}` : '');
 }
 
 /** DETAILS, one `key: value` a line. */

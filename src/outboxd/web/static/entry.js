@@ -1,5 +1,6 @@
 // What an event means to a reader: its times, its state in words, its service.
 
+import { now as currentTime } from './clock.js';
 import { count, duration, largest, moment } from './format.js';
 import { plain } from './raw.js';
 import { toThisAgent, waitsFor } from './standing.js';
@@ -10,7 +11,7 @@ const OUTCOME_WORDS = {
   delivered: 'delivered', throttled: 'throttled', unavailable: 'unavailable', hold: 'held back',
   rejected: 'rejected', expired: 'expired',
 };
-const DEAD_WORDS = { rejected: 'Rejected', exhausted: 'Given up', expired: 'Expired' };
+export const DEAD_WORDS = { rejected: 'Rejected', exhausted: 'Given up', expired: 'Expired' };
 
 export function time(text) {
   const at = text ? Date.parse(text) : NaN;
@@ -21,7 +22,7 @@ export function time(text) {
 export const occurredAt = (entry) => time(entry.occurredAt) ?? time(entry.receivedAt);
 
 /** What the column 'Delivered' says: {tone, word, extra}. */
-export function ending(entry, now = Date.now()) {
+export function ending(entry, now = currentTime()) {
   if (entry.state === 'delivered') {
     const at = time(entry.deliveredAt) ?? time(entry.receivedAt);
     const late = at - occurredAt(entry);
@@ -36,7 +37,7 @@ export function ending(entry, now = Date.now()) {
 }
 
 /** Until when a pending entry waits, in few words. */
-export function due(entry, now = Date.now()) {
+export function due(entry, now = currentTime()) {
   const { why, until } = waitsFor(entry, time(entry.dueAt), now);
   if (until !== null && until > now + 500) return `next try in ${largest(until - now)}`;
   if (until !== null) return 'next try now';
@@ -45,7 +46,7 @@ export function due(entry, now = Date.now()) {
 }
 
 /** Why it waits and until when, in a sentence. */
-export function waiting(entry, now = Date.now()) {
+export function waiting(entry, now = currentTime()) {
   const { why, until } = waitsFor(entry, time(entry.dueAt), now);
   return until !== null && until > now ? `${why}; next try at ${moment(until, now)}, in ${largest(until - now)}` : why;
 }

@@ -28,6 +28,9 @@ export class Filters {
     this.expanded = new Set();
     this.clearButton = h('button', { class: 'link', type: 'button', onclick: () => this.clear() }, 'Clear all');
     this.progress = h('p', { class: 'progress', role: 'status' });
+    // What somebody points at, or has the focus in, must not move.
+    this.panel.addEventListener('pointerleave', () => this.catchUp());
+    this.panel.addEventListener('focusout', () => setTimeout(() => this.catchUp()));
     this.groups = new Map(GROUPS.map((group) => [group.name, makeGroup(group)]));
     this.panel.append(
       h('div', { class: 'filters-head' }, h('h2', {}, 'Filters'), this.clearButton),
@@ -53,7 +56,17 @@ export class Filters {
     }
   }
 
+  isHeld() {
+    return this.panel.matches(':hover') || this.panel.contains(document.activeElement);
+  }
+
+  /** Puts the values into the order of their counts, which waited for somebody to go. */
+  catchUp() {
+    if (this.answer && !this.isHeld()) this.setCounts(this.answer);
+  }
+
   setCounts(answer) {
+    this.answer = answer;
     noteNames(answer.names ?? {});
     for (const group of GROUPS) this.paint(group, answer.facets[group.name]);
     const share = answer.expected ? Math.min(99, Math.floor((answer.total / answer.expected) * 100)) : null;
@@ -63,7 +76,7 @@ export class Filters {
     setText(this.progress, text);
   }
 
-  paint(group, facet) {
+  paint(group, facet, { anew = false } = {}) {
     const parts = this.groups.get(group.name);
     const counts = new Map(facet.values.map(({ value, count: found }) => [value, found]));
     const chosen = [...this.view[group.name], ...(this.view[without(group.name)] ?? [])];
@@ -79,14 +92,14 @@ export class Filters {
       parts.more.onclick = () => {
         if (open) this.expanded.delete(group.name);
         else this.expanded.add(group.name);
-        this.paint(group, facet);
+        this.paint(group, facet, { anew: true });
       };
       const hidden = facet.distinct - all.length;
       setText(parts.rest, hidden > 0 && open ? `${count(hidden, 'rarer one is', 'rarer ones are')} not listed` : '');
       parts.element.hidden = all.length === 0 && group.name !== 'type';
     }
     if (group.plain) parts.element.hidden = !(counts.get('true') > 0 || chosen.length);
-    this.paintValues(group, parts, wanted, counts, chosen);
+    this.paintValues(group, parts, this.isHeld() && !anew ? inOldOrder(parts, wanted) : wanted, counts, chosen);
   }
 
   paintValues(group, parts, wanted, counts, chosen) {
@@ -108,12 +121,12 @@ export class Filters {
         own.text.title = group.hint(value);
       }
       if (parts.list.children[index] !== own.element) parts.list.insertBefore(own.element, parts.list.children[index] ?? null);
-      const found = counts.get(value) ?? 0;
+      const events = counts.get(value) ?? 0;
       mark(own, this.view, group.name);
-      own.box.setAttribute('aria-label', `${label}, ${count(found, 'event', 'events')}`);
-      own.element.classList.toggle('none', found === 0);
-      setText(own.count, compact(found));
-      own.count.title = number(found);
+      own.box.setAttribute('aria-label', `${label}, ${count(events, 'event', 'events')}`);
+      own.element.classList.toggle('none', events === 0);
+      setText(own.count, compact(events));
+      own.count.title = number(events);
     });
   }
 
@@ -130,6 +143,14 @@ export class Filters {
     const open = this.panel.classList.toggle('open');
     this.button.setAttribute('aria-expanded', String(open));
   }
+}
+
+/** What stands there stays where it is, be nothing left of it; what is new comes behind it. */
+function inOldOrder(parts, found) {
+  const labels = new Map(found);
+  const old = [...parts.list.children].map((element) => [...parts.values].find(([, own]) => own.element === element));
+  const stay = old.map(([value, own]) => [value, labels.get(value) ?? own.text.textContent]);
+  return [...stay, ...found.filter(([value]) => !parts.values.has(value))];
 }
 
 function makeGroup({ name, title, fixed }) {

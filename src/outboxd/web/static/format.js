@@ -1,5 +1,7 @@
 // How times, durations and numbers are written here.
 
+import { now as currentTime } from './clock.js';
+
 const DAY = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric' });
 const YEAR = new Intl.DateTimeFormat(undefined, { year: 'numeric', month: 'short', day: 'numeric' });
 const CLOCK = new Intl.DateTimeFormat(undefined, {
@@ -21,7 +23,7 @@ export const compact = (value) => (value < 10000 ? NUMBER.format(value) : COMPAC
 export const count = (value, one, many) => `${number(value)} ${value === 1 ? one : many}`;
 
 /** "23:31:36" today, "Nov 20, 23:31:36" before. */
-export function moment(at, now = Date.now()) {
+export function moment(at, now = currentTime()) {
   return isSameDay(at, now) ? CLOCK.format(at) : `${day(at, now)}, ${CLOCK.format(at)}`;
 }
 
@@ -29,12 +31,12 @@ export function moment(at, now = Date.now()) {
 export const full = (at) => FULL.format(at);
 
 /** With its day always: "22 Nov, 23:31:36". */
-export const dated = (at) => `${day(at, Date.now())}, ${CLOCK.format(at)}`;
+export const dated = (at) => `${day(at, currentTime())}, ${CLOCK.format(at)}`;
 
 /** "22:00 to 23:30", with the days where there are two. */
 export function range(since, until) {
   const clock = until - since < 10 * MINUTE ? CLOCK : MINUTES;
-  const today = isSameDay(since, Date.now()) ? '' : `${day(since, until)}, `;
+  const today = isSameDay(since, currentTime()) ? '' : `${day(since, until)}, `;
   if (isSameDay(since, until - 1)) return `${today}${clock.format(since)} to ${clock.format(until)}`;
   return `${day(since, until)}, ${MINUTES.format(since)} to ${day(until, until)}, ${MINUTES.format(until)}`;
 }
@@ -83,7 +85,7 @@ export function duration(ms) {
 }
 
 /** "3m ago": its largest unit. */
-export function ago(at, now = Date.now()) {
+export function ago(at, now = currentTime()) {
   const ms = now - at;
   if (ms < 0) return `in ${largest(-ms)}`;
   return ms < 1500 ? 'just now' : `${largest(ms)} ago`;

@@ -2,7 +2,7 @@
 // one scrolls, new ones join at the top where that moves nothing else.
 
 import { get, isStale } from './api.js';
-import { announce, byId, h, setSeverity, setText, severityIcon, shown } from './dom.js';
+import { announce, byId, h, isSelectedIn, setSeverity, setText, severityIcon, shown } from './dom.js';
 import { detailsLine, ending, occurredAt, sentence, service } from './entry.js';
 import { count, full, moment } from './format.js';
 import { parse } from './raw.js';
@@ -42,9 +42,25 @@ export class List {
 
   /** Whether rows must stay where they are. */
   isHeld() {
-    const selection = getSelection();
-    return this.pointed || document.activeElement === this.grid
-      || (selection.type === 'Range' && this.grid.contains(selection.anchorNode));
+    return this.pointed || document.activeElement === this.grid || isSelectedIn(this.grid);
+  }
+
+  /** Changes something above the list. Rows that must stay where they are do: the page
+   * is scrolled by as much; where it cannot be, `undo` is called and the answer is false. */
+  keepStill(change, undo = null) {
+    if (!this.isHeld()) {
+      change();
+      return true;
+    }
+    const before = this.grid.getBoundingClientRect().top;
+    change();
+    const moved = this.grid.getBoundingClientRect().top - before;
+    if (undo && scrollY + moved < 0) {
+      undo();
+      return false;
+    }
+    if (moved) scrollBy({ top: moved, behavior: 'instant' });
+    return true;
   }
 
   clear() {
@@ -365,7 +381,7 @@ export class List {
     // A new tab, a new window, a download: the link's own matter.
     if (!entry || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
-    if (getSelection().type === 'Range' && this.grid.contains(getSelection().anchorNode)) return;
+    if (isSelectedIn(this.grid)) return;
     this.setActive(entry.id);
     this.onOpen(entry, { focus: false });
   }
@@ -375,10 +391,11 @@ function makeRow() {
   const cell = (name, ...children) => h('span', { class: name, role: 'gridcell' }, ...children);
   const parts = {
     icon: severityIcon('information'), type: h('b'), link: h('a', { class: 'row-link', tabindex: '-1', draggable: 'false' }), summary: cell('c-summary'),
-    occurred: cell('c-occurred'), endWord: h('span', { class: 'word' }), endExtra: h('span', { class: 'extra' }),
+    text: h('span', { class: 'text' }), error: h('span', { class: 'error' }), occurred: cell('c-occurred'), endWord: h('span', { class: 'word' }), endExtra: h('span', { class: 'extra' }),
     details: cell('c-details'), name: h('span', { class: 'word' }), where: h('span', { class: 'extra' }),
   };
   parts.link.append(parts.type);
+  parts.summary.append(parts.text, parts.error);
   parts.end = cell('c-ended', parts.endWord, parts.endExtra);
   parts.element = h('div', { class: 'row', role: 'row' },
     cell('c-event', parts.icon, parts.link), parts.summary, parts.occurred, parts.end, parts.details,
@@ -401,8 +418,11 @@ function fillRow(row, entry, index, active) {
   setSeverity(row.icon, entry.severity);
   setText(row.type, entry.eventType);
   row.type.title = shown(entry.eventType);
-  setText(row.summary, entry.summary);
-  row.summary.title = shown(entry.summary);
+  setText(row.text, entry.summary);
+  row.text.title = shown(entry.summary);
+  // What a dead letter died of is what one looks for.
+  setText(row.error, entry.state === 'dead' ? entry.lastError ?? '' : '');
+  row.error.title = row.error.textContent;
   const at = occurredAt(entry);
   setText(row.occurred, moment(at));
   row.occurred.title = full(at);

@@ -7,8 +7,9 @@ import { byId, setText } from './dom.js';
 
 const ASK_MS = 3000;
 const RETRY_MS = 2000;
-// A stream says something at least every 15 s; after twice that it is dead.
-const SILENCE_MAX_MS = 31_000;
+const ANSWER_MAX_MS = 4000; // one that stands still takes a question and never answers
+// A stream says something at least every 5 s; after twice that it is dead.
+const SILENCE_MAX_MS = 11_000;
 const WORDS = { connecting: 'Connecting', live: 'Live', asking: 'Live, every 3 s', paused: 'Paused', offline: 'No answer' };
 
 export class Live {
@@ -25,7 +26,7 @@ export class Live {
     this.mark = byId('live');
     this.mark.addEventListener('click', () => this.toggle());
     document.addEventListener('visibilitychange', () => (document.hidden ? this.letGo() : this.goOn()));
-    setInterval(() => this.stream && Date.now() - this.heardAt > SILENCE_MAX_MS && this.lost(), 1000);
+    setInterval(() => this.stream && Date.now() - Math.max(this.heardAt, this.begunAt) > SILENCE_MAX_MS && this.lost(), 1000);
   }
 
   start() {
@@ -53,6 +54,7 @@ export class Live {
       this.ask();
       return;
     }
+    this.begunAt = Date.now();
     const stream = this.stream = new EventSource('/v1/stream');
     stream.addEventListener('changed', (event) => {
       this.failures = 0;
@@ -74,7 +76,7 @@ export class Live {
   async ask() {
     clearTimeout(this.timer);
     try {
-      const status = await get('/v1/status', null, 'status');
+      const status = await get('/v1/status', null, 'status', JSON.parse, ANSWER_MAX_MS);
       this.heard('asking');
       this.onStatus(status);
       this.onChange();

@@ -3,7 +3,8 @@
 // throttled, whose clock is wrong, and who came without a token.
 
 import { get } from './api.js';
-import { byId, h, setText } from './dom.js';
+import { now } from './clock.js';
+import { byId, h, isSelectedIn, setText } from './dom.js';
 import { ago, compact, count, full, largest, number } from './format.js';
 import { producerName, producerTitle } from './names.js';
 
@@ -37,8 +38,8 @@ export class Producers {
 
   /** How the agent stands; whether it is a gateway is in every status, who came is asked for. */
   setStatus(status) {
-    const isFirst = !this.asked;
-    this.asked = true;
+    const isFirst = !this.asked && !document.hidden;
+    this.asked ||= isFirst;
     this.gateway = status.gateway ? { ...this.gateway, ...status.gateway } : null;
     if (isFirst) this.load();
     this.paint();
@@ -90,9 +91,7 @@ export class Producers {
 
   /** Whether somebody points at it, or selects a text in it: then nothing in it may move. */
   isHeld() {
-    const selection = getSelection();
-    return this.body.hasChildNodes() && (this.body.matches(':hover')
-      || (selection.type === 'Range' && this.body.contains(selection.anchorNode)));
+    return this.body.hasChildNodes() && (this.body.matches(':hover') || isSelectedIn(this.body));
   }
 
   /** The line: who has most, and what is wrong. */
@@ -102,7 +101,7 @@ export class Producers {
     if (more > 0) named.push(`${number(more)} more`);
     setText(this.line, named.join('  ·  ') || 'nobody yet');
     const seen = rows.map((row) => row.seen).filter(Boolean);
-    const refused = seen.flatMap((own) => own.refused).filter((own) => Date.parse(own.at) > Date.now() - FRESH_MS);
+    const refused = seen.flatMap((own) => own.refused).filter((own) => Date.parse(own.at) > now() - FRESH_MS);
     const sum = (list) => list.reduce((all, own) => all + own.count, 0);
     const [throttled, others] = [refused.filter((own) => own.reason === 'rate'), refused.filter((own) => own.reason !== 'rate')];
     const clocks = seen.reduce((all, own) => all + own.wrongClocks.length, 0);

@@ -1,17 +1,20 @@
 // How the agent stands, as it said last: the parts of the page that explain an
 // event (why it waits, which command reaches the agent) ask here.
 
+import { noteTime, now as currentTime } from './clock.js';
+
 let last = null;
 
 /** Notes a status. */
 export function note(status) {
   last = status;
+  noteTime(status.now);
 }
 
 export const standing = () => last;
 
 /** Why a pending event has not gone out, and until when: {why, until} (ms or null). */
-export function waitsFor(entry, dueAt, now = Date.now()) {
+export function waitsFor(entry, dueAt, now = currentTime()) {
   if (entry.held) return { why: 'held by the operator', until: null };
   const destination = last?.destination;
   const probe = destination?.nextProbeAt ? Date.parse(destination.nextProbeAt) : null;

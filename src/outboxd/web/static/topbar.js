@@ -1,9 +1,10 @@
 // The head of the page: whose it is, how it stands, and what is wrong with what to
 // do, in the words of `outboxd status --check`. What is old looks old.
 
-import { byId, h, setText } from './dom.js';
-import { ago, compact, count, moment } from './format.js';
-import { note } from './standing.js';
+import { browserAheadMs } from './clock.js';
+import { become, byId, h, isSelectedIn, setText } from './dom.js';
+import { ago, compact, count, largest, moment } from './format.js';
+import { note, toThisAgent } from './standing.js';
 import { KIND } from './view.js';
 
 const STATES = {
@@ -14,22 +15,34 @@ const STATES = {
   held: ['bad', 'Held'],
 };
 
+const CLOCK_TOLD_MS = 60_000; // from here on it is told that the browser's clock is off
+
 let shown = '';
 let last = null;
+let version = null; // of the program that this page came from
+let keepStill = (change) => change() ?? true;
+let isPostponed = false;
+setInterval(() => isPostponed && showFindings(last), 500);
+
+/** `still(change, undo)` changes what stands above the list, or does not; see `List.keepStill`. */
+export function moveNothing(still) {
+  keepStill = still;
+}
 
 /** Shows a status; what has not changed is left alone. */
 export function showStatus(status) {
   last = status;
+  version ??= status.version;
   note(status);
   // What changes with every look is in a title alone.
   const { leaseLeftSeconds, databaseAnswerSeconds, ...deliverer } = status.deliverer ?? {};
   const text = JSON.stringify({ ...status, deliverer, now: 0, rate: 0, disk: 0 });
   if (text === shown) return;
   shown = text;
-  byId('status').replaceChildren(...(KIND === 'agent' ? agent(status) : sandbox(status)));
+  become(byId('status'), KIND === 'agent' ? agent(status) : sandbox(status));
   if (status.host) setText(byId('host'), status.host);
   if (KIND === 'agent') setText(byId('what'), status.gateway ? 'gateway' : 'outbox of');
-  showFindings(status.findings ?? []);
+  showFindings(status);
   setTitle();
 }
 
@@ -37,8 +50,10 @@ export function showStatus(status) {
 export function showStale(since) {
   document.body.classList.toggle('stale', since !== null);
   const element = byId('stale');
-  element.hidden = since === null;
-  if (since !== null) setText(element, `No answer from the ${KIND === 'agent' ? 'agent' : 'sandbox'} since ${moment(since)}. What is shown is how it stood then.`);
+  keepStill(() => {
+    element.hidden = since === null;
+    if (since !== null) setText(element, `No answer from the ${KIND === 'agent' ? 'agent' : 'sandbox'} since ${moment(since)}. What is shown is how it stood then.`);
+  });
   setTitle(since !== null);
 }
 
@@ -58,19 +73,43 @@ function number({ outbox, findings = [], destination }) {
   return mark.trim();
 }
 
-/** What is wrong, the worst first, each with what to do. */
-function showFindings(findings) {
+const LEVELS = { critical: 'Critical', warning: 'Warning', note: 'Note' };
+
+/** What is wrong, the worst first, each with what to do. It stays as it is while a text in
+ * it is selected, or where the rows that somebody points at would have to move. */
+function showFindings(status) {
   const element = byId('findings');
-  element.hidden = findings.length === 0;
-  element.replaceChildren(...findings.map(({ level, message, hint }) => h('li', { 'data-level': level },
-    h('span', { class: 'level' }, level === 'critical' ? 'Critical' : 'Warning'),
-    h('span', { class: 'finding' }, h('b', {}, message), message.includes('dead letter') ? h('a', { class: 'link', href: '?state=dead', 'data-view': '' }, 'Show them') : '',
-      h('span', { class: 'todo' }, ...withCode(hint))))));
+  const told = [...(status.findings ?? []), ...ofThisPage(status)];
+  const before = [...element.childNodes].map((node) => node.cloneNode(true));
+  const show = (items) => {
+    element.hidden = items.length === 0;
+    become(element, items);
+  };
+  isPostponed = isSelectedIn(element) || !keepStill(() => show(told.map(finding)), () => show(before));
 }
 
-/** A hint with its `commands` as code. */
+function finding({ level, message, hint, link = null }) {
+  const more = message.includes('dead letter') ? h('a', { class: 'link', href: '?state=dead', 'data-view': '' }, 'Show them') : link;
+  return h('li', { 'data-level': level }, h('span', { class: 'level' }, LEVELS[level]),
+    h('span', { class: 'finding' }, h('b', {}, message), more ?? '', h('span', { class: 'todo' }, ...withCode(hint))));
+}
+
+/** What is to be known of this page, and is no trouble of the agent's. */
+function ofThisPage(status) {
+  const found = [];
+  const off = browserAheadMs();
+  if (Math.abs(off) >= CLOCK_TOLD_MS) {
+    found.push({ level: 'note', message: `this browser’s clock is ${largest(Math.abs(off))} ${off > 0 ? 'ahead of' : 'behind'} the agent’s`, hint: 'how long ago something was is told by the agent’s' });
+  }
+  if (status.version !== version) {
+    found.push({ level: 'note', message: `outboxd ${status.version} runs here now`, hint: `this page came from ${version}`, link: h('a', { class: 'link', href: '' }, 'Load it anew') });
+  }
+  return found;
+}
+
+/** A hint with its `commands` as code, which work as they are copied. */
 function withCode(text) {
-  return text.split('`').map((part, index) => (index % 2 ? h('code', {}, part) : part));
+  return text.split('`').map((part, index) => (index % 2 ? h('code', {}, part.startsWith('outboxd ') ? `${part}${toThisAgent()}` : part) : part));
 }
 
 function agent({ destination, outbox, deliverer, findings = [] }) {

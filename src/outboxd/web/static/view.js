@@ -1,6 +1,8 @@
 // What is looked at: filters, time range and the open event, as the address has
 // them. The address is the one place where they are kept.
 
+import { now as currentTime } from './clock.js';
+
 export const LISTS = ['type', 'severity', 'state', 'held', 'cluster', 'namespace', 'service', 'reason', 'status', 'source', 'producer'];
 /** The filter that leaves a value out: `notType` for `type`. */
 export const without = (name) => `not${name[0].toUpperCase()}${name.slice(1)}`;
@@ -45,7 +47,7 @@ export function address(view) {
 }
 
 /** The query by which the program is asked for a view. */
-export function apiQuery(view, now = Date.now()) {
+export function apiQuery(view, now = currentTime()) {
   const query = filters(view);
   const [since, until] = bounds(view, now);
   if (since !== null) query.set('since', new Date(since).toISOString());
@@ -54,7 +56,7 @@ export function apiQuery(view, now = Date.now()) {
 }
 
 /** From when to when, null for no bound. */
-export function bounds(view, now = Date.now()) {
+export function bounds(view, now = currentTime()) {
   if (view.last === 'night') return lastNight(now);
   const range = RANGES.find(([key]) => key && key === view.last);
   return range ? [now - range[3], null] : [view.since, view.until];
@@ -87,7 +89,7 @@ export function chosen(view) {
 }
 
 /** The filters of a view as words of a command line. */
-export function commandWords(view, now = Date.now()) {
+export function commandWords(view, now = currentTime()) {
   const words = [];
   for (const [name, value, excluded] of chosen(view)) {
     if (name === 'state' || name === 'held') continue;
