@@ -307,12 +307,15 @@ def chromium(need, request: pytest.FixtureRequest) -> Browser:
 class Faults(list[str]):
     """What the browser complained of: errors of scripts, of the policy, of fetching."""
 
-    def watch(self, page: Page) -> None:
-        page.on("pageerror", lambda error: self.append(str(error)))
-        page.on(
-            "console",
-            lambda message: self.append(message.text) if message.type == "error" else None,
-        )
+    def watch(self, page: Page, expected: Sequence[str] = ()) -> None:
+        """`expected`: words of what a test means to happen."""
+
+        def told(text: str) -> None:
+            if not any(words in text for words in expected):
+                self.append(text)
+
+        page.on("pageerror", lambda error: told(str(error)))
+        page.on("console", lambda line: told(line.text) if line.type == "error" else None)
 
 
 @pytest.fixture
@@ -321,7 +324,11 @@ def open_page(chromium: Browser) -> Iterator[Any]:
     contexts, faults = [], Faults()
 
     def opened(
-        url: str, size: Sequence[int] = (1440, 900), scheme: str = "light", **options: Any
+        url: str,
+        size: Sequence[int] = (1440, 900),
+        scheme: str = "light",
+        faults_of: Sequence[str] = (),
+        **options: Any,
     ) -> Page:
         context = chromium.new_context(
             viewport={"width": size[0], "height": size[1]},
@@ -334,7 +341,7 @@ def open_page(chromium: Browser) -> Iterator[Any]:
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(WAIT_S * 1000)
-        faults.watch(page)
+        faults.watch(page, faults_of)
         page.goto(url)
         return page
 

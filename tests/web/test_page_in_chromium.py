@@ -560,7 +560,7 @@ def test_very_many_events_stay_easy_to_look_at(agent_site, event, open_page, ful
     box = page.locator('input[value="error"]')
     (expected,) = agent_site.query("SELECT count(*) FROM entries WHERE severity = 'error'")[0]
     box.check()
-    expect(page.locator("#matched")).to_have_text(f"{expected:,}")
+    expect(page.locator("#matched")).to_have_text(f"{expected:,}", timeout=60_000)
     expect(rows(page).first).to_contain_text("3 of")
     for _ in range(30):
         page.mouse.wheel(0, 4000)
@@ -568,7 +568,7 @@ def test_very_many_events_stay_easy_to_look_at(agent_site, event, open_page, ful
     expect(rows(page).first).to_be_visible()
     assert rows(page).count() < 60
     agent_site.accept(event("Deployment", "while it is looked at", "error"))
-    expect(page.locator("#matched")).to_have_text(f"{expected + 1:,}")
+    expect(page.locator("#matched")).to_have_text(f"{expected + 1:,}", timeout=60_000)
 
 
 def fill(site, event, entries: int) -> None:
@@ -1053,6 +1053,19 @@ def test_the_axis_stands_on_whole_hours_on_both_sides_of_a_clock_change(stocked,
     context.close()
 
 
+def test_emoji_and_words_that_need_joiners_are_whole(agent_site, event, open_page) -> None:
+    family, farsi = (
+        "\U0001f469\u200d\U0001f469\u200d\U0001f467",
+        "\u0645\u06cc\u200c\u0631\u0648\u062f",
+    )
+    agent_site.accept(event(family, farsi), event("pay\u200dpal", "a\u200cb"))
+    page = open_page(agent_site.url)
+    expect(rows(page).nth(1)).to_contain_text(family)
+    expect(rows(page).nth(1)).to_contain_text(farsi)
+    expect(rows(page).nth(0)).to_contain_text("pay\\u200dpal")
+    expect(rows(page).nth(0)).to_contain_text("a\\u200cb")
+
+
 def test_a_text_that_turns_around_is_spelt_out(agent_site, event, open_page) -> None:
     agent_site.accept(
         event("invoice\u202efdp.exe", "a\u200bb\u0085", details={"k\u202e": "v\u2066"})
@@ -1138,6 +1151,42 @@ FOREIGN = """async (url) => {
 }"""
 
 
+def test_a_right_that_ended_while_its_question_stood_is_told_and_nothing_is_done(
+    agent_site, event, settled, open_page
+) -> None:
+    stock(agent_site, event, settled)
+    token = agent_site.sessions.issue("alice (uid 0, pid 1)")
+    page = open_page(f"{agent_site.url}/?reason=rejected#act={token}", faults_of=("403",))
+    rows(page).first.click()
+    page.locator(".drawer").get_by_role("button", name="Retry", exact=True).click()
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Do it").click()
+    expect(page.locator("dialog.question")).to_contain_text("the right to act has ended")
+    page.get_by_role("button", name="Close", exact=True).last.click()
+    expect(page.locator("#acting")).to_have_text("Read only")
+    expect(page.locator(".drawer .actions")).to_have_count(0)
+    assert agent_site.query("SELECT count(*) FROM entries WHERE state = 'dead'") == [(3,)]
+
+
+def test_of_two_operators_on_one_dead_letter_the_second_is_told(
+    agent_site, event, settled, open_page
+) -> None:
+    stock(agent_site, event, settled)
+    pages = []
+    for _ in range(2):
+        token = agent_site.sessions.issue("alice (uid 0, pid 1)")
+        page = open_page(f"{agent_site.url}/?reason=rejected#act={token}", faults_of=("404",))
+        rows(page).first.click()
+        page.locator(".drawer").get_by_role("button", name="Drop").click()
+        page.get_by_label("The number of events").fill("1")
+        pages.append(page)
+    for page in pages:
+        page.get_by_role("button", name="Do it").click()
+        expect(rows(page)).to_have_count(2)
+    expect(pages[0].locator(".drawer")).to_be_hidden()
+    expect(pages[1].locator("dialog.question")).to_contain_text("Somebody dropped it")
+
+
 def test_another_site_can_neither_act_nor_read_with_the_browsers_right(
     agent_site, chromium
 ) -> None:
@@ -1168,3 +1217,12 @@ def test_it_prints_its_rows_and_none_of_its_buttons(stocked, open_page, path: st
     assert page.get_by_role("button").filter(visible=True).count() == 0
     tops = [row.bounding_box()["y"] for row in rows(page).all()]
     assert tops == sorted(tops)
+
+
+def test_a_printed_drawer_is_whole(agent_site, event, open_page) -> None:
+    agent_site.accept(event("Deployment", "one", details={f"key {n}": "value" for n in range(90)}))
+    page = open_page(agent_site.url)
+    rows(page).click()
+    expect(page.get_by_role("dialog").locator(".commands")).to_be_visible()
+    sheets = page.pdf(format="A4").count(b"/Type /Page\n")
+    assert sheets >= 3

@@ -10,7 +10,8 @@ import { KIND } from './view.js';
 const KEY = 'outboxd-key';
 
 export class Acting {
-  /** `onChange()` hears when the right comes or goes, `onDone()` when something was done. */
+  /** `onChange()` hears when the right comes or goes, `onDone(path)` when something was
+   * done (null: refused, so that what is shown is old). */
   constructor({ onChange, onDone }) {
     this.onChange = onChange;
     this.onDone = onDone;
@@ -56,11 +57,15 @@ export class Acting {
     try {
       const answer = await post(path, content, localStorage.getItem(KEY));
       announce(answer.changed === undefined ? 'Done' : `Done: ${count(answer.changed, 'event', 'events')}`);
-      this.onDone(answer);
+      this.onDone(path);
       return true;
     } catch (error) {
-      await told(`${error.message}${error.hint ? ` (${error.hint})` : ''}`);
-      if (error.status === 403) this.start();
+      const had = this.may;
+      if (error.status === 403) await this.start();
+      await told(had && !this.may ? 'Nothing was done: the right to act has ended. `outboxd page` gives a new link, good for an hour.'
+        : error.status === 404 ? 'Nothing was done: this event is gone. Somebody dropped it, or it was delivered and pruned.'
+          : `${error.message}${error.hint ? ` (${error.hint})` : ''}`);
+      this.onDone(null);
       return false;
     }
   }

@@ -34,7 +34,7 @@ const histogram = new Histogram({
   onSelect: (since, until) => go({ ...view, last: '', since, until }),
   onClear: () => go({ ...view, last: '', since: null, until: null }),
 });
-const acting = new Acting({ onChange: paintActing, onDone: changed });
+const acting = new Acting({ onChange: paintActing, onDone: acted });
 const drawer = new Drawer({
   onClose: closeDrawer, onStep: step, inventory: () => inventory?.inventory, acting,
   onFilter: (name, value, wish) => go({ ...withValue(view, name, value, wish), event: null }),
@@ -123,6 +123,7 @@ function again() {
 
 function paintActing() {
   if (KIND !== 'agent') return;
+  if (drawer.isOpen) drawer.repaint();
   const words = commandWords(view);
   const command = `outboxd dead-letters retry --all${words ? ` ${words}` : ''}${toThisAgent()}`;
   const button = (word, onclick, kind = 'button') => h('button', { type: 'button', class: kind, onclick }, word);
@@ -197,6 +198,11 @@ function changed() {
   list.refresh().catch(() => {}); // the mark 'offline' tells; the next change tries again
   if (drawer.isOpen) drawer.open(drawer.id, null);
   countTimer ??= setTimeout(counts, Math.max(0, countedAt + COUNTS_MIN_MS - Date.now()));
+}
+
+function acted(path) {
+  if (view.event && path === `/v1/events/${encodeURIComponent(view.event)}/drop`) closeDrawer();
+  changed();
 }
 
 // --- the drawer ---

@@ -16,10 +16,14 @@ export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
+// What joins the parts of one emoji, and of words in scripts that need it.
+const JOINERS = /(?<=\p{Extended_Pictographic}[\ufe0f\p{Emoji_Modifier}]?)\u200d(?=\p{Extended_Pictographic})|(?<=\p{Script=Arabic}|[\p{Script=Devanagari}\p{Script=Bengali}\p{Script=Malayalam}])[\u200c\u200d](?=\p{Letter})/u;
+const DECEIVING = new RegExp(`(${JOINERS.source})|[\\p{Cc}\\p{Cf}\\p{Zl}\\p{Zp}]`, 'gu');
+
 /** A text as it is shown: what would drive or deceive a reader (control and format
  * characters, such as U+202E, which turns a text around) is spelt out. */
 export function shown(text) {
-  return String(text).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => (character === '\n' || character === '\t'
+  return String(text).replace(DECEIVING, (character, joiner) => (joiner || character === '\n' || character === '\t'
     ? character : `\\u${character.codePointAt(0).toString(16).padStart(4, '0')}`));
 }
 

@@ -21,6 +21,18 @@ export function time(text) {
 /** When it happened: as the producer said, else when it was received. */
 export const occurredAt = (entry) => time(entry.occurredAt) ?? time(entry.receivedAt);
 
+/** What an answer said was wrong, without the words around it. */
+export function briefly(error) {
+  const at = error.indexOf('{');
+  try {
+    const { errors, message, error: told, detail } = JSON.parse(error.slice(at));
+    const texts = [errors, told, detail, message].flat().filter((text) => typeof text === 'string' && text && !error.slice(0, at).includes(text));
+    return texts.length ? texts.join('; ') : error;
+  } catch {
+    return error; // no JSON, or only the beginning of it
+  }
+}
+
 /** What the column 'Delivered' says: {tone, word, extra}. */
 export function ending(entry, now = currentTime()) {
   if (entry.state === 'delivered') {

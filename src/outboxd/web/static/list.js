@@ -3,7 +3,7 @@
 
 import { get, isStale } from './api.js';
 import { announce, byId, h, isSelectedIn, setSeverity, setText, severityIcon, shown } from './dom.js';
-import { detailsLine, ending, occurredAt, sentence, service } from './entry.js';
+import { briefly, detailsLine, ending, occurredAt, sentence, service } from './entry.js';
 import { count, full, moment } from './format.js';
 import { parse } from './raw.js';
 import { apiQuery } from './view.js';
@@ -421,8 +421,9 @@ function fillRow(row, entry, index, active) {
   setText(row.text, entry.summary);
   row.text.title = shown(entry.summary);
   // What a dead letter died of is what one looks for.
-  setText(row.error, entry.state === 'dead' ? entry.lastError ?? '' : '');
-  row.error.title = row.error.textContent;
+  const error = entry.state === 'dead' ? entry.lastError ?? '' : '';
+  setText(row.error, briefly(error));
+  row.error.title = shown(error);
   const at = occurredAt(entry);
   setText(row.occurred, moment(at));
   row.occurred.title = full(at);
