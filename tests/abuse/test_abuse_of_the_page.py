@@ -59,7 +59,8 @@ import outboxd.outbox.model as model
 model.SCOPE_LISTED_MAX = 1 << 40
 import outboxd.web.tally as tally
 tally.Tally.__init__.__defaults__ = (1 << 40,)
-tally.VALUE_CHARACTERS_MAX = 1 << 40
+import outboxd.web.groups as groups
+groups.VALUE_CHARACTERS_MAX = 1 << 40
 import outboxd.web.pace as pace
 pace.PAUSES = pace.BUSY_PAUSES = 0.0
 """

@@ -204,6 +204,29 @@ def test_too_many_kinds_of_events_are_counted_together_and_said_so() -> None:
     assert not tally.limited
 
 
+def test_a_kind_takes_few_bytes_and_few_objects_of_its_own() -> None:
+    """The interpreter keeps a mebibyte for each object that lives on among them."""
+    import tracemalloc
+
+    rows = [
+        plain_row(
+            seq,
+            f"type {seq % 40}",
+            json.dumps({"clusters": [f"c{seq % 50}"], "servicesNames": [f"s{seq % 601}"]}),
+        )
+        for seq in range(20_000)
+    ]
+    tally = Tally()
+    tracemalloc.start()
+    put_all(tally, rows)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size / len(rows) < 500
+    facets = asyncio.run(tally.facets(EntryFilter(event_types=("type 1",))))
+    assert facets.matched == len(rows) // 40
+    assert facets.distinct["service"] == 500
+
+
 def test_what_is_chosen_is_listed_though_nothing_is_left_of_it() -> None:
     tally = Tally()
     tally.put(0, [plain_row(1, "backup")])
@@ -216,9 +239,9 @@ def test_the_bytes_of_what_is_told_apart_are_bounded() -> None:
     """Few events with very many or very long names: the input chooses the bytes, not the rows."""
     import tracemalloc
 
-    many = json.dumps({"clusters": [f"c{n}" for n in range(400)]})
     rows = [
-        plain_row(seq, "x" * 60, many.replace("c", f"{seq}-c", 400)) for seq in range(1, BLOCK_ROWS)
+        plain_row(seq, "x" * 60, json.dumps({"clusters": [f"{seq}-c{n}" for n in range(400)]}))
+        for seq in range(1, BLOCK_ROWS)
     ]
     tally = Tally(groups_bytes_max=1_000_000)
     tracemalloc.start()

@@ -84,9 +84,9 @@ class OutboxIndex:
     def let_go(self) -> bool:
         """Nobody looks: forget everything, but where it is just being read (False).
         The next look reads everything anew."""
-        self._searches.forget_old()
         if self._catching_up is not None and not self._catching_up.done():
             return False
+        self._searches.forget()
         self.tally = Tally(self._pace)
         self._rows = {}
         self._signatures = {}

@@ -16,7 +16,6 @@ from outboxd.web.pace import Pace, ReadableOutbox
 from outboxd.web.text_scan import TextScan
 
 WANTED_S = 3.0  # a page asks again sooner than this
-KEPT_S = 60.0  # for whoever comes back
 TEXTS_KEPT = 8
 _LOOK_S = 0.05
 
@@ -56,10 +55,9 @@ class Searches:
         for scan in self._scans.values():
             scan.look_again(block)
 
-    def forget_old(self) -> None:
-        """Let go of what nobody has asked for in a while."""
-        before_s = self._monotonic_s() - KEPT_S
-        for texts in [texts for texts, asked_s in self._asked_s.items() if asked_s < before_s]:
+    def forget(self) -> None:
+        """Let go of all: nobody looks any more."""
+        for texts in list(self._scans):
             self._drop(texts)
 
     async def close(self) -> None:

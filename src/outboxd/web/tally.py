@@ -3,41 +3,32 @@
 It is given rows and asked for counts, and opens nothing. A long answer leaves
 the loop to others every few milliseconds. A million entries take some 16 MB:
 each has a row of three numbers, and what they have in common (type, severity,
-state, scope …) stands once as a group. So any filter is answered from memory,
+state, scope …) stands once (`groups`). So any filter is answered from memory,
 and a change costs one block.
 """
 
 from __future__ import annotations
 
-import json
 from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from outboxd.outbox.model import UNLISTED, EntryFilter, IndexRow
+from outboxd.outbox.model import EntryFilter, IndexRow
+from outboxd.web.groups import DIMENSIONS, Groups
 from outboxd.web.pace import Pace, Slices
 
 BLOCK_ROWS = 256  # an entry that changes costs a look at its block
 # Kinds of entries are told apart up to so many bytes; more are counted as 'other'.
 GROUPS_BYTES_MAX = 32 * 1024 * 1024
 VALUES_MAX = 200  # of one filter, in an answer
-VALUE_CHARACTERS_MAX = 1000  # of one value; longer ones cannot be filters
-# What Python takes for a group, for a value of one, and for a value not met before.
-_GROUP_BYTES, _NAME_BYTES, _TEXT_BYTES = 700, 8, 150
 
 SEVERITIES = ("information", "warning", "error")
-DIMENSIONS = (
-    *("type", "severity", "state", "held", "cluster", "namespace", "service"),
-    *("reason", "status", "source", "producer"),
-)
 
 # For each block, a bit for each place (seq modulo BLOCK_ROWS) of an entry that matches a text.
 TextMatches = Mapping[int, int]
-_Key = tuple[Any, ...]  # an IndexRow from its event_type on
-_Values = tuple[tuple[str, ...], ...]
 
 
 class Facets(NamedTuple):
@@ -87,7 +78,10 @@ class _Block:
     __slots__ = ("first_at", "groups", "in_order", "last_at", "places", "times")
 
     def __init__(self, places: Sequence[int], groups: Sequence[int], times: Sequence[int]) -> None:
-        self.places = array("H", places)
+        # Most have no gap, and then no column is needed.
+        self.places: Sequence[int] = range(places[0], places[-1] + 1)
+        if len(self.places) != len(places):
+            self.places = array("H", places)
         self.groups = array("I", groups)
         self.times = array("q", times)
         self.first_at = min(times)
@@ -103,7 +97,8 @@ class Tally:
         self._pace = pace or Pace()
         self._groups_bytes_max = groups_bytes_max
         self._blocks: dict[int, _Block] = {}
-        self._clear_groups()
+        self._groups = Groups(groups_bytes_max, self._limit_met)
+        self._totals: Counter[int] = Counter()
 
     def __len__(self) -> int:
         return self._totals.total()
@@ -116,7 +111,7 @@ class Tally:
     @property
     def limited(self) -> bool:
         """Whether there were more groups than are told apart."""
-        return self._limited
+        return self._groups.limited
 
     @property
     def span(self) -> tuple[int, int] | None:
@@ -134,7 +129,7 @@ class Tally:
         if not rows:
             return
         base = number * BLOCK_ROWS
-        groups = [self._group(row) for row in rows]
+        groups = [self._groups.number_of(row) for row in rows]
         block = _Block([row.seq - base for row in rows], groups, [row.received_at for row in rows])
         self._blocks[number] = block
         self._totals.update(block.groups)
@@ -142,46 +137,44 @@ class Tally:
     def forget_unused(self) -> bool:
         """Start afresh where most groups stand empty; True: every block must be put again."""
         used = sum(1 for count in self._totals.values() if count > 0)
-        if not self._limited or used > len(self._values) // 2:
+        if not self.limited or used > len(self._groups) // 2:
             return False
         self._blocks.clear()
-        self._clear_groups()
+        self._groups = Groups(self._groups_bytes_max, self._limit_met)
+        self._totals = Counter()
         return True
 
     async def facets(self, where: EntryFilter, matches: TextMatches | None = None) -> Facets:
         """Count every value of every filter; a filter's own choice does not narrow itself."""
         slices = Slices(self._pace)
-        all_values = self._values
+        groups = self._groups
         totals = await self._count(where.since, where.until, matches, slices)
-        counted: dict[str, Counter[str]] = {name: Counter() for name in DIMENSIONS}
+        counted: list[Counter[int]] = [Counter() for _ in DIMENSIONS]
+        columns = list(zip(groups.columns, counted, strict=True))
         wanted = _wanted(where)
-        active = [(index, choice) for index, choice in enumerate(wanted) if choice.is_made]
+        active = _active(wanted, groups)
         matched = 0
-        for group, count in totals.items():
+        for kind, count in totals.items():
             await slices.rest()
             if count <= 0:
                 continue
-            values = all_values[group]
-            misses = [index for index, choice in active if not choice.fits(values[index])]
+            misses = [index for index, column, fitting in active if not fitting[column[kind]]]
             if not misses:
                 matched += count
-                for name, own in zip(DIMENSIONS, values, strict=True):
-                    for value in own:
-                        counted[name][value] += count
+                for column, counter in columns:
+                    counter[column[kind]] += count
             elif len(misses) == 1:
-                for value in values[misses[0]]:
-                    counted[DIMENSIONS[misses[0]]][value] += count
-        shown = {}
-        for index, (name, counter) in enumerate(counted.items()):
-            await slices.rest()
-            shown[name] = _most_frequent(counter, wanted[index])
-        return Facets(
-            matched=matched,
-            total=len(self),
-            limited=self._limited,
-            values=shown,
-            distinct={name: len(counter) for name, counter in counted.items()},
-        )
+                column, counter = columns[misses[0]]
+                counter[column[kind]] += count
+        shown, distinct = {}, {}
+        for index, name in enumerate(DIMENSIONS):
+            values: Counter[str] = Counter()
+            for place, count in counted[index].items():
+                await slices.rest()
+                for value in groups.sets[place]:
+                    values[value] += count
+            shown[name], distinct[name] = _most_frequent(values, wanted[index]), len(values)
+        return Facets(matched, len(self), groups.limited, shown, distinct)
 
     async def histogram(
         self,
@@ -194,7 +187,7 @@ class Tally:
         """Count by time and severity from `since`, which the first bucket begins at."""
         buckets = max(1, -(-(until - since) // step_ms))
         slices = Slices(self._pace)
-        severity_of = _Severities(_wanted(where), self._values)
+        severity_of = _Severities(_wanted(where), self._groups)
         counts = [[0] * buckets for _ in SEVERITIES]
 
         def add(at: int, groups: Iterable[tuple[int, int]]) -> None:
@@ -217,39 +210,8 @@ class Tally:
             _add_block(block, since, until, step_ms, add)
         return TimeHistogram(since, step_ms, dict(zip(SEVERITIES, counts, strict=True)))
 
-    def _clear_groups(self) -> None:
-        self._ids: dict[_Key, int] = {}
-        self._texts: dict[str, str] = {}  # each value once
-        self._bytes = 0
-        self._values: list[_Values] = []
-        self._totals: Counter[int] = Counter()
-        self._limited = False
-
-    def _group(self, row: IndexRow) -> int:
-        """The number of the group that a row belongs to."""
-        key = row[2:]
-        group = self._ids.get(key)
-        return self._learn(key) if group is None else group
-
-    def _learn(self, key: _Key) -> int:
-        """The number of a group not met before."""
-        if key[4] == UNLISTED or self._bytes >= self._groups_bytes_max:
-            # Severity and state stay exact; the rest is too much to tell.
-            self._limited = True
-            self._pace.limit_met("names")
-            is_full = self._bytes >= self._groups_bytes_max
-            key = ("" if is_full else key[0], *key[1:4], "", *key[5:])
-            if key in self._ids:
-                return self._ids[key]
-        values = tuple(
-            tuple(self._texts.setdefault(value, value) for value in own) for own in _values(key)
-        )
-        names = sum(map(len, values))
-        self._bytes += _GROUP_BYTES + len(key[4]) + names * _NAME_BYTES
-        self._bytes += sum(_TEXT_BYTES + len(v) for own in values[4:7] for v in own)
-        group = self._ids[key] = len(self._values)
-        self._values.append(values)
-        return group
+    def _limit_met(self) -> None:
+        self._pace.limit_met("names")
 
     async def _count(
         self, since: int | None, until: int | None, matches: TextMatches | None, slices: Slices
@@ -295,19 +257,41 @@ class _Choice(NamedTuple):
         )
 
 
-class _Severities(dict[int, int]):
-    """The severity's place of each group that a filter leaves, -1 for the others; each
-    group is looked at when it is asked for first."""
+class _Fitting(dict[int, bool]):
+    """Which values of one dimension a filter leaves; each is looked at when it is asked
+    for first."""
 
-    def __init__(self, wanted: Sequence[_Choice], values: Sequence[_Values]) -> None:
-        self._active = [(index, one) for index, one in enumerate(wanted) if one.is_made]
-        self._values = values
+    def __init__(self, choice: _Choice, sets: Sequence[tuple[str, ...]]) -> None:
+        self._choice = choice
+        self._sets = sets
 
-    def __missing__(self, group: int) -> int:
-        values = self._values[group]
-        is_left = all(choice.fits(values[index]) for index, choice in self._active)
-        found = self[group] = SEVERITIES.index(values[1][0]) if is_left else -1
+    def __missing__(self, place: int) -> bool:
+        found = self[place] = self._choice.fits(self._sets[place])
         return found
+
+
+class _Severities(dict[int, int]):
+    """The severity's place of each kind that a filter leaves, -1 for the others; each
+    is looked at when it is asked for first."""
+
+    def __init__(self, wanted: Sequence[_Choice], groups: Groups) -> None:
+        self._active = _active(wanted, groups)
+        self._groups = groups
+
+    def __missing__(self, kind: int) -> int:
+        is_left = all(fitting[column[kind]] for _, column, fitting in self._active)
+        severity = self._groups.sets[self._groups.columns[1][kind]][0]
+        found = self[kind] = SEVERITIES.index(severity) if is_left else -1
+        return found
+
+
+def _active(wanted: Sequence[_Choice], groups: Groups) -> list[tuple[int, array[int], _Fitting]]:
+    """The dimensions of which something is wanted, each with its column."""
+    return [
+        (index, groups.columns[index], _Fitting(choice, groups.sets))
+        for index, choice in enumerate(wanted)
+        if choice.is_made
+    ]
 
 
 def _add_block(
@@ -343,26 +327,6 @@ def _rows_at(block: _Block, mask: int) -> Iterable[tuple[int, int]]:
         return ()
     rows = zip(block.places, block.times, block.groups, strict=True)
     return ((at, group) for place, at, group in rows if mask >> place & 1)
-
-
-def _values(key: _Key) -> _Values:
-    """A group's values in the order of DIMENSIONS; none where it names none."""
-    event_type, severity, state, held, scope, reason, status, source, producer = key
-    named = json.loads(scope) if scope else {}
-    return (
-        (event_type[:VALUE_CHARACTERS_MAX],) if event_type else (),
-        (severity,),
-        (state,),
-        ("true" if held else "false",),
-        *(
-            tuple(dict.fromkeys(name[:VALUE_CHARACTERS_MAX] for name in named.get(field, ())))
-            for field in ("clusters", "namespaces", "servicesNames")
-        ),
-        (reason,) if reason else (),
-        (str(status),) if status is not None else (),
-        (source,),
-        (producer,) if producer else (),
-    )
 
 
 def _wanted(where: EntryFilter) -> tuple[_Choice, ...]:
