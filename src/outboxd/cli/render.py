@@ -18,6 +18,7 @@ from outboxd.times import parse_rfc3339
 from outboxd.units import format_duration
 
 NARROWEST = 6  # columns of a cell that was cut
+_NO_WIDTH = ("Mn", "Me", "Cf")  # what is put upon, around or between characters
 WIDE = 120  # columns from which on a listing has its scope
 
 # (entries, now in ms, columns of the terminal or None, coloured): lines
@@ -29,7 +30,11 @@ def width(text: str) -> int:
     if text.isascii():
         return len(text)
     return sum(
-        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1
+        0
+        if unicodedata.category(each) in _NO_WIDTH
+        else 2
+        if unicodedata.east_asian_width(each) in "WF"
+        else 1
         for each in text
     )
 
@@ -54,32 +59,60 @@ def table(
     columns: int | None,
     cut_first: Sequence[int] = (),
     paint: Callable[[int, int], str] = lambda row, column: "",
+    leave_out: Sequence[int] = (),
 ) -> list[str]:
     """Lines of a table that fit into `columns` (None: as wide as they need).
 
-    Where they do not fit the columns of `cut_first` are cut, in that order, and
-    the last one at last. `paint(row, column)` names the colour of a cell.
+    Where they do not fit the columns of `cut_first` are cut, in that order, and the
+    last one at last; where that is too little those of `leave_out` are left out, in
+    that order. `paint(row, column)` names the colour of a cell.
     """
     cells = [list(heads), *([harmless(cell) for cell in row] for row in rows)]
     widths = [max(width(row[index]) for row in cells) for index in range(len(heads))]
+    there = list(range(len(heads)))
     if columns is not None:
-        over = sum(widths) + 2 * (len(heads) - 1) - columns
-        for index in (*cut_first, len(heads) - 1):
-            least = max(NARROWEST, width(heads[index]))
-            taken = max(0, min(over, widths[index] - least))
-            widths[index] -= taken
-            over -= taken
+        cuts = (*cut_first, len(heads) - 1)
+        _narrow(widths, there, [width(head) for head in heads], columns, cuts, leave_out)
     lines = []
     for number, row in enumerate(cells):
-        shown = [_cell(cell, columns) for cell, columns in zip(row, widths, strict=True)]
+        shown = [_cell(row[index], widths[index]) for index in there]
         shown[-1] = shown[-1].rstrip()
         if number:
+            names = [paint(number - 1, index) for index in there]
             shown = [
-                colour(cell, paint(number - 1, index), True) if paint(number - 1, index) else cell
-                for index, cell in enumerate(shown)
+                colour(cell, name, True) if name else cell
+                for cell, name in zip(shown, names, strict=True)
             ]
         lines.append("  ".join(shown).rstrip())
     return lines
+
+
+def _narrow(
+    widths: list[int],
+    there: list[int],
+    heads: Sequence[int],
+    columns: int,
+    cuts: Sequence[int],
+    leave_out: Sequence[int],
+) -> None:
+    """Make `widths`, and the columns that are `there`, fit."""
+    least = [
+        min(own, max(NARROWEST, heads[index])) if index in cuts else own
+        for index, own in enumerate(widths)
+    ]
+
+    def over(by: Sequence[int]) -> int:
+        return sum(by[index] for index in there) + 2 * (len(there) - 1) - columns
+
+    for index in leave_out:
+        if over(least) <= 0:
+            break
+        there.remove(index)
+    for index in cuts:
+        if index in there:
+            widths[index] -= max(0, min(over(widths), widths[index] - least[index]))
+    # Narrower than any terminal should be: then the last column has what is left.
+    widths[there[-1]] = max(1, widths[there[-1]] - max(0, over(widths)))
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -158,7 +191,8 @@ def entries_table(
     """The listing of `events`; on a terminal an entry has one line."""
     entries = list(entries)
     wide = columns is None or columns >= WIDE
-    heads = ["ID", "RECEIVED", "STATE", "SEVERITY", "TYPE", *(["SCOPE"] * wide), "SUMMARY"]
+    severity = "SEVERITY" if wide else "SEV"
+    heads = ["ID", "RECEIVED", "STATE", severity, "TYPE", *(["SCOPE"] * wide), "SUMMARY"]
     rows = [
         (
             _id(entry, columns),
@@ -177,34 +211,44 @@ def entries_table(
             return ""
         if heads[column] == "STATE":
             return _state_colour(entries[row])
-        is_severity = heads[column] == "SEVERITY"
+        is_severity = heads[column] == severity
         return SEVERITY_COLOURS.get(entries[row].severity, "") if is_severity else ""
 
-    if not wide:
-        heads[3] = "SEV"
-    return table(heads, rows, columns, cut_first=(4, 5) if wide else (4,), paint=paint)
+    cut_first = (4, 5) if wide else (4,)
+    return table(heads, rows, columns, cut_first, paint, leave_out=(1, 3, 4, len(heads) - 1))
+
+
+NO_ERROR = {"expired": "its time to live ran out"}
 
 
 def dead_letters_table(
     entries: Iterable[ListedEntry], now_ms: int, columns: int | None, coloured: bool = False
 ) -> list[str]:
-    """The listing of `dead-letters`: why each was given up stands before what it said."""
+    """The listing of `dead-letters`: what each was told stands before what it says. On a
+    narrow terminal that is the reason as well."""
     entries = list(entries)
-    heads = ("ID", "RECEIVED", "REASON", "STATUS", "TYPE", "ERROR", "SUMMARY")
+    wide = columns is None or columns >= WIDE
+    heads = ["ID", "RECEIVED", *(["REASON"] * wide), "STATUS", "TYPE", "ERROR", "SUMMARY"]
     rows = [
         (
             _id(entry, columns),
             _received(entry, now_ms, columns),
-            entry.dead_reason or "",
+            *([entry.dead_reason or ""] * wide),
             "-" if entry.last_status is None else str(entry.last_status),
             entry.event_type,
-            entry.last_error or "-",
+            entry.last_error or NO_ERROR.get(entry.dead_reason or "", "-"),
             entry.summary,
         )
         for entry in entries
     ]
+    event_type, error, summary = len(heads) - 3, len(heads) - 2, len(heads) - 1
     return table(
-        heads, rows, columns, (4, 5), lambda _, column: "red" if coloured and column == 2 else ""
+        heads,
+        rows,
+        columns,
+        cut_first=(event_type, error) if wide else (event_type, summary, error),
+        paint=lambda _, column: "red" if coloured and column == 2 else "",
+        leave_out=(1, summary, event_type),
     )
 
 
