@@ -226,6 +226,13 @@ def test_an_event_without_type_or_summary_is_refused_with_what_to_try(part):
     assert "outboxd webhook try own FILE" in (raised.value.hint or "")
 
 
+@pytest.mark.parametrize("name", ["launchdarkly", "github", "argocd", "grafana"])
+@pytest.mark.parametrize("payload", [None, 5, "x", True])
+def test_a_payload_that_is_neither_object_nor_list_is_refused(name, payload):
+    with pytest.raises(EventError, match="neither an object nor a list"):
+        events(name, payload)
+
+
 def test_what_is_too_long_is_cut():
     (event,) = mapped({"x": "y" * 5000}, event_type="x", summary="x", clusters="x", dedup_key="x")
     assert len(event["eventType"]) == 60

@@ -117,6 +117,15 @@ def test_a_webhook_by_its_name_and_what_no_name_gets(gateway, token, komodor):
         assert gateway.request("POST", path, body, token).status == 400
 
 
+def test_a_payload_without_events_is_told_in_the_log_and_a_form_what_to_set(gateway, token):
+    """Grafana's at the mapping of Argo CD, say: its sender sees a 200, and no event comes."""
+    answer = gateway.request("POST", "/v1/webhooks/argocd", group(ALERT), token)
+    assert (answer.status, answer.json["results"]) == (200, [])
+    gateway.agent.await_log("webhook.without_events")
+    form = gateway.request("POST", "/v1/webhooks/github", b"payload=%7B%22zen%22%3A1%7D", token)
+    assert (form.status, form.json["hint"][-16:]) == (400, "application/json")
+
+
 def test_a_full_outbox_is_told_so_that_the_sender_comes_again(make_gateway, komodor):
     komodor.respond = lambda arrival: b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n"
     gateway = make_gateway(outbox={"events_max": 1})

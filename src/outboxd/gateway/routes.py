@@ -131,7 +131,12 @@ class WebhookRoutes:
             bodies = read_events(webhook, _json(body), self._intake.event_type_max)
             return [self._intake.prepare(data, Source.SOCKET, producer) for data in bodies]
 
-        return await self._keep(await self._read(body, producer, read), producer)
+        prepared = await self._read(body, producer, read)
+        if not prepared:
+            # A ping; or what was meant for another mapping, which nobody else would notice.
+            told = f"put the payload in a file, and try `outboxd webhook try {name} FILE`"
+            _log.info("webhook.without_events", webhook=name, producer=producer.name, hint=told)
+        return await self._keep(prepared, producer)
 
     async def _body_of_webhook(self, request: Request) -> bytes:
         """The body; where only a signature over it could tell whose it is, nobody is
@@ -241,7 +246,11 @@ def _json(body: bytes) -> Any:
         return json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         told = " ".join(str(error).split())[:200]
-        raise Refusal(400, f"the body is no JSON: {told}", None, "send it as it is") from None
+        is_form = body[:64].lstrip()[:8] == b"payload="  # as GitHub sends by default
+        hint = (
+            "set the sender's content type to application/json" if is_form else "send it as it is"
+        )
+        raise Refusal(400, f"the body is no JSON: {told}", None, hint) from None
 
 
 def _no_constant(name: str) -> None:

@@ -94,6 +94,9 @@ def read_events(webhook: Webhook, payload: Any, event_type_max: int = 60) -> lis
     Raises:
         EventError: an expression failed on this payload, or yielded no type or summary.
     """
+    if not isinstance(payload, (dict, list)):
+        told = f"the payload is neither an object nor a list but {_text(payload)[:40] or 'null'}"
+        raise EventError(told, "$", "send the sender's own webhook as it is")
     options = jmespath.Options(custom_functions=_Functions(payload))
     items = [payload]
     if "each" in webhook.parts:
