@@ -7,7 +7,9 @@ short, but on a loaded machine nothing fires anew for a scrape or a resend that 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -256,6 +258,88 @@ def test_a_gateway_that_is_away_gets_the_alert_when_it_is_back(
     gateway.agent.start()
     arrival = komodor.wait_for_summary("billing is down")[0]
     assert arrival.details["status"] == "firing"
+
+
+TEMPLATED = """
+route: {receiver: komodor, group_by: [alertname], group_wait: 50ms, group_interval: 200ms,
+        repeat_interval: 400ms}
+receivers:
+- name: komodor
+  webhook_configs:
+  - url: https://localhost:PORT/mgmt/v1/events
+    max_alerts: 1
+    http_config:
+      http_headers: {x-api-key: {secrets: ["TOKEN"]}}
+      tls_config: {ca_file: "CA"}
+    payload:
+      eventType: '{{ (index .Alerts 0).Labels.alertname }}'
+      summary: '{{ (index .Alerts 0).Annotations.summary }}'
+      severity: '{{ if eq (index .Alerts 0).Status "resolved" }}information{{ else }}error{{ end }}'
+      scope:
+        clusters: ['{{ (index .Alerts 0).Labels.cluster }}']
+        namespaces: ['{{ (index .Alerts 0).Labels.namespace }}']
+      details:
+        status: '{{ (index .Alerts 0).Status }}'
+        alertname: '{{ (index .Alerts 0).Labels.alertname }}'
+        fingerprint: '{{ (index .Alerts 0).Fingerprint }}'
+        startsAt: '{{ (index .Alerts 0).StartsAt }}'
+"""
+
+
+@pytest.fixture
+def templating_alertmanager():
+    """The path of an Alertmanager of 0.32 or newer: Debian 12 has an older one."""
+    named = os.environ.get("OUTBOXD_ALERTMANAGER", "prometheus-alertmanager")
+    path = shutil.which(named)
+    told = "" if path is None else subprocess.run([path, "--version"], capture_output=True).stdout
+    found = re.search(rb"version (\d+)\.(\d+)", told or b"")
+    if path is None or found is None or tuple(map(int, found.groups())) < (0, 32):
+        pytest.skip(f"{named} is not 0.32 or newer; $OUTBOXD_ALERTMANAGER may name one that is")
+    return path
+
+
+def test_a_template_of_a_newer_alertmanager_tells_each_alert_once(
+    templating_alertmanager, gateway, token, komodor, tmp_path, start_process
+):
+    """Its own texts are YAML: a label that is missing, a cluster that is a number."""
+    (tmp_path / "alertmanager").mkdir()
+    config = TEMPLATED.replace("PORT", str(gateway.port)).replace("TOKEN", token)
+    config = config.replace("CA", str(tmp_path / "ca.pem"))
+    (tmp_path / "alertmanager" / "config.yml").write_text(config)
+    address = free_address()
+    start_process(
+        *("alertmanager", templating_alertmanager, "--config.file=config.yml"),
+        *("--storage.path=data", f"--web.listen-address={address}", "--cluster.listen-address="),
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def tell(**more):
+        alert = {
+            "labels": {"alertname": "DiskFull", "cluster": "42"},
+            "annotations": {"summary": "disk: 95 %"},
+            "startsAt": "2026-11-21T10:00:00.123Z",
+            **more,
+        }
+        headers = {"Content-Type": "application/json"}
+        url, body = f"http://{address}/api/v2/alerts", json.dumps([alert]).encode()
+        ends_s = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                return opener.open(urllib.request.Request(url, body, headers), timeout=10).close()
+            except OSError:  # it is not there yet
+                assert time.monotonic() < ends_s
+                time.sleep(0.05)
+
+    tell()
+    komodor.wait_for(1)
+    await_duplicates(gateway, 2)  # repeat_interval
+    tell(endsAt="2026-11-21T10:05:00Z")
+    komodor.wait_for(2)
+    assert told(komodor) == {
+        ("disk: 95 %", "firing", "error"): 1,
+        ("disk: 95 %", "resolved", "information"): 1,
+    }
+    assert [arrival.event["scope"] for arrival in komodor.arrivals] == [{"clusters": ["42"]}] * 2
 
 
 # What Komodor's own template for Alertmanager (0.32 and newer) makes of an alert that

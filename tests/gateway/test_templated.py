@@ -1,16 +1,19 @@
-"""Bodies that Alertmanager 0.32 and newer make of Komodor's public template, byte by byte.
+"""Bodies that Alertmanager 0.32 and newer make of a template like Komodor's, byte by byte.
 
-Written after Alertmanager's source (`notify/webhook`, `template.DeepCopyWithTemplate`): each
-text of the template is rendered, read as YAML, and the whole encoded by Go's encoding/json,
-which sorts members, escapes <, > and &, and ends with a line feed.
+Alertmanager (`notify/webhook`, `template.DeepCopyWithTemplate` in its source) renders each
+text of the template, reads it as YAML, and encodes the whole by Go's encoding/json, which
+sorts members, escapes <, > and &, and ends with a line feed. `bodies_of_alertmanager.json`
+holds what 0.33.1 posted for alerts of all kinds.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from outboxd.event.komodor import parse
 from outboxd.gateway.templated import read_templated
 
 HEADERS = {
@@ -45,6 +48,50 @@ def resolved(body: bytes) -> bytes:
     body = body.replace(b'"status":"firing"', b'"status":"resolved"')
     body = body.replace(b'"endsAt":"0001-01-01 00', b'"endsAt":"2026-11-21 10:05')
     return body.replace(b'"severity":"error"', b'"severity":"information"')
+
+
+with (Path(__file__).parent / "bodies_of_alertmanager.json").open(encoding="utf-8") as file:
+    RECORDED = json.load(file)
+
+
+def plain(text: str) -> str:
+    """What of a text survives YAML for certain: letters and digits."""
+    return "".join(filter(str.isalnum, text))
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda r: str(r["annotations"] or r["labels"]))
+def test_whatever_alertmanager_posts_becomes_an_event_that_is_known_again(recorded):
+    labels, annotations = recorded["labels"], recorded["annotations"]
+    identities = set()
+    for status in ("firing", "resolved"):
+        sent = json.loads(recorded[status])
+        found = read_templated(recorded[status].encode(), 60)
+        event = parse(found.body, event_type_max=60)
+        assert found.began_at == 1795255200123
+        identities.add(found.identity)
+        told = json.loads(found.body)
+        assert told["details"] == sent["details"]
+        if sent["summary"] == annotations.get("summary"):
+            assert event.summary == sent["summary"]
+        elif isinstance(sent["summary"], (dict, str)):
+            wanted = annotations.get("summary") or f"{status}: {labels['alertname']}"
+            assert plain(event.summary) == plain(wanted)
+        assert event.summary
+        assert event.event_type
+        assert all(type(name) is str for names in told.get("scope", {}).values() for name in names)
+    assert len(identities) == 2
+    assert None not in identities
+
+
+def test_an_alert_of_which_yaml_left_nothing_is_called_by_its_name():
+    (recorded,) = (r for r in RECORDED if r["annotations"].get("summary") == "null")
+    assert json.loads(recorded["firing"])["summary"] is None
+    body = json.loads(read_templated(recorded["firing"].encode(), 60).body)
+    assert body["summary"] == f"firing: {recorded['labels']['alertname']}"
+    (unnamed,) = (r for r in RECORDED if r["labels"]["alertname"] == "null")
+    body = json.loads(read_templated(unnamed["resolved"].encode(), 60).body)
+    assert body["eventType"] == "AlertmanagerAlert"
+    assert body["scope"] == {"clusters": [], "namespaces": [], "servicesNames": []}
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ NAME_MAX = 256  # characters of a name in the scope
 _VALUE_MAX = 4_096  # characters of one detail
 _DETAILS_MAX = 64 * 1024  # characters of all details of an alert
 _COUNT_MAX = 1_000_000_000  # of what is only told
-_UNNAMED = "AlertmanagerAlert"  # as Komodor's bridge calls it
+UNNAMED = "AlertmanagerAlert"  # as Komodor's bridge calls it
 
 _NAMESPACE_LABELS = ("namespace", "kubernetes_namespace")
 _SERVICE_LABELS = (
@@ -100,7 +100,7 @@ def _event(
 ) -> AlertEvent:
     labels, annotations = _object(alert.get("labels")), _object(alert.get("annotations"))
     status = _first(alert, "status") or _first(payload, "status") or "firing"
-    name = _first(labels, "alertname") or _UNNAMED
+    name = _first(labels, "alertname") or UNNAMED
     resolved = status == "resolved"
     summary = _first(annotations, "summary", "description") or f"{status.upper()}: {name}"
     severity = _SEVERITIES.get((_first(labels, "severity") or "").lower(), "information")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from outboxd.errors import EventError
 from outboxd.event.strictjson import merge, read_object
-from outboxd.gateway.alertmanager import AlertEvent, identity_of
+from outboxd.gateway.alertmanager import UNNAMED, AlertEvent, identity_of
 from outboxd.text import cut
 from outboxd.times import parse_rfc3339
 
@@ -40,29 +40,35 @@ def read_templated(data: bytes, event_type_max: int) -> AlertEvent:
         members = {name: value for name, (value, _, _) in read_object(text, False).items()}
     except (EventError, UnicodeDecodeError):
         return AlertEvent(data, None, 0)
+    alert, names = _alert(members.get("details"))
     mended: dict[str, object] = {}
     for name in ("eventType", "summary"):
-        written = _written(members.get(name))
+        written = _written(members.get(name)) or names.get(name, "")
         if name == "eventType":
             written = cut(written, event_type_max)
-        if written and (type(members[name]) is not str or written != members[name]):
+        if written and (type(members.get(name)) is not str or written != members[name]):
             mended[name] = written
     scope = members.get("scope")
     if isinstance(scope, dict) and not all(map(_are_names, scope.values())):
         mended["scope"] = {field: _names(value) for field, value in scope.items()}
-    alert = _Alert(None, 0) if "dedupKey" in members else _alert(members.get("details"))
+    if "dedupKey" in members:
+        alert = _Alert(None, 0)
     body = merge(text, mended, mended).encode() if mended else data
     return AlertEvent(body, *alert)
 
 
-def _alert(details: Any) -> _Alert:
+def _alert(details: Any) -> tuple[_Alert, dict[str, str]]:
+    """The alert that the details are of, and what it is called where YAML left nothing of
+    the template's texts ("null", "~"): nobody else would ever tell of it."""
     if not isinstance(details, dict):
-        return _Alert(None, 0)
+        return _Alert(None, 0), {}
     fingerprint, status = _written(details.get("fingerprint")), _written(details.get("status"))
     began_at = _moment(details.get("startsAt"))
     if not (fingerprint and status and began_at):
-        return _Alert(None, 0)
-    return _Alert(identity_of(fingerprint, status), began_at)
+        return _Alert(None, 0), {}
+    name = _written(details.get("alertname")) or UNNAMED
+    called = {"eventType": name, "summary": f"{status}: {name}"}
+    return _Alert(identity_of(fingerprint, status), began_at), called
 
 
 def _moment(value: Any) -> int | None:
