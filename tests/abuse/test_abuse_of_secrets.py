@@ -55,6 +55,14 @@ COMMANDS = [
     ["rclone", f"--sftp-pass={S}", f"--s3-secret-access-key={S}", "sync", "a", "b"],
     ["bash", "-c", f"export PGPASSWORD='{S}'\npg_dump db | openssl enc -k {S}"],
     ["sh", "-ec", f"mysql -uroot -p{S} <<X\nx\nX\ncurl -u bob:{S} h; sshpass -p '{S}' ssh h"],
+    ["vault", "login", "-no-store", S],
+    ["htpasswd", "-b", "f", "bob", S],
+    ["docker", "run", "-e", f"GITHUB_PAT={S}", f"--env=SharedAccessKey={S}", "image"],
+    ["ansible-playbook", "-e", f'{{"ansible_become_pass":"{S}"}}'],
+    ["curl", f"https://hooks.slack.com/services/T0/B0/{S}", f"https://h/?X-Amz-Signature={S}"],
+    ["sh", "-c", f"echo {S} | docker login --password-stdin; echo {S} | sudo -S true"],
+    ["snmpget", "-c", S, f"-c{S}", "h"],
+    ["xfreerdp", f"/p:{S}", f"—password={S}"],
     ["bash", "-lc", f'curl -H "Authorization: token {S}" -d \'{{"secret":"{S}"}}\' h'],
 ]
 WRITTEN = [

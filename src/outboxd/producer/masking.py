@@ -17,10 +17,12 @@ MASK = "***"
 TEXT_CHARACTERS_MAX = 20_000
 
 # A name that ends with one of these holds a secret, whatever stands before it.
-_STRONG = r"passw(?:or)?d|passphrase|secret|token|api[_-]?key|(?:access|private|secret)[_-]?key"
+_KEYS = "access|account|api|encryption|license|master|private|secret|shared|signing|storage"
+_STRONG = rf"passw(?:or)?[dt]|passphrase|secret(?:[_-]?id)?|token|(?:{_KEYS})[_-]?key"
 # These only as a word of their own.
-_WEAK = r"pwd|pw|key|auth|credentials?"
+_WEAK = r"pwd|pw|key|auth|credentials?|bearer|pat|otp|pin|sig(?:nature)?|session[_-]?(?:id|key)"
 _NAME = rf"(?:[\w.-]*(?:{_STRONG}|pass)s?|(?:[\w.-]*[_.-])?(?:{_WEAK}))"
+_SCHEME = "[a-z][a-z0-9+.-]{0,20}"  # with an end: from each word the rest would be looked at
 _STRONG_NAME = rf"[\w.-]*(?:{_STRONG})s?"
 _VALUE = r"\"[^\"\n]*\"?|'[^'\n]*'?|[^\s\"'&;,)}\]]+"
 
@@ -42,18 +44,34 @@ _TEXTS = tuple(
         ),
         (r"\b(bearer|basic)(\s+)[\w.~+/=-]{6,}", re.IGNORECASE, rf"\1\2{MASK}"),
         # A URL's credentials: user and password, or a token alone.
-        (r"(\b[a-z][a-z0-9+.-]*://[^\s/:@\"']*):[^\s/\"']+@", re.IGNORECASE, rf"\1:{MASK}@"),
-        (r"(\b[a-z][a-z0-9+.-]*://)[^\s/:@\"']{20,}@", re.IGNORECASE, rf"\1{MASK}@"),
+        (rf"(\b{_SCHEME}://[^\s/:@\"']{{0,256}}):[^\s/\"']+@", re.IGNORECASE, rf"\1:{MASK}@"),
+        (rf"(\b{_SCHEME}://)[^\s/:@\"']{{20,}}@", re.IGNORECASE, rf"\1{MASK}@"),
         (
             rf"(?<![\w.-])(-{{0,2}}{_NAME}[\"']?\s*=\s*)(?:{_VALUE})",
             re.IGNORECASE,
             rf"\1{MASK}",
         ),
         (
-            rf"(?<![\w.-])({_STRONG_NAME}[\"']?\s*:\s*)(?:{_VALUE})",
+            rf"(?<![\w.-])({_STRONG_NAME}[\"']?\s*:\s*|{_NAME}[\"']\s*:\s*)(?:{_VALUE})",
             re.IGNORECASE,
             rf"\1{MASK}",
         ),
+        # What a script gives a program that reads its password.
+        (
+            r"\b((?:echo|printf)\s+)[^|\n]{1,200}"
+            r"(\|[^|\n]{0,200}(?:--password-stdin|--with-token|\bsudo\b.{0,20}-S\b|\bchpasswd|--stdin))",
+            0,
+            rf"\1{MASK} \2",
+        ),
+        (r"(?<!\S)(/p(?:w|ass(?:word)?)?:)\S+", re.IGNORECASE, rf"\1{MASK}"),  # as on Windows
+        # An address that lets whoever knows it post, or act as a bot.
+        (
+            r"((?:hooks\.slack\.com/(?:services|workflows)|/api/webhooks|\.office\.com/webhook\w*)/)"
+            r"[^\s\"']+",
+            re.IGNORECASE,
+            rf"\1{MASK}",
+        ),
+        (r"(api\.telegram\.org/bot)[^\s/\"']+", re.IGNORECASE, rf"\1{MASK}"),
         (r"\b(pass:)\S+", 0, rf"\1{MASK}"),  # as openssl takes it
         (
             r"\b(?:A[KS]IA[0-9A-Z]{16}|gh[opsru]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
@@ -64,9 +82,10 @@ _TEXTS = tuple(
         ),
     )
 )
-_OPTION = re.compile(rf"--?{_NAME}", re.IGNORECASE)
-_ASSIGNMENT = re.compile(rf"(-{{0,2}}{_NAME}=)(.+)", re.IGNORECASE | re.DOTALL)
-_BARE = re.compile(rf"\w*(?:{_STRONG})", re.IGNORECASE)
+# With the dashes that word processors make of two, too: it is copied from there.
+_OPTION = re.compile(rf"[-–—]{{1,2}}{_NAME}", re.IGNORECASE)
+_ASSIGNMENT = re.compile(rf"([-–—]{{0,2}}{_NAME}=)(.+)", re.IGNORECASE | re.DOTALL)
+_BARE = re.compile(rf"\w*(?:{_STRONG}):?", re.IGNORECASE)
 _BLANKS = re.compile(r"(\s+)")
 
 # Programs whose short options hold a secret: glued to the option's letter, and as its next word.
@@ -74,17 +93,22 @@ _GLUED = {
     "-p": ("mysql", "mariadb", "sshpass", "mongo", "7z", "7za", "7zz", "rar", "unrar"),
     "-a": ("redis-cli",),
     "-w": ("ldap",),
-    "-P": ("zip", "unzip", "sqlcmd", "bcp"),
+    "-P": ("zip", "unzip", "sqlcmd", "bcp", "ipmitool", "mosquitto_"),
     "-u": ("curl", "lftp"),
     "-U": ("curl", "smbclient"),
     "-b": ("curl",),
+    "-c": ("snmp",),
     "-E": ("curl",),
+    "-hp": ("rar", "unrar"),
 }
 _NEXT = {
     "-p": (
         *("sshpass", "mongo", "docker", "podman", "helm", "az"),
         *("cqlsh", "twine", "beeline", "rabbitmqadmin", "ncftp"),
+        *("useradd", "usermod", "rdesktop", "racadm", "influx"),
     ),
+    "-c": ("snmp",),
+    "-t": ("influx",),
     "-a": ("redis-cli", "http"),
     "-w": ("ldap",),
     "-P": ("zip", "unzip", "sqlcmd", "bcp", "ipmitool", "mosquitto_"),
@@ -104,6 +128,8 @@ _NEXT = {
 }
 # Those that are given USER/PASSWORD.
 _LOGIN = ("sqlplus", "expdp", "impdp", "sqlldr", "rman")
+# The word, counted without options, that is a secret; behind which first word, if not any.
+_PLACES = {"vault": (2, "login"), "wpa_passphrase": (2, ""), "htpasswd": (3, ""), "isql": (3, "")}
 _USER_AND_PASSWORD = re.compile(r"([^\s/@\"']+/)[^\s/@\"']+")
 
 
@@ -138,6 +164,7 @@ class _Words:
         self._program = ""
         self._next_is_secret = False
         self._next_is_script = False
+        self._places: list[str] = []  # of the program's words, without options
 
     def masked(self, word: str) -> str:
         is_script, self._next_is_script = self._next_is_script, word in _TAKE_SCRIPT
@@ -171,15 +198,24 @@ class _Words:
 
     def _is_secret(self, word: str) -> bool:
         is_secret, self._next_is_secret = self._next_is_secret, False
+        is_secret = is_secret or self._is_in_place(word)
         # `--token --verbose`: it had its value from elsewhere.
         return is_secret and word != "" and not word.startswith("-")
+
+    def _is_in_place(self, word: str) -> bool:
+        count, first = _PLACES.get(self._program, (0, ""))
+        if not count or word.startswith("-"):
+            return False
+        self._places.append(word)
+        return len(self._places) == count and first in ("", self._places[0])
 
     def _glued(self, word: str) -> str | None:
         if self._program.startswith(_LOGIN) and (login := _USER_AND_PASSWORD.match(word)):
             return f"{login[1]}{MASK}{word[login.end() :]}"
-        programs = _GLUED.get(word[:2], ())
-        if len(word) > 2 and self._program.startswith(programs) and programs:
-            return f"{word[:2]}{MASK}"
+        for length in (3, 2):
+            programs = _GLUED.get(word[:length], ())
+            if len(word) > length and self._program.startswith(programs) and programs:
+                return f"{word[:length]}{MASK}"
         return None
 
     def _look_ahead(self, word: str) -> None:
@@ -191,6 +227,7 @@ class _Words:
             name = word.rpartition("/")[2]
             if name.startswith(_PROGRAMS):
                 self._program = name
+                self._places.clear()
 
 
 # What a shell's next word is a script behind.
@@ -198,4 +235,5 @@ _TAKE_SCRIPT = ("-c", "-ec", "-euc", "-euxc", "-lc", "-xc", "-exc")
 _PROGRAMS = (
     *{name for table in (_GLUED, _NEXT) for names in table.values() for name in names},
     *_LOGIN,
+    *_PLACES,
 )
