@@ -61,7 +61,7 @@ def test_what_was_claimed_as_it_came_in_is_not_sent_once_the_operator_holds(orde
         await world.until_empty(60)
         sent = len(world.network.requests)
         give = asyncio.create_task(world.give())
-        world.agent.outbox.on_claimed = lambda: world.agent.sender.wake()  # between the two
+        world.agent.outbox.on_arrival = lambda _: world.agent.sender.wake()  # between the two
         await give
         await asyncio.sleep(0)
         await world.agent.sender.hold("", "root")

@@ -251,7 +251,7 @@ def test_no_ballast_is_laid_where_room_is_short(tmp_path):
 
 
 def offer(outbox, count=2, sending=()):
-    outbox.claim_next(count, sending, exclude=sending, order="mixed", due_horizon_s=300)
+    return outbox.claim_next(count, sending, exclude=sending, order="mixed", due_horizon_s=300)
 
 
 def in_flight(engine):
@@ -262,32 +262,30 @@ def in_flight(engine):
 def test_what_comes_in_is_claimed_by_the_commit_that_accepts_it(path, clock, event):
     async def scenario(outbox, engine):
         heard = []
-        outbox.on_arrival = lambda: heard.append("arrival")
-        outbox.on_claimed = lambda: heard.append("claimed")
+        outbox.on_arrival = lambda has_claimed: heard.append(has_claimed)
         commits = []
         outbox.on_commit = lambda duration_s, rows: commits.append(rows)
         await outbox.accept([event("in flight")])
-        offer(outbox, sending=[1])
+        claim = offer(outbox, sending=[1])
         await outbox.accept([event("b"), event("c"), event("d")])
-        claimed = await outbox.take_claimed()
+        claimed = await outbox.take_claimed(claim)
         assert len(claimed) == 2
         assert {entry.seq for entry in claimed} < {2, 3, 4}
         assert in_flight(engine) == [1, *(entry.seq for entry in claimed)]
-        assert (heard, len(commits)) == (["arrival", "claimed"], 2)
+        assert (heard, len(commits)) == ([False, True], 2)
         # It was for once.
         await outbox.accept([event("e")])
-        assert await outbox.take_claimed() == []
-        assert heard[2:] == ["arrival"]
+        assert len(in_flight(engine)) == 3
+        assert heard[2:] == [False]
 
     run(path, clock, scenario)
 
 
 def test_an_offer_that_is_taken_back_claims_nothing(path, clock, event):
     async def scenario(outbox, engine):
-        offer(outbox)
-        assert await outbox.take_claimed() == []
+        claim = offer(outbox)
+        assert await outbox.take_claimed(claim) == []
         await outbox.accept([event("a")])
-        assert await outbox.take_claimed() == []
         assert in_flight(engine) == []
 
     run(path, clock, scenario)
@@ -295,11 +293,11 @@ def test_an_offer_that_is_taken_back_claims_nothing(path, clock, event):
 
 def test_an_offer_that_is_taken_back_too_late_is_waited_for(path, clock, event):
     async def scenario(outbox, engine):
-        offer(outbox)
+        claim = offer(outbox)
         engine.gate, engine.committing = threading.Event(), threading.Event()
         accepted = outbox.accept([event("a")])
         await asyncio.to_thread(engine.committing.wait, 10)
-        taking = asyncio.create_task(outbox.take_claimed())
+        taking = asyncio.create_task(outbox.take_claimed(claim))
         await asyncio.sleep(0)
         assert not taking.done()
         engine.gate.set()
@@ -312,12 +310,12 @@ def test_an_offer_that_is_taken_back_too_late_is_waited_for(path, clock, event):
 def test_a_full_disk_claims_nothing_and_costs_no_ballast(path, clock, event):
     async def scenario(outbox, engine):
         assert engine.ballast.lay(0)
-        offer(outbox)
+        claim = offer(outbox)
         engine.failures = [FULL]
         with pytest.raises(DiskShort):
             await outbox.accept([event("a")])
         with pytest.raises(DiskShort):
-            await outbox.take_claimed()
+            await outbox.take_claimed(claim)
         assert in_flight(engine) == []
         assert engine.ballast.present()
         assert outbox.counts.pending == 0
@@ -334,9 +332,9 @@ def test_after_a_damaged_body_the_sender_is_told_to_look_again(path, clock, even
             )
         )
         heard = []
-        outbox.on_arrival = lambda: heard.append("arrival")
+        outbox.on_arrival = lambda has_claimed: heard.append(has_claimed)
         found = await outbox.fetch(2, exclude=(), order="mixed", fresh_share=0.0, due_horizon_s=300)
         assert [entry.seq for entry in found.entries] == [2]
-        assert heard == ["arrival"]
+        assert heard == [False]
 
     run(path, clock, scenario)

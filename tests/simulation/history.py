@@ -137,7 +137,7 @@ class World:
         )
         sender.checks = self.checks
         self.checks.agent_started(sender)
-        outbox.on_arrival, outbox.on_claimed = sender.arrived, sender.arrived_claimed
+        outbox.on_arrival = sender.arrived
         task = self.loop.create_task(sender.run())
         self.agent = Agent(outbox, sender, writer, task)
 

@@ -177,7 +177,7 @@ class Node:
         sender = Sender(
             outbox, self.link, settings, self.clock, self.fleet.rng.random, lambda fact: None
         )
-        outbox.on_arrival, outbox.on_claimed = sender.arrived, sender.arrived_claimed
+        outbox.on_arrival = sender.arrived
         admission = Admission(outbox, lambda: 1 << 40, self.clock, 0, 0)
         self.door = Intake(
             outbox,

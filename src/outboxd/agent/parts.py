@@ -166,7 +166,6 @@ class AgentParts:
             outbox, self._activity, self._api.status, clock, self.metrics.limit_met
         )
         outbox.on_arrival = self.sender.arrived
-        outbox.on_claimed = self.sender.arrived_claimed
         outbox.on_commit = self.metrics.commit
         self.door.on_refused = self._refused
         outbox.on_damage = self._damage_found

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from outboxd.clock import Clock
 from outboxd.outbox.model import Claimed, Fetched
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.writer import Claim
 
 # How much is read ahead: enough that no permit waits for a read, little enough
 # that fresh events are soon among the next.
@@ -31,6 +32,14 @@ _STEP_MIN_MS = 2000
 _STEPS_MAX = 16
 # Before this no clock was right that outboxd ran on: 2020-01-01 (UTC).
 _IMPLAUSIBLE_UNTIL_MS = 1_577_836_800_000
+
+
+class _Offer(NamedTuple):
+    """A standing offer."""
+
+    claim: Claim
+    at_most: int  # entries
+    changes: int  # what `Claims.changes` was
 
 
 class Offered(NamedTuple):
@@ -62,7 +71,7 @@ class Claims:
         self._others = True  # whether there may be one that was not refused yet
         self._resting: dict[int, float] = {}  # set aside: until when, on the monotonic clock
         self._next_due_s: float | None = None
-        self._offered: tuple[int, int] | None = None  # how many, and `changes` then
+        self._offer: _Offer | None = None
 
     def configure(
         self, order: str, fresh_share: float, due_horizon_s: float, read_ahead: bool
@@ -131,16 +140,16 @@ class Claims:
         """Nothing is to be had now: let what comes in next be claimed as it comes,
         at most `count` entries beside those in `sending`. Until `offered` nothing
         else may be claimed."""
-        self._offered = (count, self.changes)
         self._ahead.clear()
         self._more = False
-        self._outbox.claim_next(
+        claim = self._outbox.claim_next(
             count,
             sending,
             exclude=self._resting.keys() | set(sending),
             order="fifo" if self._fifo else "mixed",
             due_horizon_s=self._due_horizon_s,
         )
+        self._offer = None if claim is None else _Offer(claim, count, self.changes)
 
     async def offered(self) -> Offered:
         """What has come of the offer, if there was one.
@@ -148,12 +157,12 @@ class Claims:
         Raises:
             DiskShort: nothing has.
         """
-        if self._offered is None:
+        offer, self._offer = self._offer, None
+        if offer is None:
             return Offered([], True)
-        (count, changes), self._offered = self._offered, None
-        found = await self._outbox.take_claimed()
-        self._more = self._more or len(found) == count
-        return Offered(found, changes == self.changes)
+        found = await self._outbox.take_claimed(offer.claim)
+        self._more = self._more or len(found) == offer.at_most
+        return Offered(found, offer.changes == self.changes)
 
     # --- what happens to entries ---
 

@@ -195,14 +195,11 @@ class Sender:
         self._claims.forget()
         self.arrived()
 
-    def arrived(self) -> None:
-        """New entries: the next turn looks for them."""
-        self._arrived = self._unclaimed = True
-        self._wake.set()
-
-    def arrived_claimed(self) -> None:
-        """New entries, and the offer took some or all of them."""
+    def arrived(self, has_claimed: bool = False) -> None:
+        """New entries: the next turn looks for them. `has_claimed`: the standing offer took
+        them, or as many as it could."""
         self._arrived = True
+        self._unclaimed |= not has_claimed
         self._wake.set()
 
     def key_changed(self) -> None:

@@ -63,16 +63,14 @@ class Outbox:
         self.oldest_due_at: int | None = engine.oldest_pending_at(with_held=False)
         self.last_dead_at: int | None = engine.last_dead_at()
         self.spool_progress: dict[str, int] = engine.spool_progress()
-        # Called on the loop: events came in; they did, and some of them were claimed
-        # in the same commit (`claim_next`); a commit took so long for so many
+        # Called on the loop: events came in (True: and the commit took what there was
+        # for the standing offer, see `claim_next`); a commit took so long for so many
         # rows; the disk failed, or damage was found, and the agent must stop.
-        self.on_arrival: Callable[[], None] = _nothing
-        self.on_claimed: Callable[[], None] = _nothing
+        self.on_arrival: Callable[[bool], None] = _nothing
         self.on_commit: Callable[[float, int], None] = _nothing
         self.on_fatal: Callable[[OutboxdError], None] = _nothing
         self.on_damage: Callable[[int, str], None] = _nothing
         self.fatal: OutboxdError | None = None
-        self._claim: asyncio.Future[Fetched] | None = None
         self._writer = make_writer(engine, self._loop, self._committed, self._failed)
         self._delivery = self._reader = self._writer
         self._writers = {self._writer: engine}
@@ -126,23 +124,20 @@ class Outbox:
 
     def _committed(self, operations: list[Operation[Any]], duration_s: float) -> None:
         self.take_counts()
-        rows = arrivals = claims = 0
+        rows, has_arrivals, has_claimed = 0, False, False
         for operation in operations:
             if isinstance(operation, Accept):
                 rows += len(operation.items)
-                arrivals += 1
+                has_arrivals = True
             elif isinstance(operation, Claim):
-                claims += 1
+                has_claimed = True
             elif isinstance(operation, Exchange):
                 rows += len(operation.settlements)
             else:
                 rows += 1
         self.on_commit(duration_s, rows)
-        if claims:
-            # If there was more than it could take, it took all that it could.
-            self.on_claimed()
-        elif arrivals:
-            self.on_arrival()
+        if has_arrivals:
+            self.on_arrival(has_claimed)
 
     def take_counts(self) -> None:
         """As the engine knows them now."""
@@ -254,34 +249,33 @@ class Outbox:
         exclude: Collection[int],
         order: str,
         due_horizon_s: float,
-    ) -> None:
-        """Take what is due when the next event comes in, at most `count` entries,
-        in the commit that accepts it: from then on they and `sending` are in
-        flight. For a sender with nothing to send, whose events then wait for
-        one commit alone; `on_claimed` tells it.
+    ) -> Claim | None:
+        """A standing offer, for a sender with nothing to send: take what is due when the
+        next event comes in, at most `count` entries, in the commit that accepts it. From
+        then on they and `sending` are in flight, and the event waits for one commit
+        alone. There may be one offer at a time; `take_claimed` ends it. None where the
+        outbox is shared, whose receipts and claims are not in one commit.
         """
         if self.is_shared:
-            return  # `on_arrival` tells it
+            return None
         taken = list(exclude)
-        self._claim = self._loop.create_future()
-        self._writer.stand_by(
-            Claim(
-                self._claim,
-                lambda engine: engine.fetch(count, taken, order, 0.0, due_horizon_s),
-                list(sending),
-            )
+        claim = Claim(
+            self._loop.create_future(),
+            lambda engine: engine.fetch(count, taken, order, 0.0, due_horizon_s),
+            list(sending),
         )
+        self._writer.stand_by(claim)
+        return claim
 
-    async def take_claimed(self) -> list[Claimed]:
-        """What was taken since `claim_next`; nothing is any more from now on.
+    async def take_claimed(self, claim: Claim) -> list[Claimed]:
+        """What was taken by an offer; nothing is any more from now on.
 
         Raises:
             DiskShort: nothing was taken, and nothing accepted.
         """
-        claim, self._claim = self._claim, None
-        if claim is None or self._writer.recall():
+        if self._writer.recall():
             return []
-        found = await claim
+        found = await claim.future
         await self._set_aside(found.damaged)
         return found.entries
 
@@ -291,7 +285,7 @@ class Outbox:
         with suppress(DiskShort):  # it is found again
             for seq in damaged:
                 await self.set_aside_damaged(seq, "the body failed its checksum")
-        self.on_arrival()  # fewer than were wanted, and not because there are no more
+        self.on_arrival(False)  # fewer than were wanted, and not because there are no more
 
     async def set_aside_damaged(self, seq: int, detail: str) -> None:
         """A row failed its checksum: count it, keep its remains apart, go on."""

@@ -360,7 +360,7 @@ async def in_background(
             await asyncio.sleep(_REST_S)
     await asyncio.to_thread(finish, outbox.path)
     await outbox.refresh()
-    outbox.on_arrival()
+    outbox.on_arrival(False)
     return sum(rescue.salvaged for rescue in rescues), sum(rescue.lost for rescue in rescues)
 
 
