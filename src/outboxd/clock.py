@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-_STEP_MIN_MS = 2000  # less is a clock that is slewed, and a moment between two readings
+STEP_MIN_MS = 2000  # less is a clock that is slewed, and a moment between two readings
 
 
 class Clock:
@@ -102,10 +102,10 @@ class WindowClock:
         wall_ms, elapsed_ms = self._clock.wall_ms(), self._elapsed_ms()
         step_ms = wall_ms - elapsed_ms - self._offset_ms
         self._offset_ms += step_ms
-        if step_ms >= _STEP_MIN_MS:
+        if step_ms >= STEP_MIN_MS:
             self._lag_ms += step_ms
             self._lags_until_ms = elapsed_ms + self.window_ms
-        elif step_ms <= -_STEP_MIN_MS:
+        elif step_ms <= -STEP_MIN_MS:
             self._lag_ms = max(0, self._lag_ms + step_ms)
         if elapsed_ms >= self._lags_until_ms:
             self._lag_ms = 0

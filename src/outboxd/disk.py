@@ -24,6 +24,20 @@ def has_inodes(path: str) -> bool:
         return not disk.f_files or disk.f_favail > 0
 
 
+def free_bytes(path: str) -> int:
+    """What an unprivileged process may still write on the disk of `path`, which need not be
+    there itself.
+
+    Raises:
+        OSError: the disk cannot be asked.
+    """
+    directory = os.path.abspath(path)
+    while not os.path.isdir(directory) and directory != "/":
+        directory = os.path.dirname(directory)
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
+
+
 def room_hint(path: str) -> str:
     """What makes room on the disk of `path`."""
     if has_inodes(path):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import textwrap
 
-from outboxd.cli.table import COMMANDS, GROUPS
+from outboxd.cli.table import GROUPS, command_named
 from outboxd.errors import EX_OK, UsageError
-from outboxd.producer.command_line import HELP, Arguments, Command, Option, did_you_mean
+from outboxd.producer.command_line import HELP, Arguments, Command, Option
 
 WIDTH_MIN, WIDTH_DEFAULT, WIDTH_MAX = 40, 80, 100
 TERMS_WIDTH_MAX = 24
@@ -20,10 +20,7 @@ def run(arguments: Arguments) -> int:
     if arguments.topic is None:
         print(main_help(), end="")
         return EX_OK
-    command = COMMANDS.get(arguments.topic)
-    if command is None:
-        hint = did_you_mean(arguments.topic, COMMANDS)[2:]
-        raise UsageError(f"there is no command {arguments.topic!r}", hint or None)
+    command = command_named(arguments.topic)
     subcommand = None
     if arguments.subtopic is not None:
         subcommand = command.subcommand(arguments.subtopic)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from outboxd.cli.table import COMMANDS
+from outboxd.cli.table import command_named
 from outboxd.errors import EX_OK, EX_USAGE, UsageError
 from outboxd.producer import main as producers
 from outboxd.producer.command_line import (
@@ -37,12 +37,8 @@ def dispatch(words: list[str]) -> int:
     name, rest = producers.split_command(words)
     if name is None:
         return _without_command(rest)
-    command = COMMANDS.get(name)
-    if command is None:
-        hint = did_you_mean(name, COMMANDS)[2:] or "`outboxd help` lists the commands"
-        raise UsageError(f"there is no command {name!r}", hint)
     try:
-        arguments = parse(command, rest)
+        arguments = parse(command_named(name), rest)
     except HelpWanted as wanted:
         return _show_help(wanted.command, wanted.subcommand)
     return run_command(arguments)

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from outboxd import __version__
 from outboxd.cli.help import option_groups, option_usage, sentence, usages
-from outboxd.cli.table import COMMANDS, GROUPS
-from outboxd.errors import EX_OK, UsageError
-from outboxd.producer.command_line import Arguments, Command, Option, did_you_mean
+from outboxd.cli.table import GROUPS, command_named
+from outboxd.errors import EX_OK
+from outboxd.producer.command_line import Arguments, Command, Option
 
 SUMMARY = "gets events to Komodor's timeline whatever happens"
 DESCRIPTION = (
@@ -51,10 +51,7 @@ def run(arguments: Arguments) -> int:
     if arguments.topic is None:
         print(whole_page(), end="")
         return EX_OK
-    command = COMMANDS.get(arguments.topic)
-    if command is None:
-        hint = did_you_mean(arguments.topic, COMMANDS)[2:]
-        raise UsageError(f"there is no command {arguments.topic!r}", hint or None)
+    command = command_named(arguments.topic)
     print(command_page(command), end="")
     return EX_OK
 

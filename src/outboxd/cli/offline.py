@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from outboxd import __version__
+from outboxd import __version__, disk
 from outboxd.agent.opening import open_offline_configured
 from outboxd.api.status import OutboxStatus, status_json
 from outboxd.cli.rows import ListedPage, Params
@@ -187,15 +187,11 @@ class FileQueue:
 
 
 def free_bytes(path: str) -> int | None:
-    """Free disk where the outbox is or would be, as its user may use it."""
-    directory = os.path.dirname(os.path.abspath(path))
-    while not os.path.isdir(directory) and directory != "/":
-        directory = os.path.dirname(directory)
+    """Free disk where the outbox is or would be, in bytes; None: it cannot be told."""
     try:
-        space = os.statvfs(directory)
+        return disk.free_bytes(path)
     except OSError:
         return None
-    return space.f_bavail * space.f_frsize
 
 
 def _exists(path: str) -> bool:

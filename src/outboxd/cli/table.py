@@ -7,7 +7,8 @@ producers' own room, where they stand too.
 
 from __future__ import annotations
 
-from outboxd.producer.command_line import Command, Option, Positional
+from outboxd.errors import UsageError
+from outboxd.producer.command_line import Command, Option, Positional, did_you_mean
 from outboxd.producer.commands import AGENT, CONFIG, EMIT, EXEC, SCOPE, USAGE
 
 JSON_LINES = Option("--json", "", "print JSON, an entry a line")
@@ -540,3 +541,12 @@ GROUPS = (
     ("Tools", (_SCOPE, _MONITORING, _COMPLETION, _MANPAGE, _HELP)),
 )
 COMMANDS = {command.name: command for _, commands in GROUPS for command in commands}
+
+
+def command_named(name: str) -> Command:
+    """The command. Raises UsageError, with the nearest one, where there is none."""
+    command = COMMANDS.get(name)
+    if command is None:
+        hint = did_you_mean(name, COMMANDS)[2:] or "`outboxd help` lists the commands"
+        raise UsageError(f"there is no command {name!r}", hint)
+    return command

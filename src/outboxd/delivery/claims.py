@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from outboxd.clock import Clock
+from outboxd.clock import STEP_MIN_MS, Clock
 from outboxd.outbox.model import Claimed, Fetched
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.writer import Claim
@@ -27,8 +27,6 @@ _CHECK_MIN_S = 1.0
 _CHECK_MAX_S = 60.0
 
 
-# Less is a clock that is slewed, and a moment between two readings.
-_STEP_MIN_MS = 2000
 _STEPS_MAX = 16
 # Before this no clock was right that outboxd ran on: 2020-01-01 (UTC).
 _IMPLAUSIBLE_UNTIL_MS = 1_577_836_800_000
@@ -304,11 +302,11 @@ class ClockSteps:
         now_ms, elapsed_ms = self._clock.wall_ms(), self._elapsed_ms()
         expected_ms = self._offset_ms + elapsed_ms
         self._offset_ms = now_ms - elapsed_ms
-        if now_ms - expected_ms >= _STEP_MIN_MS:
+        if now_ms - expected_ms >= STEP_MIN_MS:
             forward_ms = now_ms - expected_ms
             steps = [Step(step.until_at, step.forward_ms + forward_ms) for step in self.steps]
             self.steps = [*steps, Step(expected_ms, forward_ms)][-_STEPS_MAX:]
-        self.times_set += abs(now_ms - expected_ms) >= _STEP_MIN_MS
+        self.times_set += abs(now_ms - expected_ms) >= STEP_MIN_MS
 
     def corrected(self, at: int) -> int:
         """A stored time of this host's clock, as it should have been."""

@@ -14,25 +14,9 @@ from typing import Any, NamedTuple
 import psycopg
 import uuid_utils
 
-from outboxd.outbox.identities import OLD_KEY, key_identities, repeat_identity
+from outboxd.outbox.identities import OLD_KEY, Now, Windows, key_identities, repeat_identity
 from outboxd.outbox.model import Incoming, Receipt, State
 from outboxd.outbox.postgresql.connection import only_value
-
-
-class Windows(NamedTuple):
-    """How long identities are remembered, in ms; `repeat_ms` 0: repeats are events."""
-
-    key_ms: int
-    repeat_ms: int
-    # There may be keys without their producer, which a move brought from an old file.
-    has_old_keys: bool
-
-
-class Now(NamedTuple):
-    """The moment of an acceptance, in ms since 1970."""
-
-    wall_ms: int
-    keys_ms: int  # by it keys are remembered; see `clock.WindowClock`
 
 
 class _Fresh(NamedTuple):

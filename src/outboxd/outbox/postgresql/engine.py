@@ -14,6 +14,7 @@ import psycopg
 
 from outboxd.clock import Clock, WindowClock
 from outboxd.errors import OutboxdError
+from outboxd.outbox.identities import Now, Windows
 from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import (
     UNBOUNDED,
@@ -279,8 +280,8 @@ class PostgresEngine:
             self.connection,
             self.destination,
             items,
-            accepting.Windows(self._key_window_ms, self._repeat_window_ms, self._has_old_keys),
-            accepting.Now(self.clock.wall_ms(), self._key_clock.now_ms()),
+            Windows(self._key_window_ms, self._repeat_window_ms, self._has_old_keys),
+            Now(self.clock.wall_ms(), self._key_clock.now_ms()),
         )
         for item in kept:
             self._tally.accept(item.producer)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from outboxd.outbox.identities import OLD_KEY, REPEAT, key_identities, repeat_identity
+from outboxd.outbox.identities import OLD_KEY, REPEAT, Now, Windows, key_identities, repeat_identity
 from outboxd.outbox.model import Incoming, Receipt, SpoolMark, State
 from outboxd.outbox.sqlite.rows import (
     NO_ATTEMPTS,
@@ -78,27 +78,6 @@ _INSERT_ENTRIES = (
     " due_at, attempt_count, spent, possible_duplicate, attempts)"
 )
 _ENTRY_PATTERN = f"({'?,' * len(_FreshRow._fields)}'pending',0,0,0,0,0,'[]')"
-
-
-class Windows:
-    """How long identities are remembered, in ms; `repeat_ms` 0: repeats are events.
-
-    `has_old_keys`: there may be keys without their producer.
-    """
-
-    __slots__ = ("has_old_keys", "key_ms", "repeat_ms")
-
-    def __init__(self, key_ms: int, repeat_ms: int, has_old_keys: bool) -> None:
-        self.key_ms = key_ms
-        self.repeat_ms = repeat_ms
-        self.has_old_keys = has_old_keys
-
-
-class Now(NamedTuple):
-    """The moment of an acceptance, in ms since 1970."""
-
-    wall_ms: int
-    keys_ms: int  # by it keys are remembered; see `clock.WindowClock`
 
 
 def has_old_keys(connection: sqlite3.Connection) -> bool:

@@ -11,13 +11,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from outboxd.disk import free_bytes
+
 BALLAST_BYTES = 4 * 1024 * 1024
-
-
-def free_bytes(directory: str) -> int:
-    """What an unprivileged process may still write on the disk of a directory."""
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
 
 
 class Ballast:

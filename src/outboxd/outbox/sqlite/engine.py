@@ -16,7 +16,9 @@ import msgspec
 import uuid_utils
 
 from outboxd.clock import Clock, WindowClock
+from outboxd.disk import free_bytes
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, SyncFailed, Unavailable
+from outboxd.outbox.identities import Now, Windows
 from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import (
     ChangeStep,
@@ -44,7 +46,7 @@ from outboxd.outbox.model import (
     Unsettled,
 )
 from outboxd.outbox.sqlite import accepting, carrying, changes, claiming, listing, query, search
-from outboxd.outbox.sqlite.ballast import Ballast, free_bytes
+from outboxd.outbox.sqlite.ballast import Ballast
 from outboxd.outbox.sqlite.connection import connect, migrate, suspect, translate, unusable
 from outboxd.outbox.sqlite.rows import CountChanges, get_meta, read_states, set_meta, write_states
 
@@ -127,7 +129,7 @@ class SqliteEngine:
         self._tally = CountChanges()
         self._counts = query.counts(self.connection)
         self._waiting = query.waiting(self.connection)
-        self._windows.has_old_keys = accepting.has_old_keys(self.connection)
+        self._has_old_keys = accepting.has_old_keys(self.connection)
         self._next_seq = query.last_seq(self.connection) + 1
         self._accepted_in_transaction = 0
         self.load_doubt()
@@ -223,10 +225,9 @@ class SqliteEngine:
                 self._say_closed()
 
     def set_windows(self, key_window_s: float, repeat_window_s: float) -> None:
-        self._windows = accepting.Windows(
-            round(key_window_s * 1000), round(repeat_window_s * 1000), has_old_keys=True
-        )
-        self._key_clock.window_ms = self._windows.key_ms
+        self._key_window_ms = round(key_window_s * 1000)
+        self._repeat_window_ms = round(repeat_window_s * 1000)
+        self._key_clock.window_ms = self._key_window_ms
 
     def tidy(self) -> None:
         """Keep the log small: explicitly, so that a failure is seen."""
@@ -259,8 +260,8 @@ class SqliteEngine:
             items,
             uuid_utils.uuid7,
             self._next_seq + self._accepted_in_transaction,
-            self._windows,
-            accepting.Now(self.clock.wall_ms(), self._key_clock.now_ms()),
+            Windows(self._key_window_ms, self._repeat_window_ms, self._has_old_keys),
+            Now(self.clock.wall_ms(), self._key_clock.now_ms()),
             self._tally,
         )
         self._accepted_in_transaction += sum(r.status == "accepted" for r in receipts)
@@ -334,7 +335,7 @@ class SqliteEngine:
 
     def prune_dedup(self, limit: int) -> int:
         count = changes.prune_dedup(self.connection, self._key_clock.now_ms(), limit)
-        self._windows.has_old_keys = accepting.has_old_keys(self.connection)
+        self._has_old_keys = accepting.has_old_keys(self.connection)
         return count
 
     # --- reading ---
@@ -393,7 +394,7 @@ class SqliteEngine:
         return self._doubted(query.get(self.connection, id))
 
     def state_of_key(self, producer: str, dedup_key: str) -> str | None:
-        now = accepting.Now(self.clock.wall_ms(), self._key_clock.now_ms())
+        now = Now(self.clock.wall_ms(), self._key_clock.now_ms())
         return accepting.state_of_key(self.connection, producer, dedup_key, now)
 
     def list_step(
@@ -451,7 +452,7 @@ class SqliteEngine:
         carrying.put_in(self.connection, entries, identities)
         for entry in entries:
             self.count_in(entry.state, int(entry.held), entry.producer)
-        self._windows.has_old_keys = True  # perhaps; the next pruning looks
+        self._has_old_keys = True  # perhaps; the next pruning looks
         seqs = [one.seq for some in (entries, identities) for one in some]
         if seqs and max(seqs) >= self._next_seq:
             self.reserve_seqs(max(seqs) + 1)
@@ -462,7 +463,7 @@ class SqliteEngine:
     @property
     def key_window_ms(self) -> int:
         """How long dedup keys are remembered."""
-        return self._windows.key_ms
+        return self._key_window_ms
 
     def add_damage(self, salvaged: int, lost: int) -> None:
         """Count what damage has cost."""
@@ -482,7 +483,7 @@ class SqliteEngine:
 
     def sizes(self) -> Sizes:
         log = self.log_bytes()
-        free = free_bytes(os.path.dirname(os.path.abspath(self.path)))
+        free = free_bytes(self.path)
         return Sizes(_size(self.path) + log, log, free)
 
     def log_bytes(self) -> int:
