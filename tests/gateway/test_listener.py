@@ -240,11 +240,18 @@ def test_a_certificate_is_read_anew_and_a_half_written_one_changes_nothing(
 
 def test_a_clients_certificate_stands_in_for_a_token(make_gateway, authority, tmp_path):
     gateway = make_gateway(intake={"client_ca": str(tmp_path / "ca.pem")})
-    client = authority.issue_cert("host-7.example")
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    client.configure_cert(context)
-    assert gateway.post(EVENT, None, context=context).status == 201
+
+    def showing(*names, **more):
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        authority.issue_cert(*names, **more).configure_cert(context)
+        return gateway.post(EVENT, None, context=context).status
+
+    names = ("host-7.example", "ops@host.example", "10.0.0.7")
+    assert [showing(name) for name in names] == [201] * 3
+    assert {entry["producer"] for entry in gateway.entries()} == {f"token:{name}" for name in names}
+    assert showing(common_name="host-7.example") == 401
+    assert "a certificate without an alternative name" in gateway.agent.log_text()
     assert gateway.post(EVENT, None).status == 401
     assert gateway.request("GET", "/healthz").status == 200
 

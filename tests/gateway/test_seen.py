@@ -250,6 +250,8 @@ def test_the_status_tells_what_of_a_gateway_cannot_be_used(gateway, tmp_path):
     (trouble,) = status["gateway"]["troubles"]
     assert "line 1" in trouble["message"]
     assert trouble["message"] in [one["message"] for one in status["findings"]]
+    screen = outboxd("status", "-c", str(gateway.agent.config), timeout_s=60.0).stdout.decode()
+    assert trouble["message"] in screen
     gateway.tokens.write_text(text)
     gateway.agent.await_log("gateway.tokens_renewed")
     assert gateway.agent.status()["gateway"]["troubles"] == []

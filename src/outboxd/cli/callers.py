@@ -30,6 +30,8 @@ def fields(gateway: Mapping[str, Any] | None, now_ms: int) -> list[tuple[str, st
     )
     if gateway["certificateEndsAt"]:
         told += f"\nits certificate ends {render.distance(gateway['certificateEndsAt'], now_ms)}"
+    for one in gateway["troubles"]:
+        told += f"\n{harmless(one['message'])}: {harmless(one['hint'])}"
     found = [("Gateway", told)]
     producers = gateway["producers"]
     lines = [_producer(one, now_ms) for one in producers]

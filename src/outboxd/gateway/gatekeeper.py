@@ -159,14 +159,16 @@ def _presented(request: Request) -> list[str]:
 
 
 def _why_unknown(request: Request) -> str:
-    return "an unknown or revoked token" if _presented(request) else "no token"
+    if _presented(request):
+        return "an unknown or revoked token"
+    return "a certificate without an alternative name" if request.certificate else "no token"
 
 
 def _certificate_name(certificate: Mapping[str, object] | None) -> str | None:
     """The first name among the subject's alternative names (RFC 5280, 4.2.1.6)."""
     names = certificate.get("subjectAltName", ()) if certificate else ()
     assert isinstance(names, tuple)
-    for kind in ("DNS", "URI", "email"):
+    for kind in ("DNS", "URI", "email", "IP Address"):
         for found, name in names:
             if found == kind and 0 < len(name) <= NAME_CHARACTERS_MAX and name.isprintable():
                 return str(name)
