@@ -64,9 +64,11 @@ def test_an_entry_has_one_line_with_its_id_and_how_it_ended_on_any_terminal(tabl
 def test_on_eighty_columns_a_dead_letter_says_what_was_wrong_with_it():
     line = render.dead_letters_table([entry()], NOW_MS, 80)[1]
     assert " 422 " in line
+    assert " 15:06:00 " in line
     assert "422 Unprocess" in line
     expired = entry(dead_reason="expired", last_status=None, last_error=None)
-    assert "its time to l" in render.dead_letters_table([expired], NOW_MS, 80)[1]
+    assert "expired" in render.dead_letters_table([expired], NOW_MS, 80)[1]
+    assert "its time to l" in render.dead_letters_table([expired], NOW_MS, 120)[1]
 
 
 def test_severity_and_state_are_coloured_on_a_narrow_terminal_too():

@@ -96,8 +96,11 @@ def afternoon(tmp_path) -> Iterator[Afternoon]:
 
 
 def test_a_stranger_replays_the_dead_letters_of_a_bad_afternoon_within_a_minute(
-    afternoon, open_page
+    full, request, open_page
 ) -> None:
+    if not full:
+        pytest.skip("it is among the full figures: --full")
+    afternoon = request.getfixturevalue("afternoon")
     page: Page = open_page(afternoon.link())
     began_s = time.monotonic()
     # Finds: what is wrong stands at the top, and leads to the events.

@@ -224,16 +224,15 @@ NO_ERROR = {"expired": "its time to live ran out"}
 def dead_letters_table(
     entries: Iterable[ListedEntry], now_ms: int, columns: int | None, coloured: bool = False
 ) -> list[str]:
-    """The listing of `dead-letters`: what each was told stands before what it says. On a
-    narrow terminal that is the reason as well."""
+    """The listing of `dead-letters`: why each was given up, and what it was told, stands
+    before what it says. Where there is no room status and error say the reason."""
     entries = list(entries)
-    wide = columns is None or columns >= WIDE
-    heads = ["ID", "RECEIVED", *(["REASON"] * wide), "STATUS", "TYPE", "ERROR", "SUMMARY"]
+    heads = ("ID", "RECEIVED", "REASON", "STATUS", "TYPE", "ERROR", "SUMMARY")
     rows = [
         (
             _id(entry, columns),
             _received(entry, now_ms, columns),
-            *([entry.dead_reason or ""] * wide),
+            entry.dead_reason or "",
             "-" if entry.last_status is None else str(entry.last_status),
             entry.event_type,
             entry.last_error or NO_ERROR.get(entry.dead_reason or "", "-"),
@@ -241,14 +240,14 @@ def dead_letters_table(
         )
         for entry in entries
     ]
-    event_type, error, summary = len(heads) - 3, len(heads) - 2, len(heads) - 1
+    wide = columns is None or columns >= WIDE
     return table(
         heads,
         rows,
         columns,
-        cut_first=(event_type, error) if wide else (event_type, summary, error),
+        cut_first=(4, 5) if wide else (4, 6, 5),
         paint=lambda _, column: "red" if coloured and column == 2 else "",
-        leave_out=(1, summary, event_type),
+        leave_out=(2, 1, 6, 4),
     )
 
 
