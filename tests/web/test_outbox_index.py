@@ -250,3 +250,16 @@ def test_what_nobody_looks_at_is_let_go(tmp_path) -> None:
             assert (await states(index, clock))["pending"] == 10
 
     asyncio.run(main())
+
+
+def test_what_nobody_looks_at_is_read_no_further(tmp_path) -> None:
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):
+            await outbox.accept([item(n) for n in range(5_000)])
+            assert not await index.catch_up(0)
+            index.let_go()
+            await asyncio.sleep(0.05)
+            assert len(index.tally) == 0
+            assert (await states(index, clock))["pending"] == 5_000
+
+    asyncio.run(main())

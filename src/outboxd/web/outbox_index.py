@@ -81,17 +81,17 @@ class OutboxIndex:
         """Where the texts stand, as far as it was found within the time; see `Searches`."""
         return await self._searches.find(texts, budget_s)
 
-    def let_go(self) -> bool:
-        """Nobody looks: forget everything, but where it is just being read (False).
-        The next look reads everything anew."""
-        if self._catching_up is not None and not self._catching_up.done():
-            return False
+    def let_go(self) -> None:
+        """Nobody looks: forget everything, and read no further. The next look reads
+        everything anew."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            self._catching_up = None
         self._searches.forget()
         self.tally = Tally(self._pace)
         self._rows = {}
         self._signatures = {}
         self._next_look_s = self._next_check_s = float("-inf")
-        return True
 
     async def close(self) -> None:
         """Stop what goes on in the background."""

@@ -166,10 +166,8 @@ class OutboxSource:
         self._letting_go = loop.call_later(LET_GO_S, self._let_go)
 
     def _let_go(self) -> None:
-        if self._index.let_go():
-            asyncio.get_running_loop().run_in_executor(None, give_back)
-        else:
-            self._looked()  # it is still being read: later, then
+        self._index.let_go()
+        asyncio.get_running_loop().run_in_executor(None, give_back)
 
     async def activity(self) -> Json | None:
         return self._activity.to_json()
