@@ -168,6 +168,22 @@ def test_the_environment_is_as_it_was_in_the_locale_of_cron(place, locale):
     assert seen == environment
 
 
+def test_what_systemd_hands_to_exec_is_the_jobs(place):
+    script = f"export LISTEN_FDS=1 LISTEN_PID=$$ WATCHDOG_PID=1; exec {sys.executable} -m outboxd"
+    job = 'echo "$LISTEN_PID $WATCHDOG_PID $$"'
+    done = subprocess.run(
+        ["sh", "-c", f"{script} exec -- sh -c '{job}'"],
+        env=place.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    listen_pid, watchdog_pid, pid = done.stdout.split()
+    assert listen_pid == pid, "sockets are for the process of this number alone"
+    assert watchdog_pid == "1", "another's stays another's"
+
+
 def test_the_job_inherits_no_ignored_signals(place):
     done = place.run("exec", "--", "grep", "SigIgn", "/proc/self/status")
     # Of the 31 standard ones; 32 and 33 belong to the C library, which sets them itself.

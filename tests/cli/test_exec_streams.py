@@ -101,3 +101,34 @@ def test_a_reader_that_went_away_ends_the_job_as_it_would_alone(place):
     process.stderr.close()
     process.stdout.close()
     assert process.wait(30) == 128 + 13
+
+
+@pytest.mark.parametrize("full", ["2>/dev/full", ">/dev/full 2>&1"])
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("exec -- sh -c 'exit 3'", 3),
+        ("exec --on always -- true", 0),
+        ("exec -- /no/such/file", 127),
+        ("exec", 64),
+        ("emit deploy v2", 0),
+    ],
+)
+def test_a_log_on_a_full_disk_changes_no_status(place, words, status, full):
+    # Something is to be told: of the configuration, or of the command line.
+    place.config.write_text(place.config.read_text() + "typo = 1\n")
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m outboxd {words} {full}"],
+        env=place.environment,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == status
+    assert len(place.spooled()) == (status != 64)
+
+
+def test_the_jobs_own_status_is_given_where_its_event_and_the_log_have_no_room(place):
+    place.spool.write_text("a file in its place")
+    script = f"{sys.executable} -m outboxd exec -- sh -c 'exit 3' 2>/dev/full"
+    done = subprocess.run(["sh", "-c", script], env=place.environment, timeout=30, check=False)
+    assert done.returncode == 3

@@ -15,7 +15,7 @@ from outboxd.event.komodor import build
 from outboxd.producer import gateway, settings
 from outboxd.producer.command_line import Arguments
 from outboxd.producer.hand_in import Stored, hand_in
-from outboxd.producer.messages import say
+from outboxd.producer.messages import say, silence
 from outboxd.producer.words import make_readable, moment
 from outboxd.text import harmless
 
@@ -57,8 +57,20 @@ def run(arguments: Arguments) -> int:
     stored = hand_in(data, place, arguments.socket, gateway.find(arguments))
     tell(stored)
     if stored.id is not None:
-        print(harmless(stored.id))
+        _print_id(stored.id)
     return EX_OK
+
+
+def _print_id(id: str) -> None:
+    """A reader that has gone, or a full disk, makes no failure of what is stored: who tries
+    again would make a second event."""
+    try:
+        print(harmless(id), flush=True)
+    except BrokenPipeError:
+        silence(1)
+    except OSError as error:
+        silence(1)
+        say(f"warning: the event is stored; its id {id} could not be written: {error.strerror}")
 
 
 def tell(stored: Stored) -> None:

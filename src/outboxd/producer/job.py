@@ -166,6 +166,7 @@ class Job:
             if self._output is not None and self._output.write_end is not None:
                 for descriptor in self._output.descriptors:
                     os.dup2(self._output.write_end, descriptor)
+            _take_over_from(os.getppid())
             _become_job(self._argv, self._ignored, self._mask)
         except OSError as error:
             os.write(failure, str(error.errno).encode())
@@ -375,6 +376,13 @@ def _restore_locale() -> None:
             os.putenv(b"LC_CTYPE", each.partition(b"=")[2])
             return
     os.unsetenv("LC_CTYPE")
+
+
+def _take_over_from(pid: int) -> None:
+    """systemd says whom sockets and watchdog are for; where that was `exec` it is the job now."""
+    for name in (b"LISTEN_PID", b"WATCHDOG_PID"):
+        if os.environb.get(name) == b"%d" % pid:
+            os.putenv(name, b"%d" % os.getpid())
 
 
 def _read_failure(failed: int) -> OSError | None:

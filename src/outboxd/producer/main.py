@@ -17,7 +17,7 @@ import sys
 from outboxd.errors import EX_IOERR, EX_OK, EX_SOFTWARE, EX_UNAVAILABLE, OutboxdError
 from outboxd.producer.command_line import HELP, Arguments, HelpWanted, parse
 from outboxd.producer.commands import AGENT, EMIT, EXEC
-from outboxd.producer.messages import report, say
+from outboxd.producer.messages import report, say, settle, silence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def guarded(run: Callable[[], int]) -> int:
         report(error)
         return error.exit_code
     except BrokenPipeError:
-        _silence()
+        silence(1)
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -58,9 +58,11 @@ def guarded(run: Callable[[], int]) -> int:
     except Exception as error:
         if _is_of_output(error):
             say(f"the output could not be written: {error.strerror}")  # type: ignore[attr-defined]
-            _silence()
+            silence(1)
             return EX_IOERR
         return _internal_error(error)
+    finally:
+        settle()
 
 
 def run_command(arguments: Arguments) -> int:
@@ -119,16 +121,6 @@ def _is_of_output(error: Exception) -> bool:
     error knows the name, and those that matter are told where they are used."""
     full_or_broken = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
     return isinstance(error, OSError) and error.filename is None and error.errno in full_or_broken
-
-
-def _silence() -> None:
-    """Point stdout to nowhere, so that the interpreter's own flush at its end is quiet."""
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.close(nowhere)
-    except OSError:
-        pass
 
 
 def _internal_error(error: Exception) -> int:

@@ -5,6 +5,7 @@ It must never fail, and nothing that it writes can steer a terminal.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from outboxd.errors import EventError, OutboxdError
@@ -37,3 +38,24 @@ def say(text: str) -> None:
             sys.stderr.flush()
     except (OSError, ValueError):
         pass  # nobody reads it; the exit code still tells
+
+
+def settle() -> None:
+    """Leave nothing for the interpreter to write at its end: where it cannot (a log on a full
+    disk), it would end with 120 in place of the command's own status."""
+    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            silence(descriptor)
+
+
+def silence(descriptor: int) -> None:
+    """Point a standard stream to nowhere: what is left in its buffer goes there."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+    except OSError:
+        pass
