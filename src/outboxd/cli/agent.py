@@ -12,13 +12,14 @@ import http.client
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
-from outboxd.cli.rows import ListedPage, Params
+from outboxd.cli import answers
+from outboxd.cli.rows import ListedEntry, ListedPage, Params
 from outboxd.errors import (
     ConfigError,
     EventError,
@@ -38,6 +39,8 @@ BULK_TIMEOUT_S = 900.0
 # The agent itself asks over the network, as long as its request_timeout allows.
 THROUGH_TIMEOUT_S = 120.0
 COPY_CHUNK_BYTES = 256 * 1024
+
+_T = TypeVar("_T")
 
 
 class AgentUnreachable(Unavailable):
@@ -63,20 +66,20 @@ class AgentQueue:
 
     def status(self) -> dict[str, Any]:
         """The shape of `GET /v1/status`."""
-        status: dict[str, Any] = msgspec.json.decode(self._ask("GET", "/v1/status"))
-        return status
+        answer = self._ask("GET", "/v1/status")
+        return answers.read_object(answer, answers.Status, self.socket_path)
 
     def activity(self) -> dict[str, Any] | None:
         """The last hour in samples; None where the agent does not tell."""
         try:
-            activity: dict[str, Any] | None = msgspec.json.decode(self._ask("GET", "/v1/activity"))
+            answer = self._ask("GET", "/v1/activity")
         except UnknownId:
             return None
-        return activity
+        return answers.read_object(answer, answers.Activity, self.socket_path)
 
     def check(self) -> list[Finding]:
         """What the agent finds of its surroundings; raises UnknownId where it cannot say."""
-        found = msgspec.json.decode(self._ask("GET", "/v1/check"), type=_Findings).findings
+        found = self._read(self._ask("GET", "/v1/check"), answers.Findings).findings
         return [Finding(s.level, s.name, s.told, s.hint, s.exit_code) for s in found]
 
     def reload(self) -> list[str]:
@@ -86,27 +89,27 @@ class AgentQueue:
             ConfigError: it was refused, and the one before stays in force.
         """
         try:
-            return msgspec.json.decode(
-                self._ask("POST", "/v1/reload"), type=_Reloaded
-            ).needs_restart
+            return self._read(self._ask("POST", "/v1/reload"), answers.Reloaded).needs_restart
         except EventError as error:
             raise ConfigError(error.message, error.hint) from None
 
     def page(self, params: Params, cursor: str | None, limit: int) -> ListedPage:
         """Entries that match, newest first, each as the agent wrote it."""
         query = [*params, ("limit", str(limit)), *([("cursor", cursor)] if cursor else [])]
-        return _read_page(self._ask("GET", f"/v1/events?{urlencode(query)}"))
+        answer = self._ask("GET", f"/v1/events?{urlencode(query)}")
+        listing = self._read(answer, answers.Listing)
+        return ListedPage([self._entry(each) for each in listing.events], listing.next)
 
     def get(self, id: str) -> msgspec.Raw:
         """One entry with its attempts; raises UnknownId."""
-        return msgspec.Raw(self._ask("GET", f"/v1/events/{quote(id, safe='')}"))
+        return self._entry(self._ask("GET", f"/v1/events/{quote(id, safe='')}"))
 
     def through(self, id: str) -> Through:
         """What became of a delivered entry behind a gateway; raises UnknownId."""
         self._connection.set_timeout(min(THROUGH_TIMEOUT_S, self._longest_s))
-        return msgspec.json.decode(
-            self._ask("GET", f"/v1/events/{quote(id, safe='')}/through"), type=_Through
-        ).read()
+        answer = self._ask("GET", f"/v1/events/{quote(id, safe='')}/through")
+        found = self._read(answer, answers.Through)
+        return Through(found.state, found.reason)
 
     def change(self, change: EntryChange, id: str) -> None:
         """Retry or drop one entry; raises UnknownId, EventError."""
@@ -118,16 +121,17 @@ class AgentQueue:
         self._connection.set_timeout(BULK_TIMEOUT_S)
         body = self._ask("POST", f"/v1/dead-letters/{change}?{query}", {})
         self._connection.set_timeout(TIMEOUT_S)
-        return msgspec.json.decode(body, type=_Changed).changed
+        return self._read(body, answers.Changed).changed
 
     def copy(self) -> Iterator[bytes]:
         """The outbox's file, whole, in parts."""
         try:
+            self._connection.bounded.expect_parts(self._connection.timeout_s)
             self._connection.request("GET", "/v1/backup")
             answer = self._connection.getresponse()
             if answer.status >= 300:
-                raise _refusal(answer.status, answer.read())
-            left = int(answer.headers["Content-Length"])
+                raise _refusal(answer.status, answer.read(COPY_CHUNK_BYTES))
+            left = int(answer.headers["Content-Length"] or "no length")
             while left:
                 chunk = answer.read(min(left, COPY_CHUNK_BYTES))
                 if not chunk:
@@ -137,6 +141,8 @@ class AgentQueue:
                     )
                 left -= len(chunk)
                 yield chunk
+        except ValueError as error:
+            raise answers.no_agent(self.socket_path, error) from None
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(
                 f"the agent at {self.socket_path} ended the connection ({error})",
@@ -149,12 +155,12 @@ class AgentQueue:
 
     def release(self, id: str | None) -> dict[str, Any]:
         answer = self._ask("POST", "/v1/release", {"id": id} if id else {})
-        return msgspec.json.decode(answer, type=dict[str, Any])
+        shape = dict[str, Any] if id else answers.Released
+        return answers.read_object(answer, shape, self.socket_path)
 
     def page_link(self) -> str:
         """An address of the page that lets one browser act."""
-        answer: dict[str, str] = msgspec.json.decode(self._ask("POST", "/v1/page-link", {}))
-        return answer["url"]
+        return self._read(self._ask("POST", "/v1/page-link", {}), answers.PageLink).url
 
     def _connect(self) -> None:
         try:
@@ -175,10 +181,19 @@ class AgentQueue:
                 f"the agent at {self.socket_path}: {error.strerror or error}"
             ) from None
 
+    def _read(self, body: bytes, shape: type[_T]) -> _T:
+        return answers.read(body, shape, self.socket_path)
+
+    def _entry(self, body: bytes | msgspec.Raw) -> msgspec.Raw:
+        """An entry as it came, once it is known to be one."""
+        self._read(bytes(body), ListedEntry)
+        return msgspec.Raw(body)
+
     def _ask(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> bytes:
         body = None if content is None else msgspec.json.encode(content)
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
+            self._connection.bounded.expect_answer(self._connection.timeout_s)
             self._connection.request(method, path, body, headers)
             answer = self._connection.getresponse()
             answer_body = answer.read()
@@ -222,8 +237,16 @@ class UnixConnection(http.client.HTTPConnection):
         if self.sock is not None:
             self.sock.settimeout(timeout_s)
 
+    @property
+    def bounded(self) -> answers.BoundedSocket:
+        """The socket, connected anew where the other side has ended the one before."""
+        if self.sock is None:
+            self.connect()
+        assert isinstance(self.sock, answers.BoundedSocket), "`connect` has made it"
+        return self.sock
+
     def connect(self) -> None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection = answers.BoundedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(self.timeout_s)
         try:
             connection.connect(self._path)
@@ -231,44 +254,6 @@ class UnixConnection(http.client.HTTPConnection):
             connection.close()
             raise
         self.sock = connection
-
-
-class _Reloaded(msgspec.Struct, rename="camel"):
-    needs_restart: list[str]
-
-
-class _Finding(msgspec.Struct, rename="camel"):
-    level: str
-    name: str
-    told: str
-    hint: str | None
-    exit_code: int
-
-
-class _Findings(msgspec.Struct):
-    findings: list[_Finding]
-
-
-class _Listing(msgspec.Struct):
-    events: Sequence[msgspec.Raw]
-    next: str | None = None
-
-
-def _read_page(body: bytes) -> ListedPage:
-    listing = msgspec.json.decode(body, type=_Listing)
-    return ListedPage(list(listing.events), listing.next)
-
-
-class _Through(msgspec.Struct):
-    state: str | None
-    reason: str | None
-
-    def read(self) -> Through:
-        return Through(self.state, self.reason)
-
-
-class _Changed(msgspec.Struct):
-    changed: int
 
 
 class _Refusal(msgspec.Struct):
@@ -281,7 +266,7 @@ def _refusal(status: int, body: bytes) -> OutboxdError:
     """The error that an answer stands for."""
     try:
         refusal = msgspec.json.decode(body, type=_Refusal)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         refusal = _Refusal()
     message = refusal.error or f"the agent answered {status}"
     if status in (401, 403):

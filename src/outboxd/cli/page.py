@@ -9,6 +9,7 @@ from outboxd.cli.agent import AgentQueue
 from outboxd.cli.queue import client_config, socket_path
 from outboxd.errors import EX_OK
 from outboxd.producer.command_line import Arguments
+from outboxd.text import harmless
 
 
 def run(arguments: Arguments) -> int:
@@ -18,10 +19,10 @@ def run(arguments: Arguments) -> int:
         url = queue.page_link()
     finally:
         queue.close()
-    print(url)
+    print(harmless(url))
     print("good once, in one browser, for an hour; it acts as you", file=sys.stderr)
     has_desktop = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if has_desktop and sys.stdout.isatty() and not arguments.no_open:
+    if has_desktop and url.startswith("http") and sys.stdout.isatty() and not arguments.no_open:
         import webbrowser
 
         webbrowser.open(url)
