@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -248,6 +250,24 @@ def test_what_nobody_looks_at_is_let_go(tmp_path) -> None:
             index.let_go()
             assert len(index.tally) == 0
             assert (await states(index, clock))["pending"] == 10
+
+    asyncio.run(main())
+
+
+def test_what_was_let_go_is_gone_without_the_collector(tmp_path) -> None:
+    """Which leaves alone what the agent's start has made, the first index among it."""
+
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):
+            await outbox.accept([item(n) for n in range(10)])
+            await states(index, clock)
+            kept = [weakref.ref(index.tally), weakref.ref(index.tally._groups)]
+            gc.disable()
+            try:
+                index.let_go()
+                assert [each() for each in kept] == [None, None]
+            finally:
+                gc.enable()
 
     asyncio.run(main())
 

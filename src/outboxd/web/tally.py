@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -97,7 +98,7 @@ class Tally:
         self._pace = pace or Pace()
         self._groups_bytes_max = groups_bytes_max
         self._blocks: dict[int, _Block] = {}
-        self._groups = Groups(groups_bytes_max, self._limit_met)
+        self._groups = self._new_groups()
         self._totals: Counter[int] = Counter()
 
     def __len__(self) -> int:
@@ -140,7 +141,7 @@ class Tally:
         if not self.limited or used > len(self._groups) // 2:
             return False
         self._blocks.clear()
-        self._groups = Groups(self._groups_bytes_max, self._limit_met)
+        self._groups = self._new_groups()
         self._totals = Counter()
         return True
 
@@ -210,8 +211,10 @@ class Tally:
             _add_block(block, since, until, step_ms, add)
         return TimeHistogram(since, step_ms, dict(zip(SEVERITIES, counts, strict=True)))
 
-    def _limit_met(self) -> None:
-        self._pace.limit_met("names")
+    def _new_groups(self) -> Groups:
+        # Nothing of it may lead back here: the collector leaves alone what the start has
+        # made, and a circle of such would never go.
+        return Groups(self._groups_bytes_max, partial(self._pace.limit_met, "names"))
 
     async def _count(
         self, since: int | None, until: int | None, matches: TextMatches | None, slices: Slices
