@@ -45,8 +45,9 @@ listing.PAGE_BYTES_MAX = outbox_source.PAGE_BYTES_MAX = 1 << 40
 SEARCHED_AT_A_STRETCH = """
 import outboxd.web.tally as tally
 tally.BLOCK_ROWS = 1 << 14
-import outboxd.web.text_scan as text_scan
-text_scan.SLICE_S = 3600.0
+from outboxd.outbox.engine import SearchLimits
+from outboxd.outbox.sqlite.engine import SqliteEngine
+SqliteEngine.search_limits = SearchLimits(rows_max=64, look_s=3600.0)
 import outboxd.web.pace as pace
 pace.PAUSES = pace.BUSY_PAUSES = 0.0
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from support.agent import ENVIRON, GONE, AgentProcess
 from support.postgresql import Bouncer, Server, needed_binaries
 from support.receiver import OK, Receiver
+from support.server_home import server_home
 
 LEASE_S = 2.0
 PATIENCE_S = 30.0
@@ -33,8 +33,8 @@ def at_length(full: bool) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="outboxd-pg-", dir=_memory()) as directory:
-        one = Server(Path(directory), needed_binaries())
+    with server_home() as directory:
+        one = Server(directory, needed_binaries())
         one.start()
         yield one
         one.stop("immediate")
@@ -82,10 +82,6 @@ def pair(make_gateway: Callable[[str], AgentProcess]) -> tuple[AgentProcess, Age
     first = make_gateway("a")
     until(lambda: delivers(first))
     return first, make_gateway("b")
-
-
-def _memory() -> str | None:
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def until(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> float:

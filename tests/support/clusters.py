@@ -21,6 +21,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from support.postgresql import needed_binaries
+from support.server_home import server_home
 
 READY_S = 60.0
 _STANDBY = "standby"
@@ -59,7 +60,9 @@ class Node:
 
     def start(self) -> None:
         words = [
-            f"-p {self.port} -k {self.home} -c listen_addresses='' -c shared_buffers=16MB",
+            f"-p {self.port} -k {self.home} -c listen_addresses='' -c shared_buffers=16MB"
+            # Its segments lie in its own directory, and go with it.
+            " -c dynamic_shared_memory_type=mmap",
             "-c max_wal_size=128MB -c wal_keep_size=64MB -c wal_receiver_status_interval=1s",
             *self.options,
         ]
@@ -279,12 +282,11 @@ def template():
 
 
 @contextmanager
-def home(name: str = "outboxd-pg-") -> Iterator[Path]:
-    """A directory for servers, in memory: a sync need not last, but it must be asked for."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix=name, dir=memory) as directory:
-        own(Path(directory))
-        yield Path(directory)
+def home() -> Iterator[Path]:
+    """A directory for servers, whose user owns it."""
+    with server_home() as directory:
+        own(directory)
+        yield directory
 
 
 @contextmanager

@@ -50,6 +50,8 @@ class Server:
 
     def start(self, options: str = "") -> None:
         told = f"-k {self.sockets} -c listen_addresses= -c shared_buffers=16MB {options}"
+        # Its segments lie in its own directory, and go with it.
+        told += " -c dynamic_shared_memory_type=mmap"
         log = str(self.sockets / "log")
         self.run("pg_ctl", "-D", str(self.data), "-o", told, "-l", log, "-w", "start")
 

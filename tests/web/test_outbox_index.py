@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from outboxd.clock import FakeClock
+from outboxd.outbox.engine import SearchLimits
 from outboxd.outbox.mentions import Texts
 from outboxd.outbox.model import Attempt, EntryChange, EntryFilter, Incoming, Settlement
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite.engine import SqliteEngine
-from outboxd.web import outbox_index, searches, text_scan
+from outboxd.web import outbox_index, searches
 from outboxd.web.outbox_index import OutboxIndex
 from outboxd.web.tally import BLOCK_ROWS
 
@@ -200,7 +201,7 @@ def test_every_look_is_at_a_small_part_so_that_the_writer_can_go_on(tmp_path) ->
             await index.catch_up(30)
             clock.advance(60)
             await index.catch_up(30)
-            assert max(seen) <= max(BLOCK_ROWS, outbox_index.SLICE_ROWS) + 1
+            assert max(seen) <= BLOCK_ROWS + 1
             assert sum(seen) > entries
 
     asyncio.run(main())
@@ -224,7 +225,7 @@ def test_what_fails_after_it_was_looked_at_is_found_by_its_error(tmp_path) -> No
 
 
 def test_a_search_that_nobody_asks_for_any_more_ends(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(text_scan, "SLICE_S", 0.0)
+    monkeypatch.setattr(SqliteEngine, "search_limits", SearchLimits(rows_max=64, look_s=0.0))
 
     async def main() -> None:
         async with opened(str(tmp_path / "outbox.db")) as (outbox, index, clock):

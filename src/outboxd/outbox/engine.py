@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from outboxd.clock import Clock
 from outboxd.errors import OutboxdError
@@ -42,7 +42,15 @@ from outboxd.outbox.model import (
     Sizes,
     SpoolMark,
     Unsettled,
+    UnsettledSums,
 )
+
+
+class SearchLimits(NamedTuple):
+    """Of one look for texts: so that nobody waits long who shares the connection with it."""
+
+    rows_max: int
+    look_s: float  # one that takes longer is followed by a smaller one
 
 
 class Engine(Protocol):
@@ -50,6 +58,8 @@ class Engine(Protocol):
 
     clock: Clock
     path: str  # names it in messages
+    reads_apart: bool  # on a connection of its own: no commit ever waits for it
+    search_limits: SearchLimits
 
     # --- running ---
 
@@ -200,15 +210,17 @@ class Engine(Protocol):
         """The first of the entries with these seqs, in order: as many as a few milliseconds
         allow, at least one; none where there are none. The rest is asked for behind it."""
 
-    def unsettled(self, kind: Unsettled, after: Place, limit: int) -> list[Place]:
-        """At most `limit` entries of an index, in its order, from behind a place on."""
+    def unsettled_sums(self, kind: Unsettled, block_rows: int, after: Place) -> UnsettledSums:
+        """A part of an index, from behind a place on: what a few milliseconds allow. The
+        sums of a block change when a state of one of its entries does."""
 
     def rows_by_block(self, block_rows: int, seqs: range) -> dict[int, int]:
         """How many entries there are, by `seq // block_rows`."""
 
-    def texts(self, seqs: range, wanted: Texts) -> list[tuple[int, Text]]:
+    def texts(self, seqs: range, wanted: Texts) -> list[tuple[int, Text]] | None:
         """Seq and texts of the entries with these seqs, in any order. Those that cannot
-        have the wanted texts may be left out, which saves who asks a look at each."""
+        have the wanted texts may be left out, which saves who asks a look at each. None:
+        that is too much for one look, and fewer are to be asked for; never of a single one."""
 
     # --- for a move to another engine ---
 

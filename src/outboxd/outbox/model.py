@@ -303,6 +303,13 @@ class Place(NamedTuple):
     seq: int
 
 
+class UnsettledSums(NamedTuple):
+    """A part of such an index, in few numbers."""
+
+    by_block: dict[int, int]  # the sum of its seqs, by `seq // block_rows`
+    last: Place | None  # where to go on; None: that was all
+
+
 class DestinationHold(NamedTuple):
     """The operator's hold of the destination; outlives a restart."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from time import monotonic, perf_counter, process_time
+from time import monotonic, perf_counter, process_time, thread_time
 from typing import Protocol, TypeVar
 
 from outboxd.outbox.engine import Engine
@@ -68,16 +68,19 @@ class Pace:
         self._free_at_s = max(self._free_at_s, self._now_s()) + pause_s
 
     async def read(self, outbox: ReadableOutbox, verb: Callable[[Engine], T]) -> T:
-        """A slice of the writer's time, in its turn."""
+        """A slice of the writer's time, in its turn; where reading has a connection of its
+        own, of a server's, which pages may have half of the time."""
         took_s = 0.0
 
         def timed(engine: Engine) -> T:
             nonlocal took_s
-            began_s = perf_counter()
+            began_s, began_cpu_s = perf_counter(), thread_time()
             try:
                 return verb(engine)
             finally:
                 took_s = perf_counter() - began_s
+                if engine.reads_apart:
+                    took_s = max(thread_time() - began_cpu_s, took_s / PAUSES)
 
         await self.turn()
         try:

@@ -10,11 +10,10 @@ from time import perf_counter
 
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.mentions import Texts
-from outboxd.web.pace import SLICE_S
 from outboxd.web.tally import BLOCK_ROWS
 
 # Entries at once: an event may have 256 KiB, so a few at first, and more while that is quick.
-ROWS_FIRST, ROWS_MAX = 4, 64
+ROWS_FIRST = 4
 
 
 class TextScan:
@@ -48,7 +47,7 @@ class TextScan:
 
     def step(self, engine: Engine) -> bool:
         """Look for a few milliseconds; whether everything has been looked at."""
-        self.is_done = self._step(engine, perf_counter() + SLICE_S)
+        self.is_done = self._step(engine, perf_counter() + engine.search_limits.look_s)
         return self.is_done
 
     def below(self, seq: int, count: int) -> list[int]:
@@ -71,37 +70,44 @@ class TextScan:
             self._low = self._high = present.stop
         while self._high < present.stop:
             seqs = range(self._high, min(self._high + self._rows, present.stop))
-            self._look(engine, seqs)
-            self._high = seqs.stop
+            if self._look(engine, seqs):
+                self._high = seqs.stop
             if perf_counter() > end_s:
                 return False
         while self._low > present.start:
             seqs = range(max(self._low - self._rows, present.start), self._low)
-            self._look(engine, seqs)
-            self._low = seqs.start
+            if self._look(engine, seqs):
+                self._low = seqs.start
             if perf_counter() > end_s:
                 return False
         while self._again:
             block, start = self._again.popitem()
             start, stop = max(start, self._low), min((block + 1) * BLOCK_ROWS, self._high)
             seqs = range(start, min(start + self._rows, stop))
-            self._look(engine, seqs)
-            if seqs.stop < stop:
-                self._again[block] = seqs.stop
+            looked = seqs.stop if self._look(engine, seqs) else start
+            if looked < stop:
+                self._again[block] = looked
             if perf_counter() > end_s:
                 return False
         return True
 
-    def _look(self, engine: Engine, seqs: range) -> None:
-        """Look at some neighbours; with large ones the next look is at fewer."""
+    def _look(self, engine: Engine, seqs: range) -> bool:
+        """Look at some neighbours, if they are not too much; with large ones the next look
+        is at fewer."""
         began_s = perf_counter()
+        found = engine.texts(seqs, self._texts)
+        if found is None:
+            self._rows = len(seqs) // 2
+            return False
         self._forget(seqs)
-        for seq, text in engine.texts(seqs, self._texts):
+        for seq, text in found:
             if self._texts.match(text):
                 block, bit = seq // BLOCK_ROWS, 1 << seq % BLOCK_ROWS
                 self.places[block] = self.places.get(block, 0) | bit
-        is_slow = perf_counter() - began_s > SLICE_S
-        self._rows = max(self._rows // 2, 1) if is_slow else min(self._rows * 2, ROWS_MAX)
+        limits = engine.search_limits
+        is_slow = perf_counter() - began_s > limits.look_s
+        self._rows = max(self._rows // 2, 1) if is_slow else min(self._rows * 2, limits.rows_max)
+        return True
 
     def _forget(self, seqs: range) -> None:
         """What was known of these entries."""

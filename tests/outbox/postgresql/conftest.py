@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
-
 import pytest
 from support.postgresql import Server, needed_binaries
+from support.server_home import server_home
 
 from outboxd.outbox.postgresql.engine import PostgresEngine
 
@@ -15,10 +12,8 @@ from outboxd.outbox.postgresql.engine import PostgresEngine
 @pytest.fixture(scope="session")
 def server():
     bin = needed_binaries()
-    # In memory: here a sync need not last, but it must be asked for.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="outboxd-pg-", dir=memory) as directory:
-        one = Server(Path(directory), bin)
+    with server_home() as directory:
+        one = Server(directory, bin)
         one.start()
         yield one
         one.stop("immediate")

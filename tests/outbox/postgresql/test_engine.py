@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 import threading
 from pathlib import Path
 
 import psycopg
 import pytest
 from support.postgresql import Server, binaries
+from support.server_home import server_home
 
 from outboxd.errors import (
     CommitUnknown,
@@ -337,8 +337,8 @@ def test_a_commit_whose_end_was_not_seen_is_told_from_one_that_failed(engine, ur
 
 
 def test_what_was_committed_before_the_server_died_is_a_duplicate_of_itself(clock, event, tmp_path):
-    with tempfile.TemporaryDirectory(prefix="outboxd-pg-") as directory:
-        server = Server(Path(directory), binaries())
+    with server_home() as directory:
+        server = Server(directory, binaries())
         server.start()
         engine = PostgresEngine(server.url(), clock)
         (receipt,) = keep(engine, event(key="k"))

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from outboxd.outbox.engine import Engine
 from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import Attempt, Incoming, Settlement
 from outboxd.outbox.sqlite.engine import SqliteEngine
@@ -25,8 +26,14 @@ NEEDLES = (
 
 @pytest.fixture(scope="module")
 def stocked(tmp_path_factory):
-    """Each word as a summary, as details (escaped and not), as a key and as an error."""
     engine = SqliteEngine(str(tmp_path_factory.mktemp("outbox") / "outbox.db"))
+    stock(engine)
+    yield engine
+    engine.close()
+
+
+def stock(engine: Engine) -> None:
+    """Each word as a summary, as details (escaped and not), as a key and as an error."""
     items = []
     for word, is_ascii, place in itertools.product(WORDS, (True, False), ("summary", "details")):
         event = {"eventType": "t", "summary": "s", "details": {"n": 12345, "b": True}}
@@ -43,16 +50,13 @@ def stocked(tmp_path_factory):
     ]
     with engine.transaction():
         engine.settle(settlements)
-    yield engine
-    engine.close()
 
 
-def rows(engine: SqliteEngine) -> list[tuple[int, Text]]:
-    found = engine.connection.execute(
-        "SELECT e.seq, e.id, e.dedup_key, e.attempts, b.body"
-        " FROM entries e JOIN bodies b ON b.seq = e.seq"
-    )
-    return [(seq, Text(*text)) for seq, *text in found]
+def rows(engine: Engine) -> list[tuple[int, Text]]:
+    """All of them: nothing is looked for that could be left out."""
+    found = engine.texts(engine.seq_range(), Texts())
+    assert len(found) == 4 * len(WORDS)
+    return found
 
 
 def matching(rows: list[tuple[int, Text]], wanted: Texts) -> set[int]:

@@ -14,6 +14,7 @@ import psycopg
 
 from outboxd.clock import Clock, WindowClock
 from outboxd.errors import OutboxdError
+from outboxd.outbox.engine import SearchLimits
 from outboxd.outbox.identities import Now, Windows
 from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import (
@@ -41,8 +42,9 @@ from outboxd.outbox.model import (
     Sizes,
     SpoolMark,
     Unsettled,
+    UnsettledSums,
 )
-from outboxd.outbox.postgresql import accepting, carrying, changes, claiming, listing, query
+from outboxd.outbox.postgresql import accepting, carrying, changes, claiming, listing, query, search
 from outboxd.outbox.postgresql.connection import migrate, named
 from outboxd.outbox.postgresql.cursor import Cursor
 from outboxd.outbox.postgresql.lease import Lease
@@ -57,6 +59,11 @@ UNCOUNTED_LOOK_S = 5.0
 
 class PostgresEngine:
     """One gateway's connection to the outbox. Not for several threads at once."""
+
+    reads_apart = True
+    # A look costs a round trip: many at once. But a listing, and the look at the lease,
+    # wait for it.
+    search_limits = SearchLimits(rows_max=8192, look_s=0.1)
 
     def __init__(
         self,
@@ -400,14 +407,14 @@ class PostgresEngine:
     def index_rows(self, seqs: range) -> list[IndexRow]:
         return listing.index_rows(self.connection, self.destination, seqs)
 
-    def unsettled(self, kind: Unsettled, after: Place, limit: int) -> list[Place]:
-        return listing.unsettled(self.connection, self.destination, kind, after, limit)
+    def unsettled_sums(self, kind: Unsettled, block_rows: int, after: Place) -> UnsettledSums:
+        return listing.unsettled_sums(self.connection, self.destination, kind, block_rows, after)
 
     def rows_by_block(self, block_rows: int, seqs: range) -> dict[int, int]:
         return listing.rows_by_block(self.connection, self.destination, block_rows, seqs)
 
-    def texts(self, seqs: range, wanted: Texts) -> list[tuple[int, Text]]:
-        return listing.texts(self.connection, self.destination, seqs)
+    def texts(self, seqs: range, wanted: Texts) -> list[tuple[int, Text]] | None:
+        return search.texts(self.connection, self.destination, seqs, wanted)
 
     # --- for a move ---
 

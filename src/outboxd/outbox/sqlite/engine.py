@@ -18,6 +18,7 @@ import uuid_utils
 from outboxd.clock import Clock, WindowClock
 from outboxd.disk import free_bytes
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, SyncFailed, Unavailable
+from outboxd.outbox.engine import SearchLimits
 from outboxd.outbox.identities import Now, Windows
 from outboxd.outbox.mentions import Text, Texts
 from outboxd.outbox.model import (
@@ -44,6 +45,7 @@ from outboxd.outbox.model import (
     SpoolMark,
     State,
     Unsettled,
+    UnsettledSums,
 )
 from outboxd.outbox.sqlite import accepting, carrying, changes, claiming, listing, query, search
 from outboxd.outbox.sqlite.ballast import Ballast
@@ -87,6 +89,10 @@ class FileCopy:
 
 class SqliteEngine:
     """One open outbox in a file. Not for several threads at once."""
+
+    reads_apart = False
+    # Whoever searches keeps the writer waiting. An event may have 256 KiB.
+    search_limits = SearchLimits(rows_max=64, look_s=0.001)
 
     def __init__(
         self,
@@ -421,8 +427,8 @@ class SqliteEngine:
     def index_rows(self, seqs: range) -> list[IndexRow]:
         return query.index_rows(self.connection, seqs)
 
-    def unsettled(self, kind: Unsettled, after: Place, limit: int) -> list[Place]:
-        return query.unsettled(self.connection, kind, after, limit)
+    def unsettled_sums(self, kind: Unsettled, block_rows: int, after: Place) -> UnsettledSums:
+        return query.unsettled_sums(self.connection, kind, block_rows, after)
 
     def rows_by_block(self, block_rows: int, seqs: range) -> dict[int, int]:
         return query.rows_by_block(self.connection, block_rows, seqs)

@@ -24,6 +24,7 @@ from outboxd.outbox.model import (
     IndexRow,
     Place,
     Unsettled,
+    UnsettledSums,
 )
 from outboxd.outbox.sqlite.claiming import DUE
 from outboxd.outbox.sqlite.rows import EntryRow
@@ -47,6 +48,7 @@ class _LastAttempt(NamedTuple):
     error: str | None = None
 
 
+_UNSETTLED_ROWS = 2000  # of an index, at once
 SLICE_S = 0.004  # of the writer's time for one read, and a few rows more
 _INDEX_ROWS = 16  # between two looks at the clock
 
@@ -248,15 +250,20 @@ def _index_rows(connection: sqlite3.Connection, start: int, stop: int) -> list[I
     return _decode_index_rows(text)
 
 
-def unsettled(
-    connection: sqlite3.Connection, kind: Unsettled, after: Place, limit: int
-) -> list[Place]:
-    """At most `limit` entries of an index, from behind a place on."""
+def unsettled_sums(
+    connection: sqlite3.Connection, kind: Unsettled, block_rows: int, after: Place
+) -> UnsettledSums:
+    """See `Engine.unsettled_sums`."""
     (text,) = connection.execute(
         f"SELECT json_group_array(json_array(place, seq)) FROM ({_UNSETTLED[kind]})",
-        (*after, limit),
+        (*after, _UNSETTLED_ROWS),
     ).fetchone()
-    return _decode_places(text)
+    places = _decode_places(text)
+    sums: dict[int, int] = {}
+    for place in places:
+        block = place.seq // block_rows
+        sums[block] = sums.get(block, 0) + place.seq
+    return UnsettledSums(sums, places[-1] if len(places) == _UNSETTLED_ROWS else None)
 
 
 def rows_by_block(connection: sqlite3.Connection, block_rows: int, seqs: range) -> dict[int, int]:
