@@ -46,6 +46,18 @@ def read_start(path: str, bytes_max: int) -> bytes:
         return file.read(bytes_max)
 
 
+def check_replaceable(path: str) -> None:
+    """For a path onto which a file will be renamed: a device, FIFO or socket that stands
+    there would be gone, for everybody (/dev/null, say). Raises OSError; a link may be
+    replaced, and is not followed."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISLNK(found.st_mode):
+        _check_regular(found)
+
+
 def check_readable(path: str) -> None:
     """For a file that others will open, and wait for where it is a FIFO: raises OSError
     as `read_start` does."""

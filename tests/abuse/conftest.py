@@ -69,6 +69,13 @@ def controlled_house(only_full, make_house) -> Callable[..., Any]:
     return lambda patch, **named: make_house(patch=patch, **{**SHARED, **named})
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that every user can enter."""
+    with _public_directory() as directory:
+        yield directory
+
+
 @contextmanager
 def _public_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="outboxd-abuse-") as directory:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from support.agent import ENVIRON
 from support.neighbour import ALICE, House, drop
+from support.outside import Agent, outboxd
 
 SECRET = "root:of-a-file-that-only-root-reads"
 
@@ -99,6 +100,65 @@ def test_without_the_rule_it_is_seen(only_full, make_house, tmp_path):
         assert taken_in(house, tmp_path) != []
 
 
+# --- directories that the agent's user cannot move --------------------------------------------
+
+SERVICE = 64_999  # of an agent that is not root, as the unit's is not
+TRIED_FOR_EVER = """
+import outboxd.spool.rejects as rejects
+rejects._may_move = lambda folder, directory: True
+"""
+
+
+def work_for_directories(directory: Path, patch: str = "") -> list[str]:
+    """What an agent goes on doing for directories of Alice's that only she can take away."""
+    directory.mkdir()
+    directory.chmod(0o755)
+    os.chown(directory, SERVICE, SERVICE)
+    (directory / "patch").mkdir()
+    (directory / "patch" / "sitecustomize.py").write_text(patch)
+    service = (f"--reuid={SERVICE}", f"--regid={SERVICE}", "--clear-groups")
+    agent = Agent(
+        directory,
+        "http://127.0.0.1:9/",
+        prefix=("setpriv", *service),
+        environ={"PYTHONPATH": str(directory / "patch")},
+    )
+    agent.config.chmod(0o644)
+    agent.start(ready=False)  # its notification is another user's to hear
+    found = []
+    try:
+        agent.until(lambda: agent.answers() or None, agent.log_text)
+        names = [f"theirs-{number}" for number in range(20)]
+        for name in names:
+            os.makedirs(agent.spool / "tmp" / name / "inside")
+            os.chown(agent.spool / "tmp" / name, ALICE, ALICE)
+            os.rename(agent.spool / "tmp" / name, agent.spool / "new" / name)
+        texts = [agent.spool / "rejected" / f"{name}.error" for name in names]
+        try:
+            agent.until(lambda: all(map(Path.exists, texts)) or None, lambda: "texts are missing")
+        except AssertionError as error:
+            found.append(str(error))
+        drop(agent, "good", json.dumps({"eventType": "t", "summary": "behind them"}).encode())
+        agent.until(lambda: None if (agent.spool / "new/good").exists() else True, agent.log_text)
+        before = (agent.spool / "rejected").stat().st_mtime_ns
+        time.sleep(6.0)  # as long as it waits before it tries again
+        if (agent.spool / "rejected").stat().st_mtime_ns != before:
+            found.append("texts are written anew")
+    finally:
+        agent.kill()
+    return found
+
+
+def test_a_directory_that_cannot_be_moved_is_told_once(only_full, as_root, public, need):
+    need("setpriv", "util-linux")
+    assert work_for_directories(public / "x") == []
+
+
+def test_without_a_look_at_its_rights_it_is_tried_for_ever(only_full, as_root, public, need):
+    need("setpriv", "util-linux")
+    assert work_for_directories(public / "x", TRIED_FOR_EVER) != []
+
+
 # --- the outbox ------------------------------------------------------------------------------
 
 READER = """
@@ -175,3 +235,51 @@ def test_root_follows_no_link_in_the_place_of_an_outbox(roots, make_house, suffi
 
 def test_without_the_rule_root_is_led_astray(only_full, roots, tmp_path):
     assert led_astray(tmp_path / "x", roots, "", FOLLOWED) != []
+
+
+# --- what is written by renaming it into its place --------------------------------------------
+
+NOT_LOOKED_AT = """
+import outboxd.files as files
+files.check_replaceable = lambda path: None
+"""
+
+
+def taken_away(directory: Path, patch: str = "") -> list[str]:
+    """What is no file and that root's commands, or a root's agent, put a file in the place of."""
+    directory.mkdir()
+    (directory / "sitecustomize.py").write_text(patch)
+    environ = {"PYTHONPATH": str(directory)}
+    kinds = ("backup", "token", "textfile")
+    odd = {
+        f"{kind} {use}": directory / f"{kind}-{use}" for use in kinds for kind in ("device", "fifo")
+    }
+    for name, path in odd.items():
+        is_device = name.startswith("device")
+        kind = stat.S_IFCHR | 0o666 if is_device else stat.S_IFIFO | 0o666
+        os.mknod(path, kind, os.makedev(1, 3) if is_device else 0)
+    for kind in ("device", "fifo"):
+        textfile = {"metrics": {"textfile": str(odd[f"{kind} textfile"])}}
+        place = directory / kind
+        place.mkdir()
+        agent = Agent(place, "http://127.0.0.1:9/", extra=textfile, environ=environ)
+        agent.start()
+        try:
+            for words in (
+                ["backup", str(odd[f"{kind} backup"])],
+                ["token", "new", "x", "--tokens-file", str(odd[f"{kind} token"])],
+            ):
+                outboxd(*words, "-c", str(agent.config), environ=environ)
+            agent.until(lambda a=agent: "textfile" in a.log_text() or patch or None, agent.log_text)
+            assert agent.answers()
+        finally:
+            agent.stop()  # which writes the text file once more
+    return [name for name, path in odd.items() if stat.S_ISREG(path.lstat().st_mode)]
+
+
+def test_no_device_and_no_fifo_is_replaced_by_a_file(only_full, as_root, tmp_path):
+    assert taken_away(tmp_path / "x") == []
+
+
+def test_without_a_look_at_it_a_device_is_gone(only_full, as_root, tmp_path):
+    assert "device backup" in taken_away(tmp_path / "x", NOT_LOOKED_AT)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.neighbour import ALICE, BOB, House, drop
-from support.outside import outboxd
+from support.outside import Komodor, outboxd
 
 SECRET = "xyzzy-of-alice"  # what Bob may have guessed, and looks for
 WITHIN = "plugh-of-alice"
@@ -322,3 +322,34 @@ def test_the_operator_sees_which_user_was_refused_and_why(make_house):
 def test_without_shares_it_is_seen(controlled_house):
     with controlled_house(NO_SHARES, **CROWDED) as house:
         assert len(kept_out(house)) > 10
+
+
+# --- making the agent work, and ask its destination ---------------------------------------
+
+ALWAYS_ANEW = """
+import outboxd.api.operation as operation
+operation.MEMBERS_LOOK_S = 0.0
+"""
+
+
+def looks_for_alice(make_house, patch: str = "") -> int:
+    """How often Komodor was asked about the key, as Alice asked four times."""
+    komodor = Komodor()
+    try:
+        with make_house(komodor.url, patch) as house:
+            for _ in range(4):
+                assert house.alice.ask("GET", "/v1/check")[0] == 200
+            asked = len(komodor.arrivals)
+            assert house.agent.request("GET", "/v1/check")[0] == 200  # an operator's is new
+            assert len(komodor.arrivals) == asked + 1
+            return asked
+    finally:
+        komodor.stop()
+
+
+def test_a_member_has_the_agent_look_around_no_more_than_now_and_then(only_full, make_house):
+    assert looks_for_alice(make_house) == 1
+
+
+def test_without_sharing_a_look_it_is_seen(only_full, make_house):
+    assert looks_for_alice(make_house, ALWAYS_ANEW) == 4

@@ -41,11 +41,12 @@ class Examination:
         self._of_parts = of_parts
         self._looking = asyncio.Lock()
         self._found: list[Finding] = []
-        self._began_s = -1.0
+        self._began_s = float("-inf")
 
-    async def findings(self) -> Sequence[Finding]:
-        """Everything, seen after this was called; many who ask at once share a look."""
-        asked_s = self._clock.monotonic_s()
+    async def findings(self, max_age_s: float = 0.0) -> Sequence[Finding]:
+        """Everything, seen after this was called, or at most so long before; many who ask
+        at once share a look."""
+        asked_s = self._clock.monotonic_s() - max_age_s
         async with self._looking:
             if self._began_s <= asked_s:
                 self._began_s = self._clock.monotonic_s()
@@ -72,13 +73,18 @@ class Examination:
 async def _seen_by_a_child(config_path: str | None) -> list[Finding]:
     named = [] if config_path is None else ["-c", config_path]
     environ = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "outboxd", "check", "--here", "--json", *named),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environ,
-    )
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "outboxd", "check", "--here", "--json", *named),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environ,
+        )
+    except OSError as error:  # no process to be had, or the installation was taken away
+        hint = "is it being upgraded, or is the host out of processes? try again"
+        told = f"the agent's own look could not begin: {error.strerror or error}"
+        return [bad("check", told, hint, EX_UNAVAILABLE)]
     try:
         async with asyncio.timeout(CHILD_S):
             out, errors = await child.communicate()

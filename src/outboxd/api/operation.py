@@ -9,11 +9,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from outboxd.api.peer import is_operator
 from outboxd.errors import OutboxdError
 from outboxd.findings import Finding
 from outboxd.serve.answers import Refusal, Response, reply
 from outboxd.serve.request import Request
 from outboxd.serve.table import Route
+
+MEMBERS_LOOK_S = 10.0  # those who may only hand in share a look for so long
 
 _encode = msgspec.json.Encoder().encode
 
@@ -24,13 +27,13 @@ class OperationRoutes:
     def __init__(
         self,
         reload: Callable[[], Sequence[str]],
-        check: Callable[[], Awaitable[Sequence[Finding]]],
+        check: Callable[[float], Awaitable[Sequence[Finding]]],
         authorize: Callable[[Request], str],
     ) -> None:
         """`authorize` says for whom a request acts, or raises Refusal 403."""
         self._require_operator = authorize
         self._reload = reload  # gives the settings that want a restart; raises OutboxdError
-        self._check = check
+        self._check = check  # given how old what it finds may be, in seconds
 
     def routes(self) -> list[Route]:
         """For the Unix socket alone."""
@@ -48,8 +51,10 @@ class OperationRoutes:
             raise Refusal(422, error.message, None, error.hint) from error
         return reply(200, _encode({"needsRestart": list(left)}) + b"\n")
 
-    async def check(self, _: Request, __: str) -> Response:
+    async def check(self, request: Request, _: str) -> Response:
         """What the agent finds of its surroundings, as its own user. For everyone who
-        may use the socket: no key is in it."""
-        found = await self._check()
+        may use the socket: no key is in it. A look starts a process and asks Komodor, so
+        that only an operator's is always a new one."""
+        max_age_s = 0.0 if is_operator(request.peer) else MEMBERS_LOOK_S
+        found = await self._check(max_age_s)
         return reply(200, _encode({"findings": [each.shape() for each in found]}) + b"\n")

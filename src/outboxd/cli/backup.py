@@ -12,6 +12,7 @@ from contextlib import suppress
 from outboxd.cli.queue import client_config, open_queue
 from outboxd.disk import sync_directory
 from outboxd.errors import EX_OK, NotPermitted, Unavailable, UsageError
+from outboxd.files import check_replaceable
 from outboxd.producer.command_line import Arguments
 
 
@@ -59,6 +60,11 @@ def _check(path: str, outbox_path: str) -> None:
         raise UsageError(f"{path} is the outbox itself", "name another file for the copy")
     if os.path.isdir(path):
         raise UsageError(f"{path} is a directory", "name a file in it")
+    try:
+        check_replaceable(path)
+    except OSError as error:
+        told = f"{path} cannot be replaced by a copy: {error.strerror}"
+        raise UsageError(told, "name a file; a copy on stdout is not to be had") from None
     for suffix in ("-wal", ".lock"):
         if os.path.lexists(path + suffix):
             raise UsageError(

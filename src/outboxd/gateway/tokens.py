@@ -24,7 +24,7 @@ import msgspec
 
 from outboxd.disk import sync_directory
 from outboxd.errors import ConfigError, UsageError
-from outboxd.files import read_start
+from outboxd.files import check_replaceable, read_start
 
 NAME_ALLOWED = "1 to 64 of the letters A-Z, a-z, 0-9 and . _ -, and begins with a letter or digit"
 TOKENS_MAX = 10_000
@@ -251,6 +251,7 @@ def _alone(path: str) -> Iterator[None]:
 def _rewrite(path: str, change: Callable[[str], str], owner: Owner | None = None) -> None:
     aside = f"{path}.new-{os.getpid()}"
     try:
+        check_replaceable(path)
         try:
             with open(path, encoding="utf-8") as file:
                 text, before = file.read(), os.fstat(file.fileno())

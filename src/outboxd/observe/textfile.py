@@ -19,6 +19,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from outboxd.errors import EX_NOPERM, OutboxdError
+from outboxd.files import check_replaceable, read_start
 from outboxd.observe.metrics import Metrics
 
 SUFFIX = ".prom"  # node_exporter reads no other files
@@ -58,9 +59,8 @@ def write_textfile(path: str, metrics: Metrics, outbox: str, now_s: float) -> No
 
 def _look_for_another(path: str, mark: bytes, now_s: float) -> None:
     try:
-        with open(path, "rb") as file:
-            first = file.readline(8192)
-            age_s = now_s - os.fstat(file.fileno()).st_mtime
+        first = read_start(path, 8192).partition(b"\n")[0] + b"\n"
+        age_s = now_s - os.stat(path).st_mtime
     except OSError:
         return  # there is none; what else is wrong the writing will tell
     if first.startswith(b"# outboxd, ") and first != mark and age_s < OTHER_FRESH_S:
@@ -88,6 +88,7 @@ class _Labelled(Collector):
 
 
 def _publish(path: str, content: bytes) -> None:
+    check_replaceable(path)
     directory, name = os.path.split(path)
     # The dot, and the lack of the suffix, keep it from readers.
     aside = os.path.join(directory, f".{name}.new")
