@@ -63,7 +63,7 @@ def test_built_in_defaults_are_the_documented_ones(write):
     assert (delivery.hold_probe_s, delivery.late_after_s, delivery.drain_timeout_s) == (300, 60, 10)
     assert (delivery.stamp, delivery.order, delivery.fresh_share) == ("late", "mixed", 0.25)
     assert delivery.report_outage is True
-    assert (config.http.listen, config.http.host_port, config.metrics.textfile) == ("", None, "")
+    assert (config.http.listen, config.metrics.textfile) == ("", "")
     assert (config.log.level, config.log.format) == ("info", "auto")
 
 
@@ -163,7 +163,7 @@ def test_every_value_reaches_its_attribute(write):
     assert (config.outbox.disk_free_min, config.outbox.ttl_s) == (1024, 86_400)
     assert (config.delivery.fresh_share, config.delivery.order) == (1.0, "fifo")
     assert config.delivery.report_outage is False
-    assert config.http.host_port == ("::1", 8098)
+    assert config.http.listen == "[::1]:8098"
     assert config.log.level == "debug"
 
 

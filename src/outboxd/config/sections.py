@@ -11,7 +11,6 @@ from typing import Annotated
 
 import msgspec
 
-from outboxd.config.addresses import split_listen
 from outboxd.config.kinds import (
     at_start,
     choice,
@@ -146,11 +145,6 @@ class Http(msgspec.Struct, frozen=True, kw_only=True):
     """[http]: the page and metrics over TCP."""
 
     listen: Annotated[str, at_start(text("", _PAGE))]
-
-    @property
-    def host_port(self) -> tuple[str, int] | None:
-        """Where to listen, or None."""
-        return split_listen(self.listen) if self.listen else None
 
 
 class MetricsSection(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,9 +66,10 @@ class Claims:
         self._ahead: deque[Claimed] = deque()
         self._more = True  # whether the outbox may have more than what was read
         self._fresh_owed = 0.0  # what rounding has kept from the newest so far
-        self._others = True  # whether there may be one that was not refused yet
+        self.has_others = True  # whether there may be an entry that was not refused yet
         self._resting: dict[int, float] = {}  # set aside: until when, on the monotonic clock
-        self._next_due_s: float | None = None
+        # When an entry's own backoff ends, if nothing else is to be had before.
+        self.next_due_s: float | None = None
         self._offer: _Offer | None = None
 
     def configure(
@@ -86,16 +87,6 @@ class Claims:
     def promising(self) -> bool:
         """Whether there may be an entry to claim now."""
         return bool(self._ahead) or self._more
-
-    @property
-    def has_others(self) -> bool:
-        """Whether there may be an entry that was not refused yet."""
-        return self._others
-
-    @property
-    def next_due_s(self) -> float | None:
-        """When an entry's own backoff ends, if nothing else is to be had before."""
-        return self._next_due_s
 
     async def next(self, count: int, taken: Collection[int]) -> list[Claimed]:
         """At most `count` entries that are due, without those in `taken`."""
@@ -121,18 +112,18 @@ class Claims:
         self._look_for_due()
         self._ahead.clear()
         counts = [len(refused)] if others_only else [len(refused), (len(refused) + 1) // 2, 0]
-        self._others = False  # an arrival while reading sets it again
+        self.has_others = False  # the turn after an arrival sets it again
         for count in dict.fromkeys(counts):  # so many of the last refused are passed over
             await self._read(1, {*taken, *refused[len(refused) - count :]})
             if self._ahead:
-                self._others |= count == len(refused)
+                self.has_others |= count == len(refused)
                 return [self._ahead.popleft()]
         self._more |= others_only  # those that were refused are still there
         return []
 
     def _look_for_due(self) -> None:
-        if self._next_due_s is not None and self._clock.monotonic_s() >= self._next_due_s:
-            self._more = self._others = True
+        if self.next_due_s is not None and self._clock.monotonic_s() >= self.next_due_s:
+            self._more = self.has_others = True
 
     def offer(self, count: int, sending: Collection[int]) -> None:
         """Nothing is to be had now: let what comes in next be claimed as it comes,
@@ -170,13 +161,13 @@ class Claims:
 
     def look_again(self) -> None:
         """Entries came in, or came back: what was read last is no longer all."""
-        self._more = self._others = True
+        self._more = self.has_others = True
 
     def forget(self) -> None:
         """Entries were changed: what was read may not be as they are."""
         self._ahead.clear()
         self._resting.clear()  # the due times in the rows are what counts now
-        self._more = self._others = True
+        self._more = self.has_others = True
         self.changes += 1
 
     def rests(self, seq: int, delay_s: float) -> None:
@@ -190,14 +181,14 @@ class Claims:
         now_s = self._clock.monotonic_s()
         self._resting = {seq: due_s for seq, due_s in self._resting.items() if due_s > now_s}
         excluded = {entry.seq for entry in self._ahead}.union(taken, self._resting)
-        changes, self._more = self.changes, False  # an arrival while reading sets it again
+        changes, self._more = self.changes, False  # the turn after an arrival sets it again
         found, _, due_at = await self._fetch(wanted, excluded)
         if changes != self.changes:
             self._more = True
             return
         self._ahead.extend(found)
         self._more = self._more or len(found) == wanted
-        self._next_due_s = None if self._more else self._soonest_due_s(due_at)
+        self.next_due_s = None if self._more else self._soonest_due_s(due_at)
 
     async def _fetch(self, count: int, taken: set[int]) -> Fetched:
         # The newest get their share over several reads, even of one entry each.
@@ -246,7 +237,7 @@ class Expiry:
         now_s = self._clock.monotonic_s()
         if self.next_check_s is None or now_s < self.next_check_s:
             return []
-        self.next_check_s = None  # an arrival meanwhile sets it again
+        self.next_check_s = None  # the turn after an arrival sets it again
         steps = self._steps.steps
         expired, next_at = await self._outbox.read(
             lambda engine: engine.expired(_EXPIRED_PORTION, steps)

@@ -207,11 +207,6 @@ class Sender:
         if self._gate.key_changed(self._clock.monotonic_s()):
             self._wake.set()
 
-    def certificates_changed(self) -> None:
-        """There are other authorities, or another certificate: a hold may be over."""
-        if self._gate.look_again(self._clock.monotonic_s()):
-            self._wake.set()
-
     def corrected(self, entry: Claimed) -> Claimed:
         """The entry with its times as they should have been, if the clock was set since."""
         return self._clock_steps.correct(entry)
