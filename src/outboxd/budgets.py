@@ -160,13 +160,15 @@ def socket_limits() -> ListenerLimits:
 
 
 def abandoned_connections() -> Credit:
-    """Connections to the socket that a user may open and leave without a whole request.
+    """Connections to the socket that a user may open and leave before an answer.
 
     A program that is ended in the middle leaves one, a look whether somebody listens
-    another. Beyond it the user's connections are refused before they cost anything:
-    else the queue of those that wait to be accepted is always full, for everybody.
+    another, a script that does not wait for its receipt one each time. Beyond it the
+    user's connections are refused before they cost anything: else the queue of those
+    that wait to be accepted is always full, for everybody. Whoever waits for an answer
+    is held back by that.
     """
-    return Credit(saved_max=256, per_s=50.0)
+    return Credit(saved_max=512, per_s=100.0)
 
 
 def page_limits() -> ListenerLimits:

@@ -147,6 +147,12 @@ def reset_connections(target: str, seconds: float, count: int = 10_000) -> None:
     _come_and_go(target, seconds, count, POST + b"Content-Length: 100000\r\n\r\n" + b" " * 1000)
 
 
+def unread_receipts(target: str, seconds: float, count: int = 10_000) -> None:
+    """The same, each left before the answer to a whole request."""
+    body = b"Content-Length: %d\r\n\r\n%b" % (len(EVENT), EVENT)
+    _come_and_go(target, seconds, count, POST + body)
+
+
 def _come_and_go(target: str, seconds: float, count: int, said: bytes) -> None:
     """For so long, or (0) until there were so many."""
     ends_s = time.monotonic() + seconds

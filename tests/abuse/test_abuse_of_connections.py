@@ -76,7 +76,7 @@ def test_several_users_that_hold_connections_keep_nobody_out(abuse):
     assert report.faults() == []
 
 
-COMINGS = ["short_lived_connections", "reset_connections"]
+COMINGS = ["short_lived_connections", "reset_connections", "unread_receipts"]
 
 
 @pytest.mark.parametrize("name", COMINGS)
@@ -93,7 +93,7 @@ def test_whoever_comes_and_goes_costs_less_than_half_of_what_it_did(abuse, attac
         unlimited = [cpu_s(control, name) for name in COMINGS]
     print(f"CPU of 10,000: {limited} s, without the limit {unlimited} s")
     assert sum(limited) * 1.8 < sum(unlimited)
-    # Whoever asks something whole on each of them owes nothing.
+    # Whoever waits for the answers owes nothing.
     assert [abuse.agent.post({"eventType": "t", "summary": "s"})[0] for _ in range(600)] == [
         *(201 for _ in range(600))
     ]

@@ -19,7 +19,7 @@ from outboxd.observe.metrics import LIMITS_MET, OTHER
 from outboxd.outbox import listing, model
 from outboxd.serve import connection, reader
 from outboxd.spool import prune, rejects
-from outboxd.web import outbox_source, stream, tally
+from outboxd.web import groups, outbox_source, stream, tally
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 LIMITS_METRIC = "outboxd_http_limits_met_total"
@@ -90,7 +90,7 @@ LIMITS: dict[str, list[Any]] = {
     "connections to the socket": [_SOCKET.connections.total, _SOCKET.connections.share],
     "connections to the page": [_PAGE.connections.total, _PAGE.connections.share],
     "connections to a gateway": [_GATEWAY.connections.total, _GATEWAY.connections.share],
-    "connections that end without a whole request": [_CREDIT.saved_max, _CREDIT.per_s],
+    "connections that are left before an answer": [_CREDIT.saved_max, _CREDIT.per_s],
     "bytes of requests and answers on their way": [
         *(_SOCKET.bytes.total // MIB, _SOCKET.bytes.share // MIB),
         *(_GATEWAY.bytes.total // MIB, _GATEWAY.bytes.share // MIB),
@@ -104,7 +104,7 @@ LIMITS: dict[str, list[Any]] = {
     "listings at once": [routes.LISTINGS_AT_ONCE, routes.LISTINGS_WAITING_MAX],
     "pages that listen at once": [stream.LISTENERS_MAX],
     "what is told apart for the page's filters": [
-        *(tally.GROUPS_BYTES_MAX // MIB, tally.VALUE_CHARACTERS_MAX, model.SCOPE_LISTED_MAX)
+        *(tally.GROUPS_BYTES_MAX // MIB, groups.VALUE_CHARACTERS_MAX, model.SCOPE_LISTED_MAX)
     ],
     "an event": [_KOMODOR.event_bytes_max // 1024],
     "a webhook's payload": [gateway_routes.VALUES_MAX],

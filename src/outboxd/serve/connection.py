@@ -78,7 +78,7 @@ class PeerConnection(asyncio.Protocol):
         "_unfed",
         "_wait_began_s",
         "_waiting",
-        "has_asked",
+        "has_stayed",
         "holder",
         "is_stranger",
         "peer",
@@ -90,7 +90,7 @@ class PeerConnection(asyncio.Protocol):
         self._server = server
         self.peer = peer
         self.holder = holder  # who answers for what it uses
-        self.has_asked = False  # a request has come whole
+        self.has_stayed = False  # for the answer to a whole request
         # Nothing that came by it has told whom it is from, where that is asked for.
         self.is_stranger = server.has_strangers
         self._loop = asyncio.get_running_loop()
@@ -210,7 +210,6 @@ class PeerConnection(asyncio.Protocol):
         assert self._receiving is not None, "an end belongs to a request"
         self._receiving.body.end()
         self._receiving = None
-        self.has_asked = True
 
     # --- reading ---
 
@@ -333,6 +332,7 @@ class PeerConnection(asyncio.Protocol):
                 self.is_stranger = False
             if self._lost:
                 return False
+            self.has_stayed = self.has_stayed or not peers.has_hung_up(self._transport)
             if isinstance(answer, Response):
                 return await self._send(request, answer)
             return await self._stream(request, answer)

@@ -81,7 +81,7 @@ class HttpServer:
     ) -> None:
         self.name = name  # of the listener, in metrics and logs
         self.limits = limits or socket_limits()
-        # For connections that end without a whole request; None: nobody counts them.
+        # For connections that are left before an answer; None: nobody counts them.
         self._abandoned = abandoned
         self.connections = Connections(self.limits)
         self.has_strangers = has_strangers  # a guard tells whom a request is from
@@ -211,7 +211,7 @@ class HttpServer:
     def forget(self, connection: PeerConnection) -> None:
         """It ended."""
         self.connections.discard(connection)
-        if self._abandoned is not None and not connection.has_asked:
+        if self._abandoned is not None and not connection.has_stayed:
             self._abandoned.spend(connection.holder, monotonic())
         if not self.connections and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
