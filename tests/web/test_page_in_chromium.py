@@ -945,6 +945,28 @@ def test_hidden_tabs_let_go_so_that_a_seventh_lives(agent_site, event, chromium)
     context.close()
 
 
+def test_of_seven_tabs_in_sight_each_shows_what_comes(agent_site, event, chromium, full) -> None:
+    """Windows side by side: a browser has six connections for all of them."""
+    if not full:
+        pytest.skip("it is among the full figures: --full")
+    agent_site.accept(event("Deployment", "the first"))
+    context = chromium.new_context()
+    pages = []
+    for _ in range(7):
+        page = context.new_page()
+        page.goto(agent_site.url)
+        expect(rows(page)).to_have_count(1)
+        pages.append(page)
+    agent_site.accept(event("Deployment", "the second"))
+    for page in pages:
+        expect(rows(page)).to_have_count(2, timeout=20_000)
+    live = [page.locator("#live").inner_text() for page in pages]
+    assert sorted(live) == ["Live"] * 4 + ["Live, every 3 s"] * 3
+    pages[0].close()
+    expect(pages[6].locator("#live")).to_have_text(re.compile("^Live"), timeout=20_000)
+    context.close()
+
+
 # --- finding -----------------------------------------------------------------------
 
 

@@ -89,18 +89,17 @@ class Afternoon:
 
 
 @pytest.fixture
-def afternoon(tmp_path) -> Iterator[Afternoon]:
+def afternoon(tmp_path, full: bool) -> Iterator[Afternoon]:
+    if not full:
+        pytest.skip("it is among the full figures: --full")
     world = Afternoon(tmp_path)
     yield world
     world.close()
 
 
 def test_a_stranger_replays_the_dead_letters_of_a_bad_afternoon_within_a_minute(
-    full, request, open_page
+    afternoon, open_page
 ) -> None:
-    if not full:
-        pytest.skip("it is among the full figures: --full")
-    afternoon = request.getfixturevalue("afternoon")
     page: Page = open_page(afternoon.link())
     began_s = time.monotonic()
     # Finds: what is wrong stands at the top, and leads to the events.

@@ -3,7 +3,7 @@
 
 import { getText, isStale } from './api.js';
 import { announce, byId, h, isSelectedIn, svg } from './dom.js';
-import { actions, commands, DEAD_WORDS, occurredAt, outcomeWord, SEVERITY_WORDS, time, waiting } from './entry.js';
+import { actions, briefly, commands, DEAD_WORDS, occurredAt, outcomeWord, SEVERITY_WORDS, time, waiting } from './entry.js';
 import { ago, count, dated, duration, full } from './format.js';
 import { Map as InventoryMap } from './inventory.js';
 import { producerName, producerTitle } from './names.js';
@@ -209,7 +209,7 @@ function why(entry) {
   if (KIND === 'sandbox' || entry.state === 'delivered') return '';
   if (entry.state === 'pending') return h('p', { class: 'why-not', 'data-tone': 'waiting' }, h('b', {}, entry.held ? 'Held' : 'Waiting'), ` ${waiting(entry)}`);
   const reason = `${DEAD_WORDS[entry.deadReason] ?? entry.deadReason}${entry.lastStatus ? `, ${entry.lastStatus}` : ''}`;
-  return h('p', { class: 'why-not', 'data-tone': 'dead' }, h('b', {}, reason), entry.lastError ? ` ${entry.lastError}` : '');
+  return h('p', { class: 'why-not', 'data-tone': 'dead' }, h('b', {}, reason), entry.lastError ? ` ${briefly(entry.lastError)}` : '');
 }
 
 /** DETAILS, one `key: value` a line. */

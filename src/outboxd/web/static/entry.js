@@ -51,7 +51,7 @@ export function ending(entry, now = currentTime()) {
 /** Until when a pending entry waits, in few words. */
 export function due(entry, now = currentTime()) {
   const { why, until } = waitsFor(entry, time(entry.dueAt), now);
-  if (until !== null && until > now + 500) return `next try in ${largest(until - now)}`;
+  if (until !== null && until > now + 1000) return `next try in ${largest(until - now)}`;
   if (until !== null) return 'next try now';
   if (why.startsWith('the destination is held')) return 'destination held';
   return entry.attemptCount > 0 ? `due, ${count(entry.attemptCount, 'attempt', 'attempts')}` : 'due now';

@@ -1,12 +1,13 @@
 // Hears of changes by server-sent events; where that does not work, asks. A tab
 // that nobody sees lets go of its connection and fetches nothing: a browser has
-// only six for one listener.
+// only six for one listener. Of those that are seen a few listen, the others ask.
 
 import { get } from './api.js';
 import { byId, setText } from './dom.js';
 
 const ASK_MS = 3000;
 const RETRY_MS = 2000;
+const STREAMS = 4; // of one browser, which leaves it two connections for all else
 const ANSWER_MAX_MS = 4000; // one that stands still takes a question and never answers
 // A stream says something at least every 5 s; after twice that it is dead.
 const SILENCE_MAX_MS = 11_000;
@@ -44,13 +45,27 @@ export class Live {
   letGo() {
     this.stream?.close();
     this.stream = null;
+    this.giveBack?.();
+    this.giveBack = null;
+    this.turn = (this.turn ?? 0) + 1;
     clearTimeout(this.timer);
   }
 
-  goOn() {
+  async goOn() {
     if (this.paused || document.hidden) return;
     this.letGo();
+    const { turn } = this;
     if (!globalThis.EventSource || this.failures > 3) {
+      this.ask();
+      return;
+    }
+    const giveBack = await place();
+    if (turn !== this.turn) {
+      giveBack?.();
+      return;
+    }
+    this.giveBack = giveBack;
+    if (!giveBack) {
       this.ask();
       return;
     }
@@ -108,4 +123,18 @@ export class Live {
     this.mark.title = state === 'paused' ? 'Go on with the live view' : 'Pause the live view';
     setText(this.mark.querySelector('.word'), WORDS[state]);
   }
+}
+
+/** One of the places for a stream, which all pages of this browser share: gives it back
+ * when called. Null where all are taken. */
+async function place() {
+  if (!navigator.locks) return () => {};
+  for (let number = 0; number < STREAMS; number += 1) {
+    const found = await new Promise((resolve) => {
+      navigator.locks.request(`outboxd-stream-${number}`, { ifAvailable: true }, (lock) => (lock
+        ? new Promise((giveBack) => { resolve(giveBack); }) : resolve(null)));
+    });
+    if (found) return found;
+  }
+  return null;
 }
