@@ -1,9 +1,11 @@
 """Loaded by a test's gateways as their `sitecustomize`: a name and a clock of their own,
 a record of each launch, and a stop at whichever await the test orders.
 
-Orders come by a FIFO: "sites FILE" writes down at which places the coroutines of delivery
-have waited so far; "stop before|after SITE" has the process stop itself there, once:
-as soon as it waits (before what it waits for is known), or as it is about to go on.
+Orders come by a FIFO. "stop before|after FILE:FUNCTION:FIRST:LAST" has the process stop
+itself when a coroutine of delivery waits within these lines, or further in: once, as soon
+as it waits (before what it waits for is known), or as it is about to go on. "turns FILE"
+writes down how often it has looked who delivers. What the first order is may stand in
+`hooks.json`, for what happens at a start.
 """
 
 import importlib.abc
@@ -15,29 +17,43 @@ import sys
 import threading
 import time
 
-seen_sites = {}
+turns = [0]
 wanted = [None]
+stopped_at = [""]
 
 
 def boot_s():
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def site_of(coroutine):
-    """The innermost place in outboxd where it waits."""
-    place = ""
+def frames_of(coroutine):
+    """Where in outboxd it waits: "file:function:line" of each frame, the innermost last."""
+    frames = []
     while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        frame = None
+        for name in ("cr_frame", "gi_frame", "ag_frame"):
+            frame = frame or getattr(coroutine, name, None)
         if frame is not None and "/outboxd/" in frame.f_code.co_filename:
             name = frame.f_code.co_filename.rpartition("/outboxd/")[2]
-            place = f"{name}:{frame.f_code.co_name}:{frame.f_lineno}"
+            frames.append(f"{name}:{frame.f_code.co_name}:{frame.f_lineno}")
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
-    return place
+    return frames
 
 
-def stop_at(moment, site):
-    if wanted[0] == (moment, site):
+def is_wanted(frames, file, function, first, last):
+    for frame in frames:
+        at, name, line = frame.rsplit(":", 2)
+        if (at, name) == (file, function) and int(first) <= int(line) <= int(last):
+            return True
+    return False
+
+
+def stop_at(moment, frames):
+    order = wanted[0]
+    if order is not None and order[0] == moment and is_wanted(frames, *order[1:]):
         wanted[0] = None
+        with open(stopped_at[0], "a") as file:
+            file.write(f"{moment} {' '.join(frames)}\n")
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -54,15 +70,15 @@ class Stepped:
                 waits_for = send(value)
             except StopIteration as ended:
                 return ended.value
-            site = site_of(self.coroutine)
-            seen_sites[site] = seen_sites.get(site, 0) + 1
-            stop_at("before", site)
+            frames = frames_of(self.coroutine)
+            turns[0] += frames[:1] == frames[-1:] and "election.py:run:" in frames[0]
+            stop_at("before", frames)
             try:
                 value = yield waits_for
                 send = self.coroutine.send
             except BaseException as error:
                 send, value = self.coroutine.throw, error
-            stop_at("after", site)
+            stop_at("after", frames)
 
 
 def stepped(function):
@@ -76,12 +92,18 @@ def obey(path):
     with open(path) as orders:
         for line in orders:
             verb, *words = line.split()
-            if verb == "sites":
+            if verb == "turns":
                 with open(words[0] + ".part", "w") as file:
-                    json.dump(dict(seen_sites), file)  # a copy: the loop's thread adds to it
+                    file.write(str(turns[0]))
                 os.rename(words[0] + ".part", words[0])
             else:
-                wanted[0] = tuple(words)
+                wanted[0] = ordered(words)
+
+
+def ordered(words):
+    """A stop; of nothing: none."""
+    moment, place = words
+    return (moment, *place.rsplit(":", 3)) if ":" in place else None
 
 
 def begin(directory):
@@ -97,6 +119,10 @@ def begin(directory):
     if offset_ms:
         wall_ms = outboxd.clock.Clock.wall_ms
         outboxd.clock.Clock.wall_ms = lambda self: wall_ms(self) + offset_ms
+    stopped_at[0] = os.path.join(directory, "stops")
+    wanted[0] = ordered(hooks["stop"]) if hooks.get("stop") else None
+    if hooks.get("fails_at_first"):
+        fail_once(hooks["fails_at_first"])
     record = os.open(
         os.path.join(directory, "launches"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
     )
@@ -111,6 +137,20 @@ def begin(directory):
     InFlight.launch = recorded
     orders = os.path.join(directory, "orders")
     threading.Thread(target=obey, args=(orders,), daemon=True).start()
+
+
+def fail_once(verb):
+    """The database is away for a moment, just when the engine's verb is done."""
+    from outboxd.errors import OutboxUnreachable
+    from outboxd.outbox.postgresql.engine import PostgresEngine
+
+    done = getattr(PostgresEngine, verb)
+
+    def fails(self, *args):
+        setattr(PostgresEngine, verb, done)
+        raise OutboxUnreachable("the connection ended", "it comes back", 1)
+
+    setattr(PostgresEngine, verb, fails)
 
 
 def hook(module):

@@ -62,7 +62,12 @@ class Gateway(AgentProcess):
         super().__init__(
             directory, endpoint, extra=extra, zygote=zygote, namespace=namespace, environ=environ
         )
-        (directory / "hooks.json").write_text(json.dumps(hooks))
+        self._hooks: dict[str, object] = hooks
+        self.hook()
+
+    def hook(self, **more: object) -> None:
+        """For its next start: `stop` (a moment and a place), `fails_at_first` (a verb)."""
+        (self.directory / "hooks.json").write_text(json.dumps(self._hooks | more))
 
     def order(self, text: str) -> None:
         """To its hooks, see there."""

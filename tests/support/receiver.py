@@ -28,7 +28,8 @@ class Receiver:
         # summary -> for each arrival, whether it was marked as a possible duplicate
         self.arrivals: dict[str, list[bool]] = defaultdict(list)
         self.order: list[str] = []
-        self.behave = behave  # None: close without an answer
+        self.behave = behave  # None: close without an answer; b"": never answer
+        self.latency_s = 0.0
         self.requests = 0
         self.port = 0
         self._listening = listening
@@ -60,6 +61,10 @@ class Receiver:
 
     async def _close(self) -> None:
         self._server.close()
+
+    def later(self, transport: asyncio.BaseTransport, answer: bytes) -> None:
+        """Answer after `latency_s`."""
+        self._loop.call_later(self.latency_s, transport.write, answer)  # type: ignore[attr-defined]
 
     def record(self, body: bytes) -> bytes | None:
         self.requests += 1
@@ -98,4 +103,7 @@ class _Connection(asyncio.Protocol):
             if answer is None:
                 self._transport.abort()  # type: ignore[attr-defined]
                 return
-            self._transport.write(answer)  # type: ignore[attr-defined]
+            if self._receiver.latency_s:
+                self._receiver.later(self._transport, answer)
+            else:
+                self._transport.write(answer)  # type: ignore[attr-defined]
