@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from support.agent import ENVIRON, GONE, AgentProcess
 from support.postgresql import Bouncer, Server, needed_binaries
@@ -264,6 +265,10 @@ def test_a_commit_that_waits_for_a_standby_is_left_alone_and_nobody_waits_for_it
         until(lambda: server.shown("synchronous_standby_names") == "nobody")
         assert give(first, "waits") == 0, "no answer: nobody knows what becomes of it"
         assert {give(gateway, "refused") for gateway in pair} == {503}
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            ((count,),) = connection.execute(waiting)
+        assert count <= 2 * len(pair), "no connection is left for another that waits, too"
         began_s = time.monotonic()
         assert other.stop() == 0
         assert time.monotonic() < began_s + 40

@@ -6,7 +6,6 @@ what the outbox was told to write, and what the outbox holds.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
 
+from simulation.memory import Store
 from simulation.network import HOLDS, OUTAGES, REJECTS, Network, Request
 
 from outboxd.delivery.facts import Fact, GateChanged, OutageEnded
@@ -22,8 +22,6 @@ from outboxd.delivery.outcome import Answer, Fault
 from outboxd.delivery.sender import Sender
 from outboxd.delivery.settings import DeliverySettings
 from outboxd.outbox.model import Outcome, Settlement
-from outboxd.outbox.sqlite import query
-from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.writer import Exchange
 
 
@@ -41,7 +39,7 @@ class Checks:
     """Watches one history."""
 
     settings: DeliverySettings
-    engine: SqliteEngine
+    store: Store
     network: Network
     sender: Sender | None = None
     turns: int = 0
@@ -117,11 +115,11 @@ class Checks:
             must(request.began_s >= own_wait_s, f"{now}: sent before its Retry-After was over")
         if self.resets == self._told_to_wait_by:
             must(request.began_s >= self._wait_until_s, f"{now}: sent before Retry-After was over")
-        row = self._row("state, seq", request.id)
+        row = self.store.row(request.id)
         if row is None and request.id in self.dropping:
             return
-        must(row and row[0] == "pending", f"{now}: sent though it is {row}")
-        must(row[1] in self.sending(), f"{now}: sent and not written down as in flight")
+        must(row and row.state == "pending", f"{now}: sent though it is {row}")
+        must(row.seq in self.sending(), f"{now}: sent and not written down as in flight")
         limit = (
             1 if self.settings.delivery.order == "fifo" else self.settings.delivery.concurrency_max
         )
@@ -132,7 +130,7 @@ class Checks:
         limit += min(aside, 16)
         must(in_flight <= limit, f"{now}: {in_flight} in flight, {limit} allowed")
         if self.settings.delivery.order == "fifo":
-            self._check_order(request, row[1], now)
+            self._check_order(request, row.seq, now)
         self._check_stamp(request, now)
 
     def _flying(self) -> list[Request]:
@@ -141,15 +139,12 @@ class Checks:
     def _check_order(self, request: Request, seq: int, now: str) -> None:
         """In strict order nothing overtakes but what waits for a second opinion,
         hangs, or is set aside: an entry that was sent already."""
-        earlier = self.engine.connection.execute(
-            "SELECT id FROM entries WHERE state = 'pending' AND held = 0 AND seq < ?", (seq,)
-        )
         asked = {r.id for r in self.network.requests if r.began_s < request.began_s}
-        overtaken = [id for (id,) in earlier if id not in asked]
+        overtaken = [id for id in self.store.waiting_before(seq) if id not in asked]
         must(not overtaken, f"{now}: sent before {overtaken}")
 
     def _check_stamp(self, request: Request, now: str) -> None:
-        (received_at,) = self._row("received_at", request.id)
+        received_at = self.store.row(request.id).received_at
         delay_ms = self.network.clock.wall_ms() - received_at
         passed_s = request.began_s - self.received_s.get(request.id, request.began_s)
         days = re.match(r"(\d+)d", str(request.details.get("deliveryDelay", "")))
@@ -227,19 +222,13 @@ class Checks:
 
     def sending(self) -> list[int]:
         """What the outbox names as in flight."""
-        row = self.engine.connection.execute(
-            "SELECT value FROM meta WHERE key = 'sending'"
-        ).fetchone()
-        return [] if row is None else json.loads(row[0])
+        return self.store.sending()
 
     def waits(self, sender: Sender) -> None:
         """The sender waits until it is woken: then nothing may be there to send."""
         if sender._in_flight or sender._wake.is_set() or sender._start_at_most(self._now_s()) == 0:
             return
-        (due,) = self.engine.connection.execute(
-            "SELECT count(*) FROM entries WHERE state = 'pending' AND held = 0 AND due_at <= ?",
-            (self.network.clock.wall_ms(),),
-        ).fetchone()
+        due = self.store.due(self.network.clock.wall_ms())
         must(due == 0, f"at {self._now_s():.2f} s: {due} could be sent, and nobody would")
 
     def _now_s(self) -> float:
@@ -336,14 +325,15 @@ class Checks:
         self._check_outages()
         self._check_pace()
         self._check_turns(ended_s)
-        must(self.engine.counts() == query.counts(self.engine.connection), "the counts are wrong")
+        must(self.store.engine.counts() == self.store.counted(), "the counts are wrong")
 
     def _check_entry(self, id: str, name: str, arrivals: list[Request]) -> None:
-        row = self._row("state, dead_reason, spent, expires_at, attempts", id)
+        row = self.store.row(id)
         if row is None and id in self.dropping:
             return
         must(row is not None, f"{name} is lost: there is no entry")
-        state, reason, spent, expires_at, attempts = row
+        state, reason, spent = row.state, row.dead_reason, row.spent
+        expires_at, attempts = row.expires_at, row.attempts
         poison = self.network.poison.get(name)
         if state == "delivered":
             must(arrivals, f"{name} is lost: delivered, and it never arrived")
@@ -428,17 +418,9 @@ class Checks:
 
     # --- looking into the outbox ---
 
-    def _row(self, columns: str, id: str):
-        return self.engine.connection.execute(
-            f"SELECT {columns} FROM entries WHERE id = ?", (id,)
-        ).fetchone()
-
     def _id_of(self, seq: int) -> str:
         if seq not in self._ids:
-            row = self.engine.connection.execute(
-                "SELECT id FROM entries WHERE seq = ?", (seq,)
-            ).fetchone()
-            self._ids[seq] = row[0] if row else f"dropped {seq}"
+            self._ids[seq] = self.store.id_of(seq) or f"dropped {seq}"
         return self._ids[seq]
 
     def outages_told(self) -> int:

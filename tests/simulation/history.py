@@ -13,10 +13,11 @@ import random
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 from msgspec.structs import replace
 from simulation.checks import Checks, must
-from simulation.memory import InlineWriter, MemoryEngine
+from simulation.memory import InlineWriter, MemoryStore, Store
 from simulation.network import CALM, GRUDGES, HOLDS, OUTAGES, REJECTS, THROTTLES, Network
 from simulation.virtual_loop import VirtualClock, VirtualLoop, run
 
@@ -53,8 +54,18 @@ class Agent:
 
     outbox: Outbox
     sender: Sender
-    writer: InlineWriter
+    writers: list[InlineWriter]  # for what comes in first; perhaps others beside it
     task: asyncio.Task[None]
+    election: Any = None
+    electing: asyncio.Task[None] | None = None
+
+    @property
+    def writer(self) -> InlineWriter:
+        return self.writers[0]
+
+    def end_electing(self) -> None:
+        if self.electing is not None:
+            self.electing.cancel()
 
 
 class WatchedSender(Sender):
@@ -85,14 +96,15 @@ class World:
     wall_ms: int = 1_750_000_000_000
     loop: VirtualLoop = field(default_factory=VirtualLoop)
     network_of: type[Network] = Network
+    store_of: Callable[[VirtualClock, float], Store] = MemoryStore
     entries: list[tuple[str, str | None]] = field(default_factory=list)  # state, reason: at the end
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.clock = VirtualClock(self.loop, self.wall_ms)
-        self.engine = MemoryEngine(self.clock, repeat_window_s=self.repeat_window_s)
+        self.store = self.store_of(self.clock, self.repeat_window_s)
         self.network = self.network_of(self.clock, self.rng)
-        self.checks = Checks(self.settings, self.engine, self.network)
+        self.checks = Checks(self.settings, self.store, self.network)
         self.network.on_start = lambda r: self.checks.guarded(self.checks.request_began, r)
         self.network.on_end = self.checks.request_ended
         self.agent: Agent | None = None
@@ -104,29 +116,34 @@ class World:
 
     def run(self, main) -> None:
         """Run a scenario to its end; what is in the outbox then is kept in `entries`."""
-        with closing(self.engine.connection) as connection:
+        with closing(self.store):
             run(self.loop, main)
             must(not self.checks.problems, "; ".join(self.checks.problems[:3]))
-            rows = connection.execute("SELECT state, dead_reason FROM entries ORDER BY seq")
-            self.entries = rows.fetchall()
+            self.entries = self.store.ended()
+
+    @property
+    def engine(self) -> Any:
+        """The one for what comes in; a new process may have another."""
+        return self.store.engine
 
     # --- the agent ---
 
     async def start(self) -> None:
         """A new process on what was committed."""
-        self.engine.reopen()
+        self.store.reopen()
         writers: list[InlineWriter] = []
 
         def make_writer(*arguments) -> InlineWriter:
             writers.append(InlineWriter(*arguments))
-            return writers[0]
+            return writers[-1]
 
-        outbox = await Outbox.start(self.engine, make_writer=make_writer)
-        writer = writers[0]
-        writer.commit_s = self.commit_s
-        writer.on_exchange = self.checks.exchanged
-        writer.dies = self._dies
-        writer.disk_full = self.disk_full_since_s is not None
+        outbox = await Outbox.start(self.engine, make_writer=make_writer, **self.store.beside())
+        for writer in writers:
+            writer.commit_s = self.commit_s
+            writer.on_exchange = self.checks.exchanged
+            writer.dies = self._dies
+            writer.disk_full = self.disk_full_since_s is not None
+        election = self.store.election(outbox)
         sender = WatchedSender(
             outbox,
             self.network,
@@ -134,12 +151,16 @@ class World:
             self.clock,
             self.rng.random,
             self.checks.observe,
+            *(() if election is None else (election.may_launch,)),
         )
         sender.checks = self.checks
         self.checks.agent_started(sender)
         outbox.on_arrival = sender.arrived
         task = self.loop.create_task(sender.run())
-        self.agent = Agent(outbox, sender, writer, task)
+        self.agent = Agent(outbox, sender, writers, task, election)
+        if election is not None:
+            election.join(sender, lambda trouble: None)
+            self.agent.electing = self.loop.create_task(election.run())
 
     def _dies(self, committed: bool) -> bool:
         if self.dies_in is None or committed != self.dies_after_commit:
@@ -155,12 +176,11 @@ class World:
         agent, self.agent, self.dies_in = self.agent, None, None
         if agent is None:
             return
-        agent.writer.kill()
-        recorded = self.engine.connection.execute(
-            "SELECT id FROM entries WHERE state = 'pending' AND seq IN (SELECT value FROM"
-            " json_each(coalesce((SELECT value FROM meta WHERE key = 'sending'), '[]')))"
-        )
-        self.checks.cut_off |= {id for (id,) in recorded}
+        for writer in agent.writers:
+            writer.kill()
+        agent.end_electing()
+        recorded = {id for seq in self.store.sending() if (id := self.store.id_of(seq)) is not None}
+        self.checks.cut_off |= {id for id, _ in self.store.pending() if id in recorded}
         if agent.sender._stopping:  # its last commit may have settled what it cut off
             self.checks.cut_off |= self._unanswered()
         unsettled = [
@@ -194,9 +214,17 @@ class World:
         agent.task.result()
         self.checks.cut_off |= self._unanswered()
         full = self.disk_full_since_s is not None
-        must(full or not self.checks.sending(), "after a stop something stands as in flight")
+        delivered = agent.election is None or agent.election.state().is_here
+        if delivered and not full:
+            must(not self.checks.sending(), "after a stop something stands as in flight")
         self.network.incarnation += 1
-        await agent.writer.stop()
+        if agent.election is not None:
+            await agent.election.give_up()
+            agent.end_electing()
+            if self.agent is not agent:
+                return  # it crashed at that commit
+        for writer in agent.writers:
+            await writer.stop()
         self.agent = None
 
     # --- producers ---
@@ -281,7 +309,8 @@ class World:
             self.checks.full_s += now_s - self.disk_full_since_s
             self.disk_full_since_s = None
         if self.agent is not None:
-            self.agent.writer.disk_full = full
+            for writer in self.agent.writers:
+                writer.disk_full = full
 
     def finish(self) -> None:
         """All checks that can be made only when all is over."""
@@ -308,7 +337,7 @@ class World:
 # --- seeded histories ----------------------------------------------------------
 
 
-def play(seed: int) -> World:
+def play(seed: int, store_of: Callable[[VirtualClock, float], Store] = MemoryStore) -> World:
     """One seeded history with all its checks; the world as it is in the end."""
     rng = random.Random(f"plan {seed}")
     world = World(
@@ -317,6 +346,7 @@ def play(seed: int) -> World:
         commit_s=rng.choice((lambda: 0.0, lambda: 0.002, lambda: rng.expovariate(20.0))),
         # A host without a battery for its clock begins in 1970.
         wall_ms=rng.choice((1_750_000_000_000,) * 5 + (20_000,)),
+        store_of=store_of,
     )
     world.network.latency_s = rng.choice((0.01, 0.05, 0.2, 2.0))
     world.run(_History(world, rng).run())
@@ -472,8 +502,7 @@ class _History:
         world.network.turn("fine")
         world.set_key(world.network.good_key)
         await world.release()
-        held = world.engine.connection.execute("SELECT id FROM entries WHERE held = 1 ORDER BY seq")
-        for (id,) in held.fetchall():
+        for id in world.store.held():
             await world.change_entry("release", id)
 
     async def _end(self) -> None:
@@ -505,9 +534,5 @@ class _History:
 
     def _poisoned(self) -> list[str]:
         """The ids of those that nobody can deliver."""
-        rows = self.world.engine.connection.execute(
-            "SELECT e.id, json_extract(b.body, '$.summary') FROM entries e JOIN bodies b"
-            " ON b.seq = e.seq WHERE e.state = 'pending'"
-        )
         poison = self.world.network.poison
-        return [id for id, name in rows if poison.get(name, "400") != "400"]
+        return [id for id, name in self.world.store.pending() if poison.get(name, "400") != "400"]

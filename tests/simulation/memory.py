@@ -8,14 +8,18 @@ the moment of a crash or find the disk full.
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from outboxd.clock import Clock, WindowClock
 from outboxd.errors import DiskShort
+from outboxd.outbox.model import Counts
+from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.sqlite import query
 from outboxd.outbox.sqlite.ballast import Ballast
 from outboxd.outbox.sqlite.connection import migrate
 from outboxd.outbox.sqlite.engine import SqliteEngine
@@ -54,6 +58,110 @@ class MemoryEngine(SqliteEngine):
         """What a new process does after a crash: only what was committed is there."""
         self.rollback()
         self._load()
+
+
+class Row(NamedTuple):
+    """Of an entry, what the checks look at."""
+
+    seq: int
+    state: str
+    received_at: int
+    dead_reason: str | None
+    spent: int
+    expires_at: int | None
+    attempts: str
+
+
+class Store(Protocol):
+    """Where the outbox of a history is, whatever engine keeps it: what a new process has
+    of it, and what the checks see."""
+
+    engine: Any  # the one for what comes in
+
+    def reopen(self) -> None:
+        """What a new process does after a crash: only what was committed is there."""
+
+    def beside(self) -> dict[str, Any]:
+        """The engines that it has beside the first, as `Outbox.start` takes them."""
+
+    def election(self, outbox: Outbox) -> Any:
+        """Who delivers; None where that is no question."""
+
+    def row(self, id: str) -> Row | None: ...
+
+    def id_of(self, seq: int) -> str | None: ...
+
+    def sending(self) -> list[int]:
+        """What it names as in flight."""
+
+    def waiting_before(self, seq: int) -> list[str]:
+        """Ids of what is pending, not held, and older."""
+
+    def due(self, now: int) -> int: ...
+
+    def held(self) -> list[str]: ...
+
+    def pending(self) -> list[tuple[str, str]]:
+        """Ids and summaries."""
+
+    def ended(self) -> list[tuple[str, str | None]]:
+        """States and reasons, in order."""
+
+    def counted(self) -> Counts: ...
+
+    def close(self) -> None: ...
+
+
+class MemoryStore:
+    """SQLite in memory."""
+
+    def __init__(self, clock: Clock, repeat_window_s: float) -> None:
+        self.engine = MemoryEngine(clock, repeat_window_s=repeat_window_s)
+        self.reopen = self.engine.reopen
+        self.close = self.engine.connection.close
+        self._execute = self.engine.connection.execute
+
+    def beside(self) -> dict[str, Any]:
+        return {}
+
+    def election(self, outbox: Outbox) -> None:
+        return None
+
+    def row(self, id: str) -> Row | None:
+        found = self._execute(f"SELECT {', '.join(Row._fields)} FROM entries WHERE id = ?", (id,))
+        row = found.fetchone()
+        return None if row is None else Row(*row)
+
+    def id_of(self, seq: int) -> str | None:
+        row = self._execute("SELECT id FROM entries WHERE seq = ?", (seq,)).fetchone()
+        return None if row is None else row[0]
+
+    def sending(self) -> list[int]:
+        row = self._execute("SELECT value FROM meta WHERE key = 'sending'").fetchone()
+        return [] if row is None else json.loads(row[0])
+
+    def waiting_before(self, seq: int) -> list[str]:
+        where = "state = 'pending' AND held = 0 AND seq < ?"
+        return [id for (id,) in self._execute(f"SELECT id FROM entries WHERE {where}", (seq,))]
+
+    def due(self, now: int) -> int:
+        where = "state = 'pending' AND held = 0 AND due_at <= ?"
+        return self._execute(f"SELECT count(*) FROM entries WHERE {where}", (now,)).fetchone()[0]
+
+    def held(self) -> list[str]:
+        return [id for (id,) in self._execute("SELECT id FROM entries WHERE held = 1 ORDER BY seq")]
+
+    def pending(self) -> list[tuple[str, str]]:
+        return self._execute(
+            "SELECT e.id, json_extract(b.body, '$.summary') FROM entries e JOIN bodies b"
+            " ON b.seq = e.seq WHERE e.state = 'pending'"
+        ).fetchall()
+
+    def ended(self) -> list[tuple[str, str | None]]:
+        return self._execute("SELECT state, dead_reason FROM entries ORDER BY seq").fetchall()
+
+    def counted(self) -> Counts:
+        return query.counts(self.engine.connection)
 
 
 class InlineWriter(Writer):

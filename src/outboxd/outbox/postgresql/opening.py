@@ -40,11 +40,14 @@ class OpenedPostgres:
             return await Outbox.start(self.engine, delivering=self.delivering, reading=self.reading)
 
     def leave_hung(self, outbox: Outbox) -> None:
-        """The server has not answered for `HANGS_S`: go to the one that takes its place, if
-        there is one, with whatever waits as long."""
-        stuck = {self.reading, *outbox.stuck_engines(HANGS_S)}
-        engines = (self.engine, self.delivering, self.reading)
-        self._leaving.look([each.link for each in engines if each in stuck])
+        """A look has not ended within `HANGS_S`: go to the server that takes this one's
+        place, if there is one, with whatever waits as long. Where reads are answered a
+        commit waits for its standby, and is left alone: one that is left goes on waiting
+        in the server, and each new connection's would be one more."""
+        stuck = outbox.stuck_engines(0.8 * HANGS_S)
+        if self.reading in stuck:
+            engines = (self.engine, self.delivering, self.reading)
+            self._leaving.look([each.link for each in engines if each in stuck])
 
     def jobs(self, outbox: Outbox) -> list[UpkeepJob]:
         """To see how large it is; vacuum is the server's own."""
