@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+from support.agent import ENVIRON
 from support.outside import CREATED, outboxd
 
 NO_KEY = {"KOMODOR_API_KEY": ""}
@@ -98,6 +101,35 @@ def test_a_key_file_that_a_reload_names_is_watched(make_agent, komodor, tmp_path
     agent.await_log("key.changed")
     agent.await_entry(agent.accept("with the new one"), state="delivered")
     assert komodor.arrivals[-1].headers["x-api-key"] == "second-key"
+
+
+HUNG_UP_AT_ITS_START = """
+import os, signal, sys
+from outboxd.agent import run
+from outboxd.cli.main import main
+opened = run.open_configured
+def hung_up_meanwhile(config, clock):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return opened(config, clock)
+run.open_configured = hung_up_meanwhile
+sys.exit(main(["run", "-c", sys.argv[1]]))
+"""
+
+
+def test_a_reload_that_is_asked_for_during_the_start_is_done_after_it(make_agent):
+    agent = make_agent(start=False)
+    with agent.log.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HUNG_UP_AT_ITS_START, str(agent.config)],
+            stdout=log,
+            stderr=log,
+            env=ENVIRON,
+        )
+    try:
+        agent.await_log("config.reloaded")
+    finally:
+        process.terminate()
+    assert process.wait(30) == 0
 
 
 def test_a_reload_without_an_agent_is_69(make_agent):

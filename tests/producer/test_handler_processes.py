@@ -121,6 +121,26 @@ def test_a_process_that_a_signal_ends(place, tmp_path, name):
     assert summaries(place) == expected(1)
 
 
+def test_a_program_whose_records_and_stderr_have_no_room_ends_as_it_would_alone(place, tmp_path):
+    file = tmp_path / "program.py"
+    file.write_text(
+        HEAD + "handler = logging.getLogger().handlers[0]\nwork(1)\n"
+        "sys.exit(5 if handler.dropped == 1 else 6)"
+    )
+    (place.spool / "new").rmdir()
+    (place.spool / "new").write_text("a file in its place")
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "wb") as full_disk:
+        done = subprocess.run(
+            [sys.executable, str(file), place.config],
+            env={**environ, "PYTHONPATH": str(SOURCE)},
+            stderr=full_disk,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 5
+
+
 def test_a_record_from_atexit_of_before_the_import(place, tmp_path):
     run(place, tmp_path, "", "atexit")
     assert summaries(place) == ["from atexit"]

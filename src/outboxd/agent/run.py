@@ -118,6 +118,7 @@ class Agent:
         self._listen_to_signals()
         try:
             await self._start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])  # see `cli.run`
             await self._stopped.wait()
         except OutboxdError as error:
             self._error = self._error or error

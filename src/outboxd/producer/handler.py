@@ -33,6 +33,7 @@ from outboxd.errors import OutboxdError
 from outboxd.event import jsontext
 from outboxd.event.komodor import EVENT_TYPE_MAX, Event, build, parse
 from outboxd.producer.hand_in import Stored, ask, compose, find_place
+from outboxd.producer.messages import write
 from outboxd.producer.spool import NotStored, put
 
 RECORDS_PER_MINUTE_MAX = 60_000
@@ -210,16 +211,14 @@ class OutboxdHandler(logging.Handler):
         """Count it, and tell at the first, and each time that their number has doubled."""
         counts.dropped.add()
         dropped = counts.dropped.value()
-        stderr = sys.stderr
-        if dropped < counts.tell_at or stderr is None or not logging.raiseExceptions:
+        if dropped < counts.tell_at or sys.stderr is None or not logging.raiseExceptions:
             return
         counts.tell_at = dropped * 2
         why = str(error) if isinstance(error, OutboxdError) else f"{type(error).__name__}: {error}"
         noun = "record" if dropped == 1 else "records"
         try:
             # Not by logging: that would come back here.
-            stderr.write(f"outboxd: {dropped} log {noun} could not be kept: {why}\n")
-            stderr.flush()
+            write(f"outboxd: {dropped} log {noun} could not be kept: {why}\n")
         except Exception:
             return  # it is closed, or full, or of the program's own making: there is no other
 

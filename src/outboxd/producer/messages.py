@@ -3,6 +3,8 @@
 It must never fail, and nothing that it writes can steer a terminal.
 """
 
+# ruff: noqa: SIM105 (contextlib brings half a dozen modules that a cron job would wait for)
+
 from __future__ import annotations
 
 import os
@@ -33,11 +35,28 @@ def say(text: str) -> None:
     if len(line) > MESSAGE_CHARACTERS_MAX:
         line = line[:MESSAGE_CHARACTERS_MAX] + "..."
     try:
-        if sys.stderr is not None:
-            sys.stderr.write(f"outboxd: {line}\n")
-            sys.stderr.flush()
+        write(f"outboxd: {line}\n")
     except (OSError, ValueError):
         pass  # nobody reads it; the exit code still tells
+
+
+def write(text: str) -> None:
+    """To stderr, if there is one, and past its buffer: what a full disk did not take would stay
+    in that, and whatever program this is would end with 120 because of us.
+
+    Raises:
+        Exception: what the stream's own methods raise.
+    """
+    stream = sys.stderr
+    if stream is None:
+        return
+    is_the_interpreters = stream is sys.__stderr__
+    if not is_the_interpreters:  # the program's own, which may be anything
+        stream.write(text)
+        stream.flush()
+        return
+    stream.flush()
+    os.write(stream.fileno(), text.encode(stream.encoding, "backslashreplace"))
 
 
 def settle() -> None:
