@@ -181,3 +181,37 @@ def test_it_is_replaced_in_one_step(installed, place, environment, tmp_path, ful
         assert jobs.returncode == 0
     assert builds >= (4 if full else 1)
     assert count.read_text() == "x\n" * started
+
+
+@pytest.mark.parametrize(
+    ("end", "gateway"), [("exit 3", False), ("kill -TERM $$", False), ("exit 3", True)]
+)
+def test_a_long_jobs_event_is_kept_though_an_upgrade_took_the_library_away(
+    installed, place, environment, need, full, tmp_path, end, gateway
+):
+    if not full and (end, gateway) != ("exit 3", False):
+        pytest.skip("another end, another way: --full")
+    unshare = need("unshare", "util-linux")
+    library = run(SYSTEM, "-IS", "-c", "import os; print(os.path.dirname(os.__file__))").stdout
+    (tmp_path / "empty").mkdir()
+    # Until its parent has loaded what it needs, and sleeps again.
+    job = f"""
+        until grep -q _json /proc/$PPID/maps; do sleep 0.05; done
+        asleep=0
+        while [ $asleep -lt 10 ]; do
+            asleep=$((asleep + 1))
+            grep -q '^State:.S' /proc/$PPID/status || asleep=0
+            sleep 0.05
+        done
+        mount --bind {tmp_path}/empty {library.strip()}
+        echo token=hidden-word >&2
+        {end}
+    """
+    if gateway:
+        environment |= {"OUTBOXD_GATEWAY": "https://127.0.0.1:9", "OUTBOXD_TOKEN": "x" * 40}
+    words = (installed, "exec", "--", "sh", "-c", job)
+    done = run(unshare, "--user", "--map-root-user", "--mount", *words, env=environment)
+    assert done.returncode == (3 if end == "exit 3" else 128 + 15), done.stderr
+    (event,) = place.spooled()
+    assert "hidden-word" not in json.dumps(event), "it is masked as ever"
+    assert event["details"]["stderr"].startswith("token=")

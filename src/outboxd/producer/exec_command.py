@@ -43,6 +43,7 @@ def run(arguments: Arguments) -> int:
         keep_stderr=not arguments.no_output,
         timeout_s=arguments.timeout_s,
         kill_after_s=arguments.kill_after_s,
+        meanwhile=lambda: _rehearse(arguments),
     )
     ending = job.run()
     if ending.error is not None:
@@ -50,6 +51,25 @@ def run(arguments: Arguments) -> int:
     if ending.failed or arguments.on == "always":
         _report(arguments, ending)
     return ending.status
+
+
+def _rehearse(arguments: Arguments) -> None:
+    """Compose an event, hand it in to nobody, and so have all of the standard library that the
+    real one will need: an upgrade of the system may have removed that when a long job ends."""
+    try:
+        from outboxd.event.komodor import parse
+        from outboxd.producer import gateway, hand_in, settings
+
+        place = settings.load(arguments.config)
+        ending = Ending(signal=15, stderr=b"some output")
+        options = {name: getattr(arguments, name) for name in OPTIONS.values()}
+        data = _event(arguments, options, _details(arguments, ending), ending)
+        parse(data, place.event_type_max, place.event_bytes_max)
+        assert hand_in
+        if gateway.find(arguments) is not None:
+            gateway.load_ahead()
+    except Exception:
+        return  # what is still so at the job's end is told then
 
 
 def _report(arguments: Arguments, ending: Ending) -> None:

@@ -142,6 +142,12 @@ class GatewayClient:
             connection.close()
 
 
+def load_ahead() -> None:
+    """Import what a hand-in needs beside this, while it is there."""
+    for name in ("http.client", "ssl", "threading", "ipaddress", "encodings.idna"):
+        __import__(name)
+
+
 def find(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> GatewayClient | None:
     """The gateway that the command line or the environment names; None where neither does.
 

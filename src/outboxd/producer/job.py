@@ -20,7 +20,7 @@ from outboxd.producer.signals import ALL, CAUGHT, Witness, ignored_by_caller, re
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as signals
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 else:
     import _signal as signals
@@ -30,6 +30,7 @@ ENOEXEC = 8
 # A signal to the whole group reaches us and the witness at the same time; systemd sends one
 # to each process of a control group, one after the other.
 GROUP_GRACE_S, GROUP_REST_S = 0.05, 0.002
+MEANWHILE_AFTER_S = 1.0
 COERCED_LOCALES = (b"C.UTF-8", b"C.utf8", b"UTF-8")
 
 
@@ -76,8 +77,11 @@ class Job:
         keep_stderr: bool = True,
         timeout_s: float | None = None,
         kill_after_s: float = 10.0,
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
+        """`meanwhile` is called once, while the job runs, if it runs for a second."""
         self._argv = list(argv)
+        self._meanwhile = meanwhile
         self._keep_stderr = keep_stderr
         self._timeout_s = timeout_s
         self._kill_after_s = kill_after_s
@@ -180,8 +184,15 @@ class Job:
         output = self._output.read_end if self._output is not None else None
         if output is not None:
             waiting.register(output, select.POLLIN)
+        meanwhile_at_s = monotonic() + MEANWHILE_AFTER_S
         while not self._has_ended():
-            for descriptor, _ in waiting.poll():
+            left_s = None
+            if self._meanwhile is not None:
+                left_s = meanwhile_at_s - monotonic()
+                if left_s <= 0:
+                    call, self._meanwhile, left_s = self._meanwhile, None, None
+                    call()
+            for descriptor, _ in waiting.poll(left_s and left_s * 1000):
                 if descriptor == self._woken:
                     self._take_signals()
                     continue
