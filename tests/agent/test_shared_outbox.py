@@ -55,7 +55,7 @@ def make_gateway(
     url = server.fresh_url()
     made: list[AgentProcess] = []
 
-    def make(name: str, **sections: Any) -> AgentProcess:
+    def make(name: str, environ: dict[str, str] | None = None, **sections: Any) -> AgentProcess:
         directory = tmp_path / name
         directory.mkdir()
         extra: dict[str, dict[str, object]] = {
@@ -65,7 +65,7 @@ def make_gateway(
         }
         for section, keys in sections.items():
             extra.setdefault(section, {}).update(keys)
-        gateway = AgentProcess(directory, komodor.endpoint, extra=extra)
+        gateway = AgentProcess(directory, komodor.endpoint, extra=extra, environ=environ)
         gateway.start()
         made.append(gateway)
         return gateway
@@ -382,6 +382,18 @@ def test_gateways_of_two_accounts_on_one_database_take_hold_and_deliver_their_ow
         assert not unmarked_duplicates(others)
     finally:
         others.stop()
+
+
+@pytest.mark.usefixtures("at_length")
+def test_two_keys_under_one_accounts_name_are_told(make_gateway):
+    """What it takes would go to the other account; the key itself is nowhere."""
+    first = make_gateway("a")
+    until(lambda: delivers(first))
+    same, differs = make_gateway("b"), make_gateway("c", {"KOMODOR_API_KEY": "another-key"})
+    until(lambda: "gateway.differs" in differs.log_text())
+    assert "API key is not the deliverer's" in differs.log_text()
+    assert "another-key" not in differs.log_text()
+    assert "gateway.differs" not in same.log_text() + first.log_text()
 
 
 def check_what_is_told(own: AgentProcess, other: AgentProcess) -> None:

@@ -9,6 +9,7 @@ write in the name of one that was lost.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable
 
@@ -47,15 +48,21 @@ class Election:
         self._seen_s = 0.0
         self._answer_s: float | None = None
         self._unled_since_s: float | None = None
-        self._endpoint_told = ""
+        self._compared: tuple[str | None, ...] = ()
         self._shown: tuple[str | None, ...] = ()  # of the destination, to the other gateways
         self._trouble: Refused | None = None
+        self._key: Callable[[], str | None] = lambda: None
         self._log = get_logger("gateway")
 
-    def join(self, sender: Sender, on_trouble: Callable[[Refused | None], None]) -> None:
-        """Whom it starts and stops; and who hears that the database cannot be used (None:
-        it can again)."""
-        self._sender, self._on_trouble = sender, on_trouble
+    def join(
+        self,
+        sender: Sender,
+        on_trouble: Callable[[Refused | None], None],
+        key: Callable[[], str | None],
+    ) -> None:
+        """Whom it starts and stops; who hears that the database cannot be used (None: it
+        can again); and the account's key, as it is now."""
+        self._sender, self._on_trouble, self._key = sender, on_trouble, key
 
     def may_launch(self) -> bool:
         """Whether a request may go out now."""
@@ -93,7 +100,7 @@ class Election:
             return None
         if self._outbox.destination_hold is not None:
             return None  # which every gateway knows by itself
-        state, reason, since_at, next_probe_at, endpoint = json.loads(seen.told)
+        state, reason, since_at, next_probe_at, endpoint, *_ = json.loads(seen.told)
         return self._sender.status()._replace(
             endpoint=endpoint,
             state=state,
@@ -166,7 +173,7 @@ class Election:
             return
         lease = self._engine.lease
         if lease is not None:
-            told, shown = _told(self._sender)
+            told, shown = _told(self._sender, self._key_mark())
             if shown != self._shown or self._clock.since_boot_s() >= lease.renew_at_s():
                 outage = None if self._sender is None else self._sender.outage
                 await self._outbox.change_delivery(lambda _: self._engine.renew_lease(told, outage))
@@ -201,7 +208,7 @@ class Election:
         elif self._unled_since_s is None:
             self._unled_since_s = self._seen_s
         self._outbox.take_counts()
-        self._look_at_endpoint()
+        self._compare_with_deliverer()
         if before is None or self._sender is None:
             return
         # Compared with what the database said before: what this gateway itself has
@@ -217,22 +224,42 @@ class Election:
         elif seen.accepted != before.accepted:
             self._sender.arrived()
 
-    def _look_at_endpoint(self) -> None:
-        """One account has one endpoint: whoever delivers sends what all have taken."""
-        told = self.told()
-        if told is None or self._sender is None or told.endpoint == self._endpoint_told:
+    def _compare_with_deliverer(self) -> None:
+        """One account has one endpoint and one key: whoever delivers sends what all have
+        taken."""
+        told, seen = self.told(), self._seen
+        if told is None or seen is None or seen.told is None or self._sender is None:
             return
-        own = self._sender.status().endpoint
-        self._endpoint_told = told.endpoint
+        mark = (json.loads(seen.told)[5:] or [None])[0]  # none by a version before this
+        own, own_mark = self._sender.status().endpoint, self._key_mark()
+        compared = (told.endpoint, mark, own, own_mark)
+        if compared == self._compared:
+            return
+        self._compared = compared
+        hint = (
+            "gateways with one [komodor] account deliver for each other: give this one's account"
+            " another name, or all the same endpoint and key"
+        )
+        account = self._engine.destination
         if told.endpoint != own:
             self._log.error(
-                "gateway.differs",
-                delivers_to=told.endpoint,
-                own=own,
-                account=self._engine.destination,
-                hint="gateways with one [komodor] account deliver for each other: give this one's"
-                " account another name, or all the same endpoint",
+                "gateway.differs", delivers_to=told.endpoint, own=own, account=account, hint=hint
             )
+        elif mark != own_mark and None not in (mark, own_mark):
+            self._log.error(
+                "gateway.differs",
+                what="its API key is not the deliverer's",
+                account=account,
+                hint=f"{hint}; while a key is replaced at one after the other all is well",
+            )
+
+    def _key_mark(self) -> str | None:
+        """By which two keys are told apart and from which none can be found: 16 bits of a
+        hash, of which one in 65,536 of all keys has the same."""
+        key = self._key()
+        if key is None:
+            return None
+        return hashlib.sha256(f"{self._engine.destination}\n{key}".encode()).hexdigest()[:4]
 
     def _note(self, trouble: Refused | None) -> None:
         before, self._trouble = self._trouble, trouble
@@ -264,11 +291,11 @@ class SharedDestination:
         return await self._sender.ask_through(id)
 
 
-def _told(sender: Sender | None) -> tuple[str | None, tuple[str | None, ...]]:
+def _told(sender: Sender | None, key_mark: str | None) -> tuple[str | None, tuple[str | None, ...]]:
     """How the destination stands, as text; and what of it others should hear of at once."""
     if sender is None:
         return None, ()
     status = sender.status()
     shown = (status.state, status.reason)
-    more = (status.since_at, status.next_probe_at, status.endpoint)
+    more = (status.since_at, status.next_probe_at, status.endpoint, key_mark)
     return json.dumps([*shown, *more]), (*shown, str(sender.outage))

@@ -126,7 +126,7 @@ class AgentParts:
             self.metrics, clock, self._callers, has_tokens=bool(config.intake.listen)
         )
         if self.election is not None:
-            self.election.join(self.sender, self._database_trouble)
+            self.election.join(self.sender, self._database_trouble, lambda: self._key)
         self.spool: SpoolReader | None = None  # gateways that share an outbox have none
         if config.intake.spool:
             self.spool = SpoolReader(config.intake.spool, self.door, outbox, self.metrics, clock)
