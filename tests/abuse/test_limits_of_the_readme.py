@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from outboxd.serve import connection, reader
 from outboxd.spool import prune, rejects
 from outboxd.web import groups, outbox_source, stream, tally
 
+SOURCE = Path(__file__).parents[2] / "src" / "outboxd"
 README = (Path(__file__).parents[2] / "README.md").read_text()
 LIMITS_METRIC = "outboxd_http_limits_met_total"
 MIB = budgets.MIB
@@ -78,6 +80,18 @@ def test_each_limit_has_a_metric_that_a_real_agent_shows(tmp_path):
     # A row without a metric, and one with a metric that there is not, are seen.
     wrong = {"a": "", "b": "`events_nowhere_total`", "c": "`nowhere`", "d": "`idle`"}
     assert [each[0] for each in missing_metrics(wrong, shown)] == ["a", "b", "c"]
+
+
+def uncounted(limits: Iterable[str]) -> list[str]:
+    """Each limit that nothing in the code tells the metrics of."""
+    source = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    told = r"limit(?:ed|_met)\(\"{0}\"|limit_met, \"{0}\"|limit=\"{0}\""
+    return [limit for limit in limits if not re.search(told.format(limit), source)]
+
+
+def test_each_limit_is_counted_where_it_is_met():
+    assert uncounted(set(LIMITS_MET) - {OTHER}) == []
+    assert uncounted(["idle", "nowhere"]) == ["nowhere"]
 
 
 _SOCKET, _PAGE = budgets.socket_limits(), budgets.page_limits()
