@@ -32,6 +32,7 @@ class Receiver:
         self.latency_s = 0.0
         self.requests = 0
         self.port = 0
+        self.connections: set[asyncio.WriteTransport] = set()
         self._listening = listening
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -61,10 +62,13 @@ class Receiver:
 
     async def _close(self) -> None:
         self._server.close()
+        for connection in tuple(self.connections):
+            connection.abort()
+        await asyncio.sleep(0)  # in which they end
 
-    def later(self, transport: asyncio.BaseTransport, answer: bytes) -> None:
+    def later(self, transport: asyncio.WriteTransport, answer: bytes) -> None:
         """Answer after `latency_s`."""
-        self._loop.call_later(self.latency_s, transport.write, answer)  # type: ignore[attr-defined]
+        self._loop.call_later(self.latency_s, transport.write, answer)
 
     def record(self, body: bytes) -> bytes | None:
         self.requests += 1
@@ -83,7 +87,12 @@ class _Connection(asyncio.Protocol):
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
+        self._receiver.connections.add(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._receiver.connections.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -101,9 +110,9 @@ class _Connection(asyncio.Protocol):
             self._data = rest[length:]
             answer = self._receiver.record(rest[:length])
             if answer is None:
-                self._transport.abort()  # type: ignore[attr-defined]
+                self._transport.abort()
                 return
             if self._receiver.latency_s:
                 self._receiver.later(self._transport, answer)
             else:
-                self._transport.write(answer)  # type: ignore[attr-defined]
+                self._transport.write(answer)
