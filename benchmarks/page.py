@@ -103,7 +103,7 @@ def measured(
     ]  # fmt: skip
     if after_mib is not None:
         kept_mib = after_mib - before_mib
-        found.append(Row("the same: memory kept a minute after", kept_mib, "MiB", at_most=16.0))
+        found.append(Row("the same: memory kept a minute after", kept_mib, "MiB", at_most=8.0))
     return found
 
 
