@@ -839,6 +839,26 @@ def test_no_filter_moves_while_it_is_pointed_at_or_has_the_focus(
     expect(names).to_have_text(["Second", "First", "Third"])
 
 
+def test_the_focus_and_a_selection_in_the_list_let_new_rows_wait(
+    agent_site, event, open_page
+) -> None:
+    agent_site.accept(event("Deployment", "the first"), event("Deployment", "the second"))
+    page = open_page(agent_site.url)
+    expect(rows(page)).to_have_count(2)
+    page.keyboard.press("j")
+    agent_site.accept(event("Deployment", "the third"))
+    expect(page.get_by_role("button", name="1 new")).to_be_visible()
+    expect(rows(page)).to_have_count(2)
+    page.locator("#live").focus()
+    agent_site.accept(event("Deployment", "the fourth"))
+    expect(rows(page)).to_have_count(4)
+    rows(page).filter(has_text="the first").locator(".text").select_text()
+    agent_site.accept(event("Deployment", "the fifth"))
+    expect(page.get_by_role("button", name="1 new")).to_be_visible()
+    assert page.evaluate("String(getSelection())") == "the first"
+    expect(rows(page)).to_have_count(4)
+
+
 def test_a_pause_keeps_everything_as_it_is(agent_site, event, open_page) -> None:
     agent_site.accept(event("Deployment", "the first"))
     page = open_page(agent_site.url)
