@@ -21,6 +21,8 @@ from outboxd.times import parse_rfc3339, rfc3339
 from outboxd.units import format_duration, format_size
 
 SAMPLE_ENTRIES = 100
+# An agent that hangs is told within the ten seconds that NRPE and Nagios give a check.
+CHECK_ANSWER_S = 5.0
 YEAR_S = 366 * 86400
 WORDS = {
     "ok": "ok",
@@ -65,7 +67,7 @@ def check(arguments: Arguments) -> int:
     """One line and 0, 1 or 2, as monitoring systems want it."""
     try:
         config = client_config(arguments)
-        queue = AgentQueue(socket_path(arguments, config))
+        queue = AgentQueue(socket_path(arguments, config), CHECK_ANSWER_S)
         try:
             status = queue.status()
         finally:

@@ -170,13 +170,28 @@ def test_check_tells_a_wrong_configuration_from_an_endpoint_out_of_reach(world, 
         world.config.write_text(text)
 
 
-def test_wait_ends_in_its_time_where_an_agent_hangs(world, left):
+@pytest.fixture
+def hanging_agent(world, left):
     with socket.socket(socket.AF_UNIX) as hangs:
         hangs.bind(str(world.socket))
         hangs.listen()  # the kernel takes the connection, and nobody answers
-        began_s = time.monotonic()
-        done = world.run("wait", UNKNOWN, "--timeout", "100ms")
-        assert (done.code, done.out) == (69, "")
-        assert "did not answer" in done.err
-        assert time.monotonic() - began_s < agent.TIMEOUT_S
+        yield
     world.socket.unlink()
+
+
+@pytest.mark.usefixtures("hanging_agent")
+def test_wait_ends_in_its_time_where_an_agent_hangs(world):
+    began_s = time.monotonic()
+    done = world.run("wait", UNKNOWN, "--timeout", "100ms")
+    assert (done.code, done.out) == (69, "")
+    assert "did not answer" in done.err
+    assert time.monotonic() - began_s < agent.TIMEOUT_S
+
+
+@pytest.mark.usefixtures("hanging_agent")
+def test_monitoring_hears_of_an_agent_that_hangs_before_it_gives_up_itself(world, full):
+    if not full:
+        pytest.skip("waits five seconds: --full")
+    done = world.run("status", "--check")
+    assert done.code == 2
+    assert "did not answer in 5 seconds" in done.out
