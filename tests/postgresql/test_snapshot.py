@@ -12,9 +12,11 @@ from outboxd.outbox.model import Attempt, Settlement
 from outboxd.outbox.postgresql.cursor import Cursor
 from outboxd.outbox.postgresql.engine import PostgresEngine
 
-# What ten minutes leave behind at 33 a second.
-DELIVERED = 20_000
+# What ten minutes leave behind at 333 a second.
+DELIVERED = 200_000
 RATE_SHARE_MIN = 0.4
+# The best of some counts: what else the machine does is in none of them, or in all.
+WINDOWS, WINDOW_S = 4, 1.0
 
 
 def settled(seq: int) -> Settlement:
@@ -62,6 +64,36 @@ def passed(engine: PostgresEngine) -> int:
     return min(found)
 
 
+def leave_behind(conninfo: str, engine: PostgresEngine) -> None:
+    """As many that were pending and are delivered, in one statement each: what that leaves
+    of every row and in every index is what the agent's own statements leave, one by one."""
+    with engine.transaction():
+        engine.accept([incoming("old", 1)])
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        ((first,),) = connection.execute("SELECT max(seq) FROM entries").fetchall()
+        connection.execute("SELECT setval('outboxd_seq', %s)", (first + DELIVERED,))
+        others = {"seq": "t.seq + n", "id": "gen_random_uuid()"}
+        for table in ("entries", "states"):
+            columns = [
+                name
+                for (name,) in connection.execute(
+                    "SELECT column_name FROM information_schema.columns WHERE table_name = %s"
+                    " AND table_schema = current_schema() ORDER BY ordinal_position",
+                    (table,),
+                )
+            ]
+            values = ", ".join(others.get(name, f"t.{name}") for name in columns)
+            connection.execute(
+                f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values}"
+                f" FROM {table} t, generate_series(1, %s) n WHERE t.seq = %s",
+                (DELIVERED - 1, first),
+            )
+        done = connection.execute(
+            "UPDATE states SET state = 'delivered', ended_at = 1 WHERE state = 'pending'"
+        )
+        assert done.rowcount == DELIVERED
+
+
 @pytest.mark.timeout(180)
 def test_a_snapshot_held_elsewhere_does_not_slow_claims(node, only_full, monkeypatch):
     """In one run: without it; with it, over much that was delivered; and, the control,
@@ -70,23 +102,21 @@ def test_a_snapshot_held_elsewhere_does_not_slow_claims(node, only_full, monkeyp
     assert engine.take_lease()
     try:
         rate(engine, 1.0)
-        before = rate(engine, 2.0)
+        before = max(rate(engine, WINDOW_S) for _ in range(WINDOWS))
         with psycopg.connect(node.conninfo()) as holder:
             holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             holder.execute("SELECT count(*) FROM states")
-            for start in range(0, DELIVERED, 1000):
-                with engine.transaction():
-                    first = max(engine.seq_range()) + 1
-                    engine.accept([incoming(f"old {start + n}", 1) for n in range(1000)])
-                with engine.transaction():
-                    engine.settle([settled(seq) for seq in range(first, first + 1000)])
+            began_s = time.monotonic()
+            leave_behind(node.conninfo(), engine)
+            left_s = time.monotonic() - began_s
             rate(engine, 1.0)
-            held, read = rate(engine, 2.0), passed(engine)
+            held = max(rate(engine, WINDOW_S) for _ in range(WINDOWS))
+            read = passed(engine)
             monkeypatch.setattr(Cursor, "start", lambda self: self.reset() or 0)
             control = passed(engine)
     finally:
         engine.close()
-    print(f"turns/s: {before:.0f}, with the snapshot {held:.0f}")
+    print(f"turns/s: {before:.0f}, with the snapshot {held:.0f} (made in {left_s:.0f} s)")
     print(f"entries read by a claim: {read}, the control {control}")
     assert held > RATE_SHARE_MIN * before
     assert control > DELIVERED > 4 * read
