@@ -178,6 +178,8 @@ class Election:
                 outage = None if self._sender is None else self._sender.outage
                 await self._outbox.change_delivery(lambda _: self._engine.renew_lease(told, outage))
                 self._shown = shown
+                if self._sender is not None and not lease.may_launch(self._clock.since_boot_s()):
+                    self._sender.arrived()  # it came to rest when the lease was about to end
         elif seen.deliverer is None or (seen.lease_left_s or 0.0) <= 0:
             await self._outbox.change_delivery(self._take)
 
