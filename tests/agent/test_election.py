@@ -42,7 +42,7 @@ async def test_a_sender_that_came_to_rest_before_a_late_renewal_goes_on_after_it
     election = Election(renewing, engines, clock)
     status = SimpleNamespace(state="ok", reason=None, since_at=0, next_probe_at=None, endpoint="")
     sender = SimpleNamespace(status=lambda: status, outage=None, arrived=lambda: told.append(1))
-    election.join(sender, lambda trouble: None)
+    election.join(sender, lambda trouble: None, lambda: None)
     await election._see_to_lease(None)
     assert renewing.lease.turn == 2
     assert bool(told) is is_told

@@ -159,7 +159,7 @@ class World:
         task = self.loop.create_task(sender.run())
         self.agent = Agent(outbox, sender, writers, task, election)
         if election is not None:
-            election.join(sender, lambda trouble: None)
+            election.join(sender, lambda trouble: None, lambda: None)
             self.agent.electing = self.loop.create_task(election.run())
 
     def _dies(self, committed: bool) -> bool:

@@ -66,7 +66,7 @@ class SharedGateway:
             self.election.may_launch,
         )
         self.outbox.on_arrival = self.sender.arrived
-        self.election.join(self.sender, lambda trouble: None)
+        self.election.join(self.sender, lambda trouble: None, lambda: None)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(work) for work in (self.sender.run(), self.election.run())]
         self.is_up = True
