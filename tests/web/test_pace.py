@@ -44,7 +44,7 @@ async def share_of(machine: Machine, users: int) -> float:
 
 @pytest.mark.parametrize("users", [1, 3])
 @pytest.mark.parametrize(
-    ("others", "least", "most"), [(0.0, 0.4, 0.6), (0.2, 0.1, 0.25), (1.0, 0.03, 0.08)]
+    ("others", "least", "most"), [(0.0, 0.2, 0.35), (0.3, 0.1, 0.25), (1.0, 0.03, 0.08)]
 )
 def test_all_pages_together_take_their_share_and_no_more(
     monkeypatch, others: float, least: float, most: float, users: int

@@ -242,7 +242,7 @@ def test_new_events_do_not_move_what_is_being_read(agent_site, event, settled, o
     page = open_page(agent_site.url)
     expect(rows(page).first).to_be_visible()
     page.mouse.wheel(0, 1500)
-    page.wait_for_function("scrollY > 1000")
+    page.wait_for_function("() => scrollY > 1000 && globalThis.was === (globalThis.was = scrollY)")
     reading = rows(page).filter(has_text="Run 105 of many")
     before = reading.bounding_box()
     agent_site.accept(event("Deployment", "something new"))

@@ -2,9 +2,8 @@
 
 Everything that pages cause (counts, searches, reading the outbox) takes its turns
 here, in slices of a millisecond or two, so that together they never take more than
-their share. An idle agent gives half of itself, so that the first count of a million
-entries takes some ten seconds; one that takes 200 receipts a second a fifth, one that
-drains a backlog a twentieth: then a search takes longer, and looks so.
+their share. An idle agent gives a quarter of itself, one that drains a backlog a
+twentieth: then a search takes longer, and looks so.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ T = TypeVar("T")
 SLICE_S = 0.001  # of work on the loop or by the writer, before others get their turn
 WINDOW_S = 0.2  # over which it is measured how busy the process is
 # A pause is so many times as long as the work before it, and with a busy core so many longer.
-PAUSES = 1.0
-BUSY_PAUSES = 19.0
+PAUSES = 3.0
+BUSY_PAUSES = 17.0
 
 
 class ReadableOutbox(Protocol):
@@ -64,7 +63,7 @@ class Pace:
     def used(self, seconds: float) -> None:
         """So much work was done: the next turn comes after a pause."""
         self._window_used_s += seconds
-        pause_s = seconds * (PAUSES + BUSY_PAUSES * self._measure())
+        pause_s = seconds * (PAUSES + BUSY_PAUSES * self._measure() ** 2)
         self._free_at_s = max(self._free_at_s, self._now_s()) + pause_s
 
     async def read(self, outbox: ReadableOutbox, verb: Callable[[Engine], T]) -> T:
