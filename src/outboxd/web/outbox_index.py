@@ -9,9 +9,9 @@ nothing that writes has to tell.
 On PostgreSQL, too, where other gateways write: the server adds up what those indexes
 hold, and compares what is searched for, but the counts stay here. Counting there takes
 as long each time that a page asks as reading everything once: with 100,000 entries
-0.7 s for the filters' counts and 0.3 s for the histogram, with 1,000,000 8 s and 5 s, of a
-whole core that receipts share, against 0.2 and 0.3 s from here, and 1.5 s to follow (two
-shared cores at a load of 10). The first count is the price: 8 and 106 s in the
+0.7 s for the filters' counts, with 1,000,000 8 s, of a whole core that receipts share,
+against 0.2 and 0.3 s from here (two shared cores at a load of 10; the histogram is no
+argument, 5 s at 1,000,000 either way). The first count is the price: 8 and 106 s in the
 background, beside receipts as quick as before, and shown as far as it has come. What
 another gateway takes is here within a second, and a change within a few.
 """
