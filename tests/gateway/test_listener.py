@@ -13,6 +13,7 @@ import pytest
 
 from outboxd.api.control import ControlRoutes
 from outboxd.api.routes import ReadingRoutes
+from outboxd.gateway.tokens import ProducerLimits, line_of, new_token
 
 EVENT = {"eventType": "deploy", "summary": "billing is out", "scope": {"clusters": ["prod"]}}
 GREETING = "1; dedup=604800; type=60; bytes=262144"
@@ -182,6 +183,23 @@ def test_a_token_is_good_as_soon_as_it_is_printed(gateway):
     for number in range(3):
         secret = gateway.token(f"fresh-{number}")
         assert gateway.post(EVENT, secret).status == 201
+
+
+def test_tokens_are_good_that_were_made_before_the_gateway_looked(gateway):
+    """The second file may get the number of the one that the gateway knows."""
+    for number in range(3):
+        made = [gateway.token(f"host-{number}-{each}") for each in range(2)]
+        assert [gateway.post(EVENT, secret).status for secret in made] == [201, 201]
+
+
+def test_a_token_that_is_added_to_the_file_where_it_lies_is_good_at_once(gateway):
+    secret, token = new_token("by-hand", ProducerLimits())
+    with open(gateway.tokens, "a") as file:
+        file.write(line_of(token))
+        file.flush()
+        assert gateway.post(EVENT, secret).status == 401  # its limits may follow
+        file.write("\n")
+    assert gateway.post(EVENT, secret).status == 201
 
 
 def test_a_half_written_tokens_file_leaves_the_tokens_as_they_were(gateway, token):

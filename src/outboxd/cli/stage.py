@@ -76,7 +76,8 @@ class Stage:
 
     def add_gateway(self) -> StageAgent:
         """One that also takes events over TCP; without TLS, since it is on loopback."""
-        address = _free_address()
+        # An address of its own: its port stays free while it is killed, on a busy host too.
+        address = _free_address(".".join(map(str, (127, *os.urandom(2), 1))))
         self.gateway_url = f"http://{address}"
         tokens = self._tokens_path
         with open(tokens, "x", encoding="utf-8"):
@@ -277,7 +278,7 @@ def _environment(api_key: str) -> dict[str, str]:
     return {**kept, "KOMODOR_API_KEY": api_key, "NO_PROXY": "*", "no_proxy": "*"}
 
 
-def _free_address() -> str:
+def _free_address(host: str = "127.0.0.1") -> str:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"

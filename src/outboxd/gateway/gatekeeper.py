@@ -65,6 +65,10 @@ class Gatekeeper:
         """Those that have a token."""
         return self._book.names
 
+    def take_in(self, tokens: Iterable[Token]) -> None:
+        """These are good, too."""
+        self.take_over(self._book.with_more(tokens))
+
     def take_over(self, book: TokenBook) -> None:
         """These tokens are good from now on.
 

@@ -21,7 +21,7 @@ from outboxd.files import FileVersion, file_version
 from outboxd.gateway.gatekeeper import Gatekeeper, GatekeeperMetrics, StrangerWatch
 from outboxd.gateway.routes import WebhookMetrics, WebhookRoutes, tcp_routes
 from outboxd.gateway.shipped import compile_webhooks, secret_files
-from outboxd.gateway.tokens import TokenBook, read_tokens
+from outboxd.gateway.tokens import TokenBook, read_tokens, read_whole_lines
 from outboxd.gateway.webhooks import Webhook
 from outboxd.intake.http import IntakeRoutes
 from outboxd.intake.intake import Intake
@@ -33,7 +33,8 @@ from outboxd.status import Callers, GatewayStatus, Trouble
 
 NAME = "gateway"  # of the listener
 WATCH_S = 2.0  # how often the files are looked at
-SETTLED_MS = 1000  # a tokens file that is edited in place is taken over once it is so old
+# A tokens file that is edited in place is taken over once it is so old; what it adds, at once.
+SETTLED_MS = 1000
 _CERTIFICATE, _TOKENS, _WEBHOOKS = "certificate", "tokens", "webhooks"
 
 _log = get_logger()
@@ -61,6 +62,7 @@ class GatewayListener:
         """Raises ConfigError where certificate, tokens or webhooks cannot be used."""
         self._config = config
         self._tokens_seen: FileVersion | None = None
+        self._tokens_taken_in: FileVersion | None = None  # while it was being written
         self._secrets_seen: list[FileVersion | None] = []
         self._troubles: dict[str, Trouble] = {}  # by what cannot be used
         self.certificate_ends_at: int | None = None  # None: not known
@@ -167,8 +169,10 @@ class GatewayListener:
         if not path:
             return False
         seen = file_version(path)
-        if seen == self._tokens_seen or self._is_being_written(seen):
+        if seen == self._tokens_seen:
             return False
+        if self._is_being_written(seen):
+            return self._take_in_tokens(path, seen)
         self._tokens_seen = seen
         try:
             self.gatekeeper.take_over(TokenBook(read_tokens(path)))
@@ -181,12 +185,23 @@ class GatewayListener:
 
     def _is_being_written(self, seen: FileVersion | None) -> bool:
         """Whether the tokens were changed where they lie, and just now: then some may be
-        missing, and whoever were refused would hold everything. A file that was written
-        aside and renamed, as `outboxd token` does it, is whole."""
+        missing, and whoever were refused would hold everything. (So it seems, too, where a
+        file that was written aside and renamed has got the number of one before it.)"""
         before = self._tokens_seen
         if seen is None or before is None or not seen.is_same_file(before):
             return False
         return 0 <= self._clock.wall_ms() - seen.changed_ns // 1_000_000 < SETTLED_MS
+
+    def _take_in_tokens(self, path: str, seen: FileVersion | None) -> bool:
+        """What is there already is good; what is missing may yet be written."""
+        if seen == self._tokens_taken_in:
+            return False
+        self._tokens_taken_in = seen
+        try:
+            self.gatekeeper.take_in(read_whole_lines(path))
+        except ConfigError:
+            return False  # in the middle of a line; told if it stays so
+        return True
 
     def _renew_secrets(self) -> None:
         """The secrets of signed webhooks, where their files have changed."""

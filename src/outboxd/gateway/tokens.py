@@ -74,6 +74,10 @@ class TokenBook:
     def __init__(self, tokens: Iterable[Token]) -> None:
         self._by_digest = {token.digest: token for token in tokens}
 
+    def with_more(self, tokens: Iterable[Token]) -> TokenBook:
+        """These besides; one that is known stays as it is."""
+        return TokenBook([*tokens, *self._by_digest.values()])
+
     @property
     def names(self) -> tuple[str, ...]:
         """Each name once, in the order of the file."""
@@ -171,6 +175,20 @@ def read_tokens(path: str) -> list[Token]:
     Raises:
         ConfigError: it cannot be read, or a line is wrong.
     """
+    return parse_tokens(_read_text(path), path)
+
+
+def read_whole_lines(path: str) -> list[Token]:
+    """The tokens that stand there already while the file is being written.
+
+    Raises:
+        ConfigError: as `read_tokens`.
+    """
+    text = _read_text(path)
+    return parse_tokens(text[: text.rfind("\n") + 1], path)
+
+
+def _read_text(path: str) -> str:
     try:
         data = read_start(path, FILE_BYTES_MAX + 1)
     except FileNotFoundError:
@@ -182,7 +200,7 @@ def read_tokens(path: str) -> list[Token]:
     if len(data) > FILE_BYTES_MAX:
         raise ConfigError(f"{path}: larger than {FILE_BYTES_MAX} bytes", "is it the right file?")
     try:
-        return parse_tokens(data.decode(), path)
+        return data.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8", "is it the right file?") from None
 
