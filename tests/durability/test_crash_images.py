@@ -75,7 +75,7 @@ def test_every_image_of_a_power_cut_keeps_every_promise(tmp_path, need, full):
     loads = [{"runs": 2, "posts": 30}]
     if full:
         loads = [{"runs": 4, "posts": 36}] * 4 + [{"runs": 2, "posts": 15, "pauses": 2}]
-    images = 20_000 if full else 300
+    images = 20_000 if full else 200
     sources = recordings(tmp_path, loads)
     reports = [campaign(source, seed, images // len(sources)) for source in sources]
     for source, report in zip(sources, reports, strict=True):

@@ -13,7 +13,7 @@ from outboxd.delivery.breaker import Breaker
 from outboxd.delivery.evidence import Delivered, Evidence
 from outboxd.delivery.pace import Rate
 
-SEEDS, SEEDS_FULL = 60, 1500
+SEEDS, SEEDS_FULL = 36, 1500
 
 
 def play_all(play, seeds: int) -> None:

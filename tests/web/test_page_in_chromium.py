@@ -552,7 +552,7 @@ CONTRAST = """() => {
 
 @pytest.mark.timeout(900)
 def test_very_many_events_stay_easy_to_look_at(agent_site, event, open_page, full: bool) -> None:
-    entries = 1_000_000 if full else 50_000
+    entries = 1_000_000 if full else 20_000
     fill(agent_site, event, entries)
     page = open_page(agent_site.url)
     expect(rows(page).first).to_be_visible()
@@ -736,7 +736,7 @@ def test_what_the_pointer_is_on_stays_there_under_live_traffic(
     agent_site, event, settled, open_page, at_once: int, full: bool
 ) -> None:
     """At 5, 20 and 100 events a second."""
-    if at_once == 4 and not full:
+    if at_once < 15 and not full:
         pytest.skip("it is among the full figures: --full")
     stock(agent_site, event, settled)
     page = open_page(agent_site.url)

@@ -124,7 +124,7 @@ def test_damage_that_sqlite_can_only_quote_is_damage(built, tmp_path: Path):
 @pytest.mark.timeout(900)
 def test_flips_of_bits_and_pages_are_never_silent(built, tmp_path: Path, full: bool):
     print("seed", SEED)
-    assert run_flips(built, tmp_path, 600 if full else 40) == []
+    assert run_flips(built, tmp_path, 600 if full else 24) == []
 
 
 def test_damage_to_the_log_alone_loses_next_to_nothing(built, tmp_path: Path, full: bool):
