@@ -22,11 +22,15 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that has a short form and full figures is found with `-m full`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that has a short form and full figures is found with `-m full`, and one that
+    is marked as long is among the full figures alone."""
     for item in items:
-        if "full" in getattr(item, "fixturenames", ()):
+        is_long = item.get_closest_marker("long") is not None
+        if is_long or "full" in getattr(item, "fixturenames", ()):
             item.add_marker("full")
+        if is_long and not config.getoption("--full"):
+            item.add_marker(pytest.mark.skip(reason="it is among the full figures: --full"))
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,7 @@ def test_behind_a_gateway_that_is_killed_nothing_is_lost_either(short_directory)
     assert processes_in(short_directory) == []
 
 
+@pytest.mark.long
 def test_kept_it_can_be_played_with_and_stopped_as_it_says(short_directory):
     done = subprocess.run(
         (*DEMO, "--keep"),
@@ -124,7 +125,9 @@ def test_kept_it_can_be_played_with_and_stopped_as_it_says(short_directory):
     assert list(short_directory.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM]
+)
 def test_a_signal_ends_it_with_all_that_it_started(short_directory, number):
     demo = subprocess.Popen(
         DEMO, env=environment(short_directory), stdout=subprocess.PIPE, stderr=subprocess.PIPE

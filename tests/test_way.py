@@ -46,9 +46,8 @@ def test_an_event_passes_few_files_to_its_receipt_and_its_settlement():
     assert too_long(ways) == [], ways
 
 
-def test_control_more_layers_are_counted(full):
-    if not full:
-        pytest.skip("the control is among the full figures: --full")
+@pytest.mark.long
+def test_control_more_layers_are_counted():
     ways = traced("-c", MORE_LAYERS)
     assert {"relay.py", "second_relay.py"} <= set(ways["receipt"])
     assert "settlement" in too_long(ways)

@@ -292,11 +292,10 @@ def test_the_operator_sees_which_user_was_refused_and_why(make_house):
         house.alice.hand_in("one more")
         house.bob.ask("POST", "/v1/release", "{}")
         drop(house.agent, "no-json", b"{", BOB)
-        house.agent.until(
-            lambda: None if (house.agent.spool / "new" / "no-json").exists() else True,
+        status = house.agent.until(
+            lambda: told if '"invalid"' in json.dumps(told := house.agent.status()) else None,
             lambda: "the file waits",
         )
-        status = house.agent.status()
         refused = {
             (user["producer"], one["reason"]): (one["count"], one["told"])
             for user in status["refusedUsers"]

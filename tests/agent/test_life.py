@@ -190,7 +190,16 @@ def test_refusals_for_lack_of_room_leave_lines_in_the_log(make_agent):
     assert 1 <= len(lines) < 40, "throttled"
 
 
-@pytest.mark.parametrize("content", [b"", b"  \n", b"two words\n", b"one\ntwo\n", b"\xff\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        *(
+            pytest.param(each, marks=pytest.mark.long)
+            for each in (b"  \n", b"two words\n", b"one\ntwo\n", b"\xff\n")
+        ),
+    ],
+)
 def test_a_key_file_without_a_key_stops_no_agent_and_is_taken_up_when_mended(
     make_agent, komodor, tmp_path, content
 ):

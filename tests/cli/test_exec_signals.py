@@ -168,6 +168,7 @@ def test_to_exec_and_then_to_the_group_as_timeout_sends_it_is_one(counter):
     ]
 
 
+@pytest.mark.long
 def test_timeout_of_coreutils_sends_the_job_one_signal(program, place):
     for round in range(5):
         file = place.directory / f"count{round}"

@@ -252,12 +252,10 @@ def _run_on_uvloop(main):
         return runner.run(main)
 
 
-@pytest.fixture(params=["uvloop", pytest.param("asyncio", marks=pytest.mark.full)])
+@pytest.fixture(params=["uvloop", pytest.param("asyncio", marks=pytest.mark.long)])
 def each_loop(request, monkeypatch):
     """The agent runs on uvloop; commands, and whoever imports the transport, on asyncio's
     (among the full figures)."""
-    if request.param == "asyncio" and not request.config.getoption("--full"):
-        pytest.skip("the agent's own loop is the short form: --full")
     if request.param == "uvloop":
         monkeypatch.setattr(asyncio, "run", _run_on_uvloop)
 

@@ -74,7 +74,7 @@ def arrived(receiver: Receiver, summaries: set[str]) -> None:
     assert all(len(marks) == 1 for marks in receiver.arrivals.values())
 
 
-@pytest.mark.parametrize("days", [1, -1])
+@pytest.mark.parametrize("days", [pytest.param(1, marks=pytest.mark.long), -1])
 def test_a_wait_that_the_destination_asked_for_is_neither_cut_short_nor_endless(
     tmp_path, receiver, days
 ):
@@ -97,7 +97,7 @@ def test_a_wait_that_the_destination_asked_for_is_neither_cut_short_nor_endless(
     assert agent.stop() == 0
 
 
-@pytest.mark.parametrize("days", [1, -1])
+@pytest.mark.parametrize("days", [pytest.param(1, marks=pytest.mark.long), -1])
 def test_events_that_wait_for_their_own_backoff_go_out_after_a_jump(tmp_path, receiver, days):
     failures: list[str] = []
 
@@ -119,7 +119,7 @@ def test_events_that_wait_for_their_own_backoff_go_out_after_a_jump(tmp_path, re
     assert agent.stop() == 0
 
 
-@pytest.mark.parametrize("days", [1, -1])
+@pytest.mark.parametrize("days", [pytest.param(1, marks=pytest.mark.long), -1])
 def test_a_jump_across_a_restart_stalls_nothing_and_forgets_no_dedup_key(tmp_path, receiver, days):
     receiver.behave = lambda body: FAILED
     agent = JumpingAgent(tmp_path, receiver)
@@ -142,7 +142,7 @@ def test_a_jump_across_a_restart_stalls_nothing_and_forgets_no_dedup_key(tmp_pat
     assert agent.stop() == 0
 
 
-@pytest.mark.parametrize("days", [1, -1])
+@pytest.mark.parametrize("days", [pytest.param(1, marks=pytest.mark.long), -1])
 def test_a_bounded_rate_stays_bounded(tmp_path, receiver, days):
     times_s: list[float] = []
 

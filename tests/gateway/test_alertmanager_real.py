@@ -202,12 +202,11 @@ def told(komodor):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("alertmanager_count", [1, 2], ids=["alone", "pair"])
 def test_an_alert_that_fires_grows_repeats_and_resolves_is_told_once_each(
-    monitoring, gateway, komodor, alertmanager_count, full
+    monitoring, gateway, komodor, alertmanager_count
 ):
-    if alertmanager_count == 1 and not full:
-        pytest.skip("a pair is the short form of it: --full")
     services = monitoring(alertmanager_count)
     once = Counter[tuple[str, str, str]]()
 
@@ -244,6 +243,7 @@ def test_an_alert_that_fires_grows_repeats_and_resolves_is_told_once_each(
     }
 
 
+@pytest.mark.long
 def test_a_gateway_that_is_away_gets_the_alert_when_it_is_back(
     monitoring, gateway, komodor, tmp_path
 ):

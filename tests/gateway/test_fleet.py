@@ -339,6 +339,7 @@ door.Intake.keep = keep
 """
 
 
+@pytest.mark.long
 def test_a_gateway_that_answers_before_it_commits_is_caught(tmp_path, monkeypatch):
     """The negative control: the same check must fail on a broken gateway behind good hosts."""
     broken = tmp_path / "broken"

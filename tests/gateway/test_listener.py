@@ -221,6 +221,7 @@ def test_a_tokens_file_that_is_just_being_written_where_it_lies_refuses_nobody(g
     until(lambda: gateway.post(EVENT, token).status == 401)  # it was meant
 
 
+@pytest.mark.long
 def test_no_file_that_cannot_be_read_stops_a_gateway(gateway, token, tmp_path):
     """A FIFO would be waited for by whoever opens it."""
     before = certificate_of(gateway)

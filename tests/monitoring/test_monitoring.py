@@ -242,6 +242,7 @@ def two_agents():
         server.server_close()
 
 
+@pytest.mark.long
 def test_a_real_prometheus_tells_two_agents_apart_by_scrape_and_by_textfile(
     need, start, two_agents, tmp_path
 ):

@@ -26,7 +26,7 @@ from outboxd.outbox.model import Outcome
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.outbox.writer import Claim
 
-SEEDS, SEEDS_FULL = 140, 5000
+SEEDS, SEEDS_FULL = 210, 5000
 
 
 @lru_cache(maxsize=SEEDS)

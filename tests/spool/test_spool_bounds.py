@@ -81,6 +81,7 @@ async def test_the_control_explains_each_of_them(intake, monkeypatch):
         assert "and 19900 lines more" in parts.reason("flood")
 
 
+@pytest.mark.long
 async def test_a_hole_of_a_gigabyte_behind_a_good_line_costs_no_room(intake, line):
     async with intake(serve=False) as parts:
         path = parts.spool / "tmp" / "sparse"

@@ -80,8 +80,23 @@ def troubled(agent_site, event, settled) -> Any:
     return agent_site
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1440, 900), (960, 800), (390, 844)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        ((1440, 900), "light"),
+        ((390, 844), "dark"),
+        *(
+            pytest.param(size, scheme, marks=pytest.mark.long)
+            for size, scheme in (
+                ((1440, 900), "dark"),
+                ((390, 844), "light"),
+                ((960, 800), "light"),
+                ((960, 800), "dark"),
+            )
+        ),
+    ],
+    ids=str,
+)
 def test_every_view_of_the_agents_page(troubled, look, scheme, size) -> None:
     token = troubled.sessions.issue("alice (uid 0, pid 1)")
     page = look(f"{troubled.url}/#act={token}", scheme, size)

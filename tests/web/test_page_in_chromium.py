@@ -513,6 +513,7 @@ def test_the_sandbox_marks_the_services_that_an_event_reaches(sandbox_site, open
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.long
 def test_words_stand_out_from_their_ground(stocked, open_page, scheme: str) -> None:
     page = open_page(f"{stocked.url}/?state=dead", scheme=scheme)
     rows(page).first.click()
@@ -676,6 +677,7 @@ def test_an_agent_that_stands_still_looks_so_within_seconds(
     context.close()
 
 
+@pytest.mark.long
 def test_the_agents_clock_counts_where_the_browsers_is_an_hour_off(
     agent_site, event, chromium
 ) -> None:
@@ -696,6 +698,7 @@ def test_the_agents_clock_counts_where_the_browsers_is_an_hour_off(
     context.close()
 
 
+@pytest.mark.long
 def test_a_page_says_that_another_version_runs_by_now(agent_site, event, open_page) -> None:
     page = open_page(agent_site.url)
     expect(page.locator("#live")).to_have_text("Live")
@@ -731,13 +734,13 @@ def feed(page: Page, site: Any, event: Any, count: int, act: Any, at_once: int =
         page.wait_for_timeout(150)
 
 
-@pytest.mark.parametrize("at_once", [1, 4, 15])
+@pytest.mark.parametrize(
+    "at_once", [*(pytest.param(each, marks=pytest.mark.long) for each in (1, 4)), 15]
+)
 def test_what_the_pointer_is_on_stays_there_under_live_traffic(
-    agent_site, event, settled, open_page, at_once: int, full: bool
+    agent_site, event, settled, open_page, at_once: int
 ) -> None:
     """At 5, 20 and 100 events a second."""
-    if at_once < 15 and not full:
-        pytest.skip("it is among the full figures: --full")
     stock(agent_site, event, settled)
     page = open_page(agent_site.url)
     target = rows(page).filter(has_text="Run 115 of many")
@@ -757,6 +760,7 @@ def test_what_the_pointer_is_on_stays_there_under_live_traffic(
     expect(page.get_by_text("arrival 9").first).to_be_visible()
 
 
+@pytest.mark.long
 def test_what_is_told_above_the_list_moves_no_row_that_is_pointed_at(
     agent_site, event, settled, open_page
 ) -> None:
@@ -786,6 +790,7 @@ def test_what_is_told_above_the_list_moves_no_row_that_is_pointed_at(
     expect(page.locator("#findings li")).to_have_count(2)
 
 
+@pytest.mark.long
 def test_the_focus_and_a_selection_in_the_head_survive_what_happens(
     agent_site, event, settled, open_page
 ) -> None:
@@ -812,6 +817,7 @@ def test_the_focus_and_a_selection_in_the_head_survive_what_happens(
     expect(message).to_contain_text("3 dead letters")
 
 
+@pytest.mark.long
 def test_no_filter_moves_while_it_is_pointed_at_or_has_the_focus(
     agent_site, event, open_page
 ) -> None:
@@ -838,6 +844,7 @@ def test_no_filter_moves_while_it_is_pointed_at_or_has_the_focus(
     expect(names).to_have_text(["Second", "First", "Third"])
 
 
+@pytest.mark.long
 def test_the_focus_and_a_selection_in_the_list_let_new_rows_wait(
     agent_site, event, open_page
 ) -> None:
@@ -917,7 +924,9 @@ def test_a_link_to_an_event_far_down_shows_it_in_its_list(stocked, open_page) ->
     expect(page.locator('[aria-selected="true"]')).to_contain_text("Run 3 of many")
 
 
-@pytest.mark.parametrize("width", [360, 901, 960, 1080, 1280])
+@pytest.mark.parametrize(
+    "width", [360, *(pytest.param(each, marks=pytest.mark.long) for each in (901, 960, 1080, 1280))]
+)
 def test_nothing_is_clipped_at_any_width(stocked, open_page, width: int) -> None:
     page = open_page(stocked.url, size=(width, 800))
     expect(rows(page).first).to_be_visible()
@@ -944,6 +953,7 @@ HIDE = """() => {
 }"""
 
 
+@pytest.mark.long
 def test_hidden_tabs_let_go_so_that_a_seventh_lives(agent_site, event, chromium) -> None:
     agent_site.accept(event("Deployment", "the first"))
     context = chromium.new_context()
@@ -1194,6 +1204,7 @@ FOREIGN = """async (url) => {
 }"""
 
 
+@pytest.mark.long
 def test_a_right_that_ended_while_its_question_stood_is_told_and_nothing_is_done(
     agent_site, event, settled, open_page
 ) -> None:
@@ -1256,6 +1267,7 @@ def test_another_site_can_neither_act_nor_read_with_the_browsers_right(
 
 
 @pytest.mark.parametrize("path", ["/", "/?state=dead", "/?state=dead&q=nothing+like+it"])
+@pytest.mark.long
 def test_it_prints_its_rows_and_none_of_its_buttons(stocked, open_page, path: str) -> None:
     page = open_page(stocked.url + path)
     expect(page.locator("#matched")).to_have_text(re.compile(r"^\d+$"))
@@ -1266,6 +1278,7 @@ def test_it_prints_its_rows_and_none_of_its_buttons(stocked, open_page, path: st
     assert tops == sorted(tops)
 
 
+@pytest.mark.long
 def test_a_printed_drawer_is_whole(agent_site, event, open_page) -> None:
     agent_site.accept(event("Deployment", "one", details={f"key {n}": "value" for n in range(90)}))
     page = open_page(agent_site.url)

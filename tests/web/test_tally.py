@@ -204,10 +204,9 @@ def test_too_many_kinds_of_events_are_counted_together_and_said_so() -> None:
     assert not tally.limited
 
 
-def test_a_kind_takes_few_bytes_and_few_objects_of_its_own(full: bool) -> None:
+@pytest.mark.long
+def test_a_kind_takes_few_bytes_and_few_objects_of_its_own() -> None:
     """The interpreter keeps a mebibyte for each object that lives on among them."""
-    if not full:
-        pytest.skip("it traces each object: --full")
     import tracemalloc
 
     rows = [
