@@ -390,8 +390,11 @@ TokenBucket.take = lambda self, count, now_s: 0.0
     "work for a wrong token": Limit(
         work_for_a_wrong_token,
         """
+import itertools
 import outboxd.gateway.listener as listener
-listener.file_version = lambda path: object()
+from outboxd.files import FileVersion
+count = itertools.count()
+listener.file_version = lambda path: FileVersion(0, next(count), 0, 0)
 """,
     ),
     "lines for wrong tokens": Limit(
