@@ -344,6 +344,34 @@ def test_told_to_wait_beside_a_hold_nobody_is_asked_before_that_is_over(told_fir
     assert breaker.allowance(LATER + wait_s) is Allowance.PROBE
 
 
+@pytest.mark.parametrize("doubt", [True, False])
+def test_told_to_wait_while_a_probe_of_the_hold_is_under_way_its_good_answer_ends_no_wait(doubt):
+    breaker, _, _ = in_state(C)
+    one, another = breaker.begin(LATER), breaker.begin(LATER)
+    breaker.must_hold(another, "302", LATER, doubt=doubt)
+    asked_s = LATER if doubt else LATER + HOLD_PROBE_S
+    probe = breaker.begin(asked_s)
+    breaker.throttled(one, 5.0, "429", asked_s + 0.1, 0.5)
+    assert breaker.is_late(probe)
+    assert breaker.succeeded(probe, asked_s + 0.2) is False
+    assert breaker.state is H
+    assert breaker.next_probe_s() == breaker.view().next_probe_s == asked_s + 5.1
+    assert breaker.allowance(asked_s + 5.0) is Allowance.NONE
+    assert breaker.allowance(asked_s + 5.1) is Allowance.PROBE
+    assert breaker.succeeded(breaker.begin(asked_s + 5.1), asked_s + 5.2)
+    assert breaker.state is C
+
+
+def test_of_two_probes_the_good_answer_ends_no_wait_that_the_other_was_told():
+    breaker, _, now_s = in_state(T)
+    now_s += 10.0
+    hangs, beside = breaker.begin(now_s, 5.0), breaker.begin(now_s + 5.0, 5.0)
+    breaker.throttled(hangs, 60.0, "429", now_s + 6.0, 0.5)
+    assert breaker.succeeded(beside, now_s + 7.0) is False
+    assert breaker.next_probe_s() == now_s + 66.0
+    assert breaker.allowance(now_s + 65.0) is Allowance.NONE
+
+
 def test_a_new_key_ends_the_wait_that_was_told_before_it():
     breaker, _, _ = in_state(C)
     one, another = breaker.begin(LATER), breaker.begin(LATER)

@@ -117,6 +117,7 @@ class Breaker:
         self._wait_until_s = now_s  # no probe before this
         self._other_from_s: float | None = None  # but one of another entry; None: neither
         self._told_until_s = -math.inf  # the destination said: nothing at all before this
+        self._told_serial = 0  # tickets below began before it said so
         self._is_confirmed = True  # whether more than one entry speaks for the hold
         self._failures = 0  # waits in a row, for the backoff
         self._failures_in_row = 0  # while closed
@@ -203,8 +204,10 @@ class Breaker:
         self._close(ticket)
 
     def is_late(self, ticket: Ticket) -> bool:
-        """Whether its request began before the present state, and that is not CLOSED."""
-        return self._state is not GateState.CLOSED and ticket.serial < self._entered_serial
+        """Whether its request began before the present state, and that is not CLOSED;
+        or before the destination said for how long to wait."""
+        since = max(self._entered_serial, self._told_serial)
+        return self._state is not GateState.CLOSED and ticket.serial < since
 
     def is_outdated(self, ticket: Ticket) -> bool:
         """Whether its request went out with an old key, or before a release."""
@@ -215,7 +218,9 @@ class Breaker:
 
         True if this ended an outage, a throttling or a hold.
         """
-        late = self._close(ticket)
+        late = self.is_late(ticket)
+        if not self._close(ticket) and late:
+            self._wait_until_s = now_s  # good, but for the wait that was told meanwhile
         self._successes_s.append(now_s)
         self._failures_in_row = 0
         # An old request's good answer does not open the gate: it may have been
@@ -266,6 +271,7 @@ class Breaker:
             return
         if wait_s is not None:
             self._told_until_s = max(self._told_until_s, now_s + wait_s)
+            self._told_serial = self._serial
         if self._state is GateState.HELD and (late or self._is_confirmed):
             if not late:
                 self._wait_until_s = now_s + self._hold_probe_s
