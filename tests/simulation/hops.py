@@ -156,6 +156,7 @@ class Node:
         self.door: Intake | None = None  # None: it does not run
         self._stopping: list[Any] = []
         self.crashes_s: list[float] = []
+        self._cut_off: list[tuple[str, float]] = []  # ids in flight at a crash, and when known
 
     async def start(self) -> None:
         """A new process on what was committed."""
@@ -191,12 +192,25 @@ class Node:
         self._stopping = [writers[0], sender, self.fleet.loop.create_task(sender.run())]
 
     def _doubt_what_is_not_settled(self) -> None:
-        """It died between an answer and its commit: what was answered goes out again."""
-        rows = self.engine.connection.execute("SELECT id FROM entries WHERE state != 'delivered'")
-        unsettled = {id for (id,) in rows}
+        """It died between an answer and its commit: what was answered goes out again.
+
+        What stood as in flight in the last commit is in doubt, even if its connection
+        had been refused since: the new process knows no more than that commit says.
+        """
+        execute = self.engine.connection.execute
+        rows = execute("SELECT seq, id FROM entries WHERE state != 'delivered'")
+        unsettled = dict(rows.fetchall())
         for sent in self.link.sent:
-            if sent.arrived_at_s is not None and sent.entry_id in unsettled:
+            if sent.arrived_at_s is not None and sent.entry_id in unsettled.values():
                 sent.is_doubtful = True
+        named = execute("SELECT value FROM meta WHERE key = 'sending'").fetchone()
+        for seq in json.loads(named[0]) if named else ():
+            if seq in unsettled:
+                self._cut_off.append((unsettled[seq], self.fleet.loop.time()))
+
+    def was_cut_off(self, sent: Sent) -> bool:
+        """Whether its entry was in flight at a crash before."""
+        return any(id == sent.entry_id and at_s <= sent.at_s for id, at_s in self._cut_off)
 
     def crash(self) -> None:
         """As with `kill -9`: what is not committed is gone."""
@@ -352,6 +366,7 @@ class Fleet:
         for sent in arrivals:
             if sent.body["details"].get("possibleDuplicate"):
                 before = any(one.at_s < sent.at_s for one in doubts)
+                before = before or self.last.sender.was_cut_off(sent)
                 must(before or forgotten, f"{name} is marked without a doubt")
 
     def _forgotten(self, name: str) -> int:
@@ -374,7 +389,8 @@ class Fleet:
                     self._check_remembered(sent, some[:number])
                     continue
                 doubts = [one.at_s for one in some[:number] if one.is_doubtful]
-                if doubts and any(doubts[0] < at_s <= sent.at_s for at_s in node.crashes_s):
+                crashed = doubts and any(doubts[0] < at_s <= sent.at_s for at_s in node.crashes_s)
+                if crashed or node.was_cut_off(sent):
                     # After a crash nobody knows when the answer was lost.
                     doubts.append(self.received_s.get(name, 0.0))
                 old = any(sent.at_s - at_s > DEDUP_S - ON_THE_WAY_S for at_s in doubts)

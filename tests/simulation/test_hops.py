@@ -68,6 +68,16 @@ def play_all() -> None:
         played(seed)
 
 
+def _doubting_all(patched):
+    """Whatever is sent again is marked, a refused connection, too."""
+    end = InFlight._end
+
+    def doubting(self, request, meaning, effect, now_s):
+        end(self, request, meaning._replace(may_have_arrived=True), effect, now_s)
+
+    patched.setattr(InFlight, "_end", doubting)
+
+
 MISTAKES = {
     "a gateway forgets every key": lambda patched: patched.setattr(
         accepting, "_known", lambda connection, keys, now: {}
@@ -82,6 +92,7 @@ MISTAKES = {
     "a crash in flight is forgotten": lambda patched: patched.setattr(
         SqliteEngine, "recover_sending", lambda self: 0
     ),
+    "a refused connection is a doubt": _doubting_all,
 }
 
 
