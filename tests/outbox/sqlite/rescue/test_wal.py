@@ -88,6 +88,21 @@ def test_any_sectors_of_the_last_transaction_may_be_missing_after_a_power_cut(lo
     assert false_alarms <= 3
 
 
+def test_a_missing_page_number_is_not_taken_for_a_flipped_bit(tmp_path: Path):
+    """A sector that ends 8 bytes into a frame's header took the number with it."""
+    log = write_log(tmp_path, commits=1, rows=60)
+    begin = 32 + 41 * FRAME
+    assert begin % 512 == 504
+    before = struct.unpack_from(">2I", log, begin - FRAME + 16)
+    for page in range(100, 130):  # none that a frame before has
+        torn = bytearray(log[: begin + FRAME])
+        struct.pack_into(">2I", torn, begin, page, 0)
+        covered = bytes(torn[begin : begin + 8] + torn[begin + 24 :])
+        struct.pack_into(">2I", torn, begin + 16, *wal.checksum(covered, before, "<"))
+        read = wal.read(with_zeros(bytes(torn), begin - 504))
+        assert read.verdict is WalCondition.TORN, (page, read.detail)
+
+
 def test_missing_sectors_in_an_earlier_transaction_are_damage(log: bytes):
     for frame in range(last_commit_begins(log)):
         at = -(-(32 + frame * FRAME) // 512) * 512 + 512

@@ -224,7 +224,10 @@ class _Reader:
     def _mended(
         self, number: int, covered: bytes, image: memoryview, got: Sums, stored: Sums
     ) -> _Slot | None:
-        found = mend(covered, got, stored, self.words)
+        # No frame is of page 0: where that is missing, its lack may look as if a bit
+        # elsewhere had flipped, since a small page number acts as upper bits do.
+        ways = mend(covered, got, stored, self.words)
+        found = [one for one in ways if any(one[:4])]
         if not found or self._is_missing_there(number - 1, covered, found):
             return None
         fault = f"frame {number} has one flipped bit"
