@@ -94,15 +94,23 @@ def test_a_start_waits_for_no_database_that_hangs(node, fleet, only_full):
 
 
 @pytest.mark.timeout(180)
-def test_a_primary_that_hangs_is_left_for_the_one_that_was_promoted(template, fleet, only_full):
-    """Its connections stay, and no system ends them: both hosts' processes live."""
+@pytest.mark.parametrize("was_idle", [False, True], ids=["at work", "idle"])
+def test_a_primary_that_hangs_is_left_for_the_one_that_was_promoted(
+    template, fleet, was_idle, only_full
+):
+    """Its connections stay, and no system ends them: both hosts' processes live. One on
+    which nothing was under way when the server froze leaves it with the others."""
     with clusters.pair(template, synchronous=True) as pair:
         two = fleet(pair.url())
-        two.producers.start()
-        two.producers.await_more(100)
+        two.deliverer()
+        if not was_idle:
+            two.producers.start()
+            two.producers.await_more(100)
         with pair.primary.hanging():
             pair.standby.promote()
             promoted_s = time.monotonic()
+            if was_idle:
+                two.producers.start()
             two.producers.await_more(50)
             took_s = two.producers.receipted_s[-50] - promoted_s
             pair.primary.kill()  # as whoever promotes sees to it

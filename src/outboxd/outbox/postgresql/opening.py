@@ -41,13 +41,14 @@ class OpenedPostgres:
 
     def leave_hung(self, outbox: Outbox) -> None:
         """A look has not ended within `HANGS_S`: go to the server that takes this one's
-        place, if there is one, with whatever waits as long. Where reads are answered a
-        commit waits for its standby, and is left alone: one that is left goes on waiting
-        in the server, and each new connection's would be one more."""
-        stuck = outbox.stuck_engines(0.8 * HANGS_S)
-        if self.reading in stuck:
-            engines = (self.engine, self.delivering, self.reading)
-            self._leaving.look([each.link for each in engines if each in stuck])
+        place, if there is one, with all connections: one that was idle meanwhile is to
+        the same server, and would wait there with nobody to notice once looks are
+        answered elsewhere. Where reads are answered a commit waits for its standby, and
+        is left alone: one that is left goes on waiting in the server, and each new
+        connection's would be one more."""
+        if self.reading in outbox.stuck_engines(0.8 * HANGS_S):
+            engines = (self.reading, self.delivering, self.engine)
+            self._leaving.look([each.link for each in engines])
 
     def jobs(self, outbox: Outbox) -> list[UpkeepJob]:
         """To see how large it is; vacuum is the server's own."""

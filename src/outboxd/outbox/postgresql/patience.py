@@ -86,7 +86,7 @@ class Leaving:
         self._looking: threading.Thread | None = None
 
     def look(self, links: Sequence[Link]) -> None:
-        """These wait for longer than they should."""
+        """They are to a server that one of them has waited for longer than it should."""
         if self._looking is None or not self._looking.is_alive():
             self._looking = threading.Thread(
                 target=self._look, args=(links,), name="outbox-leaving", daemon=True
@@ -94,6 +94,6 @@ class Leaving:
             self._looking.start()
 
     def _look(self, links: Sequence[Link]) -> None:
-        if links and links[0].is_answered():
+        if links[0].is_answered():
             for link in links:
                 link.cut()
