@@ -168,7 +168,7 @@ def abandoned_connections() -> Credit:
     that wait to be accepted is always full, for everybody. Whoever waits for an answer
     is held back by that.
     """
-    return Credit(saved_max=512, per_s=100.0)
+    return Credit(saved_max=128, per_s=50.0)
 
 
 def page_limits() -> ListenerLimits:

@@ -29,7 +29,7 @@ def short_bad_lines(spool: str, seconds: float, count: int = 40) -> None:
 
 def _few_short_bad_lines(spool: str, seconds: float) -> None:
     """For an agent that explains each of them: enough to be noticed, and to an end soon."""
-    short_bad_lines(spool, seconds, 3)
+    short_bad_lines(spool, seconds, 8)
 
 
 def half_bad_lines(spool: str, seconds: float, count: int = 40) -> None:
