@@ -61,6 +61,13 @@ def mentions(text: Text, needle: str) -> bool:
     return any(needle in value.casefold() for value in _values(_decode_body(body)))
 
 
+def like_pattern(text: str) -> str:
+    """What an engine's LIKE takes to find the text anywhere, with "!" as its escape."""
+    for special in "!%_":
+        text = text.replace(special, "!" + special)
+    return f"%{text}%"
+
+
 def in_last_error(attempts: str, needle: str) -> bool:
     """Whether the last attempt's error has the text."""
     rows = msgspec.json.decode(attempts)

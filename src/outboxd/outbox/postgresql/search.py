@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from outboxd.outbox.filters import may_begin_an_id
-from outboxd.outbox.mentions import Text, Texts
+from outboxd.outbox.mentions import Text, Texts, like_pattern
 from outboxd.outbox.postgresql.connection import only_value
 
 _ENTRY = (
@@ -57,14 +57,14 @@ def _conditions(wanted: Texts) -> tuple[str, dict[str, object]]:
         found = [_may_have(place, wanted.q, "q") for place in ("e.body", "e.dedup_key")]
         # Most have no attempt that failed, and taking one's text from jsonb costs the most.
         found.append(f"s.attempts <> '[]' AND ({_may_have(_ATTEMPTS, wanted.q, 'q')})")
-        values["q"] = _pattern(wanted.q)
+        values["q"] = like_pattern(wanted.q)
         if may_begin_an_id(wanted.q):
             found.append("e.id::text LIKE %(id_q)s")
             values["id_q"] = wanted.q + "%"
         clauses.append(f"({' OR '.join(found)})")
     if wanted.error:
         clauses.append(f"({_may_have(_ATTEMPTS, wanted.error, 'error')})")
-        values["error"] = _pattern(wanted.error)
+        values["error"] = like_pattern(wanted.error)
     if wanted.dedup_key is not None:
         clauses.append("e.dedup_key = %(dedup_key)s")
         values["dedup_key"] = wanted.dedup_key
@@ -80,9 +80,3 @@ def _may_have(column: str, text: str, name: str) -> str:
     # than its own small one, whatever the database's locale (Turkish has two letters i).
     likes = f"{column} COLLATE \"C\" ILIKE %({name})s ESCAPE '!' OR {unplain}"
     return likes if text.isascii() else unplain
-
-
-def _pattern(text: str) -> str:
-    for special in "!%_":
-        text = text.replace(special, "!" + special)
-    return f"%{text}%"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 
 from outboxd.outbox.filters import may_begin_an_id
-from outboxd.outbox.mentions import Text, Texts
+from outboxd.outbox.mentions import Text, Texts, like_pattern
 
 # More letters than bytes make: then some are beyond ASCII, and may fold into it.
 _UNPLAIN = "instr({0}, char(92)) OR length(CAST({0} AS BLOB)) > length({0})"
@@ -37,14 +37,14 @@ def _conditions(wanted: Texts) -> tuple[str, dict[str, object]]:
     if wanted.q:
         places = ["b.body", "e.attempts", "e.dedup_key"]
         found = [_may_have(place, wanted.q, "q") for place in places]
-        values["q"] = _pattern(wanted.q)
+        values["q"] = like_pattern(wanted.q)
         if may_begin_an_id(wanted.q):
             found.append("e.id LIKE :id_q")
             values["id_q"] = wanted.q + "%"
         clauses.append(f"({' OR '.join(found)})")
     if wanted.error:
         clauses.append(f"({_may_have('e.attempts', wanted.error, 'error')})")
-        values["error"] = _pattern(wanted.error)
+        values["error"] = like_pattern(wanted.error)
     if wanted.dedup_key is not None:
         clauses.append("e.dedup_key = :dedup_key")
         values["dedup_key"] = wanted.dedup_key
@@ -58,9 +58,3 @@ def _may_have(column: str, text: str, name: str) -> str:
     unplain = _UNPLAIN.format(column)
     # Nothing in ASCII folds into what is not.
     return f"{column} LIKE :{name} ESCAPE '!' OR {unplain}" if text.isascii() else unplain
-
-
-def _pattern(text: str) -> str:
-    for special in "!%_":
-        text = text.replace(special, "!" + special)
-    return f"%{text}%"
