@@ -7,6 +7,7 @@ so that a new one that the campaign does not come to fails it.
 
 from __future__ import annotations
 
+import inspect
 import random
 import signal
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
+from support import unfenced
 from support.gateways import Fleet, Gateway, Producers, check
 from support.receiver import OK, Receiver
 from support.stop_places import Place, places
@@ -349,20 +351,12 @@ def fault():
     # Deliberately wrong: whoever was the deliverer launches what it has recorded.
     Election.may_launch = lambda self: self._is_deliverer
 """
-NO_FENCE = """
+NO_FENCE = f"""
+from typing import Any
+
+{inspect.getsource(unfenced.renew)}
 def fault():
     from outboxd.outbox.postgresql.lease_row import LeaseRow
-
-    def renew(self, more, values):
-        # Deliberately wrong: the row is changed, whoever holds the lease.
-        asked_at_s = self._clock.since_boot_s()
-        ((turn,),) = self._link.connection.execute(
-            f"UPDATE deliverers SET {more} turn = turn + 1,"
-            " lease_ends_at = clock_timestamp() + %s * interval '1 second'"
-            " WHERE destination = %s RETURNING turn",
-            (*values, self.length_s, self._destination),
-        )
-        self.lease = self.lease.renewed(turn, asked_at_s)
 
     LeaseRow._renew = renew
 """

@@ -12,7 +12,7 @@ from simulation.history import play
 from simulation.shared import LEASE_S, LOOK_S, SharedStore, with_virtual_clock
 from simulation.two_gateways import TwoGateways, play_two
 from simulation.virtual_loop import VirtualClock
-from support import clusters
+from support import clusters, unfenced
 from support.clusters import template  # noqa: F401
 
 from outboxd.agent import election
@@ -163,21 +163,9 @@ def test_what_else_an_answer_meant_to_a_lost_holder_is_for_the_next_one_to_find_
     assert fleet.ended == late
 
 
-def renewed_without_a_fence(self: LeaseRow, more: str, values: tuple[object, ...]) -> None:
-    """Deliberately wrong: the row is changed, whoever holds the lease."""
-    asked_at_s = self._clock.since_boot_s()
-    ((turn,),) = self._link.connection.execute(
-        f"UPDATE deliverers SET {more} turn = turn + 1,"
-        " lease_ends_at = clock_timestamp() + %s * interval '1 second'"
-        " WHERE destination = %s RETURNING turn",
-        (*values, self.length_s, self._destination),
-    )
-    self.lease = self.lease.renewed(turn, asked_at_s)
-
-
 @pytest.mark.usefixtures("at_length")
 def test_a_lease_without_a_fence_is_found(url, monkeypatch):
-    monkeypatch.setattr(LeaseRow, "_renew", renewed_without_a_fence)
+    monkeypatch.setattr(LeaseRow, "_renew", unfenced.renew)
     with pytest.raises(Broken, match="without the lease"):
         for_all(url)
 
