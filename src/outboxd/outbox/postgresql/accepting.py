@@ -17,6 +17,7 @@ import uuid_utils
 from outboxd.outbox.identities import OLD_KEY, Now, Windows, key_identities, repeat_identity
 from outboxd.outbox.model import Incoming, Receipt, State
 from outboxd.outbox.postgresql.connection import only_value
+from outboxd.outbox.postgresql.rows import OWN
 
 
 class _Fresh(NamedTuple):
@@ -257,13 +258,14 @@ def _count_repeats(
         counted[id] = (counted.get(id, (0, 0))[0] + 1, at)
     connection.execute(
         # Locked in the order of their seqs, as everybody locks several of them.
-        "WITH v AS (SELECT e.seq, v.count, v.at FROM json_to_recordset(%(rows)s) AS v"
-        " (id uuid, count int, at bigint) JOIN entries e ON e.id = v.id"
-        " AND e.destination = %(destination)s),"
-        " locked AS (SELECT s.seq FROM states s JOIN v USING (seq)"
-        " WHERE s.destination = %(destination)s ORDER BY s.seq FOR UPDATE OF s)"
+        f"WITH r AS MATERIALIZED (SELECT *, {OWN} FROM json_to_recordset(%(rows)s) AS r"
+        " (id uuid, count int, at bigint)),"
+        " v AS MATERIALIZED (SELECT destination, e.seq, r.count, r.at FROM r"
+        " JOIN entries e USING (destination, id)),"
+        " locked AS (SELECT s.seq FROM states s JOIN v USING (destination, seq)"
+        " ORDER BY s.seq FOR UPDATE OF s)"
         " UPDATE states s SET repeats = s.repeats + v.count, last_occurred_at = v.at"
-        " FROM v, locked WHERE s.destination = %(destination)s AND s.seq = v.seq"
+        " FROM v, locked WHERE s.destination = v.destination AND s.seq = v.seq"
         " AND locked.seq = v.seq",
         {
             "destination": destination,

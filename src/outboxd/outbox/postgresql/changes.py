@@ -25,7 +25,7 @@ from outboxd.outbox.model import (
     State,
 )
 from outboxd.outbox.postgresql import listing, query
-from outboxd.outbox.postgresql.rows import legible
+from outboxd.outbox.postgresql.rows import OWN, legible
 from outboxd.outbox.postgresql.tallies import CountChanges
 
 ATTEMPTS_KEPT = 50
@@ -56,11 +56,12 @@ def settle(
         for each in settlements
     ]
     changed = connection.execute(
-        "WITH v AS (SELECT * FROM json_to_recordset(%(rows)s) AS v (seq bigint, state text,"
-        " attempt jsonb, due_at bigint, spent int, doubtful boolean, dead_reason text,"
-        " revives boolean)), before AS (SELECT s.seq, s.state, s.held, s.attempts FROM states s"
-        " JOIN v USING (seq) WHERE s.destination = %(destination)s AND (s.state = 'pending'"
-        " OR (v.revives AND s.dead_reason = 'rejected')) ORDER BY s.seq FOR UPDATE OF s)"
+        f"WITH v AS MATERIALIZED (SELECT *, {OWN} FROM json_to_recordset(%(rows)s) AS v"
+        " (seq bigint, state text, attempt jsonb, due_at bigint, spent int, doubtful boolean,"
+        " dead_reason text, revives boolean)),"
+        " before AS (SELECT s.seq, s.state, s.held, s.attempts FROM states s"
+        " JOIN v USING (destination, seq) WHERE s.state = 'pending'"
+        " OR (v.revives AND s.dead_reason = 'rejected') ORDER BY s.seq FOR UPDATE OF s)"
         " UPDATE states s SET state = v.state,"
         " held = b.held AND v.state = 'pending',"
         " due_at = CASE WHEN v.state = 'pending' THEN v.due_at ELSE 0 END,"
@@ -72,7 +73,7 @@ def settle(
         " attempts = CASE WHEN v.attempt IS NULL THEN s.attempts ELSE (CASE WHEN"
         " jsonb_array_length(s.attempts) >= %(kept)s THEN s.attempts - 0 ELSE s.attempts END)"
         " || jsonb_build_array(v.attempt) END"
-        " FROM v, before b WHERE s.destination = %(destination)s AND s.seq = v.seq"
+        " FROM v, before b WHERE s.destination = v.destination AND s.seq = v.seq"
         " AND b.seq = v.seq" + _BEFORE_AND_AFTER,
         {
             "destination": destination,
@@ -183,9 +184,9 @@ def prune(
         "WITH gone AS (DELETE FROM states WHERE destination = %(destination)s AND seq IN ("
         "SELECT seq FROM states WHERE destination = %(destination)s AND state = 'delivered'"
         " AND ended_at < %(before)s ORDER BY ended_at LIMIT %(limit)s"
-        " FOR UPDATE SKIP LOCKED) RETURNING seq, producer),"
-        " bodies AS (DELETE FROM entries WHERE destination = %(destination)s"
-        " AND seq IN (SELECT seq FROM gone))"
+        " FOR UPDATE SKIP LOCKED) RETURNING destination, seq, producer),"
+        " bodies AS (DELETE FROM entries WHERE (destination, seq) IN"
+        " (SELECT destination, seq FROM gone))"
         " SELECT producer, count(*) FROM gone GROUP BY producer",
         {"destination": destination, "before": ended_before, "limit": window},
     ).fetchall()

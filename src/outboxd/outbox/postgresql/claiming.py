@@ -13,7 +13,7 @@ import psycopg
 
 from outboxd.outbox.model import Claimed, Fetched
 from outboxd.outbox.postgresql.cursor import LOOK_AGAIN_S, Cursor
-from outboxd.outbox.postgresql.rows import DUE
+from outboxd.outbox.postgresql.rows import DUE, OWN
 
 
 class Look:
@@ -95,13 +95,14 @@ class Look:
     def fetched(self, seqs: Sequence[int], count: int) -> Fetched:
         """These entries, and when to look again; `count` were wanted."""
         rows = self._connection.execute(
-            "SELECT seq, e.id::text, e.body, e.received_at, e.occurred_at, s.expires_at,"
+            f"WITH w AS MATERIALIZED (SELECT seq, place, {OWN}"
+            " FROM unnest(%(seqs)s::bigint[]) WITH ORDINALITY AS w (seq, place))"
+            " SELECT seq, e.id::text, e.body, e.received_at, e.occurred_at, s.expires_at,"
             " s.attempt_count, s.spent, s.possible_duplicate, s.repeats, s.last_occurred_at,"
             " e.source, e.producer, e.hop"
-            " FROM unnest(%s::bigint[]) WITH ORDINALITY AS w (seq, place)"
-            " JOIN entries e USING (seq) JOIN states s USING (destination, seq)"
-            " WHERE destination = %s ORDER BY w.place",
-            (list(seqs), self._destination),
+            " FROM w JOIN entries e USING (destination, seq)"
+            " JOIN states s USING (destination, seq) ORDER BY w.place",
+            {"seqs": list(seqs), "destination": self._destination},
         ).fetchall()
         entries = [Claimed(seq, id, body.encode(), *rest) for seq, id, body, *rest in rows]
         ((next_due_at,),) = self._connection.execute(

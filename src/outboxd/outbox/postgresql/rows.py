@@ -17,6 +17,10 @@ ENTRY = (
     " s.attempts::text, e.body, e.producer, e.hop FROM entries e"
     " JOIN states s USING (destination, seq) WHERE destination = %s"
 )
+# The destination as a column of what the tables are joined to, in a MATERIALIZED query. As a
+# condition beside the join it misleads the planner, which thinks that a destination has few
+# rows (mostly it has all) and reads them: 240 settlements a second instead of 4,000.
+OWN = "%(destination)s::text AS destination"
 DUE = "state = 'pending' AND NOT held"
 
 
