@@ -726,6 +726,11 @@ def stopping_site(agent_site_of, tmp_path) -> Iterator[Any]:
 # --- what keeps still --------------------------------------------------------------
 
 
+def is_told(page: Page, findings: int) -> None:
+    """So much is told above the list: the page stands as it stays."""
+    expect(page.locator("#findings li")).to_have_count(findings)
+
+
 def feed(page: Page, site: Any, event: Any, count: int, act: Any, at_once: int = 1) -> None:
     """Events come in while somebody acts, so many before each act."""
     for number in range(count):
@@ -744,6 +749,7 @@ def test_what_the_pointer_is_on_stays_there_under_live_traffic(
     stock(agent_site, event, settled)
     page = open_page(agent_site.url)
     target = rows(page).filter(has_text="Run 115 of many")
+    is_told(page, 2)
     expect(target).to_be_visible()
     box = target.bounding_box()
     x, y = box["x"] + 300, box["y"] + box["height"] / 2
@@ -769,12 +775,12 @@ def test_what_is_told_above_the_list_moves_no_row_that_is_pointed_at(
     away = fine._replace(state="backingOff", reason="connection refused")
     page = open_page(agent_site.url)
     target = rows(page).filter(has_text="Run 118 of many")
+    is_told(page, 2)
     expect(target).to_be_visible()
     box = target.bounding_box()
     page.mouse.move(box["x"] + 300, box["y"] + box["height"] / 2)
-    expect(page.locator("#findings li")).to_have_count(2)
     agent_site.destination.now = away
-    expect(page.locator("#findings li")).to_have_count(3)
+    is_told(page, 3)
     assert abs(target.bounding_box()["y"] - box["y"]) < 1
     page.mouse.move(5, 5)
     page.evaluate("scrollTo(0, 0)")
@@ -929,6 +935,7 @@ def test_a_link_to_an_event_far_down_shows_it_in_its_list(stocked, open_page) ->
 )
 def test_nothing_is_clipped_at_any_width(stocked, open_page, width: int) -> None:
     page = open_page(stocked.url, size=(width, 800))
+    is_told(page, 2)
     expect(rows(page).first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for box in (page.locator(".list").bounding_box(), rows(page).first.bounding_box()):
