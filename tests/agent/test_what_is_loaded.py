@@ -21,6 +21,8 @@ AN_AGENT = {
     "uuid_utils",
     "uvloop",
 }
+# Of the standard library, what is large and of use to an error message or a zip file alone.
+NO_AGENT = {"difflib", "importlib.resources", "zipfile"}
 # What an environment has Python load before any program (setuptools does, in some).
 AT_THE_START = {"_distutils_hack"}
 # What a file of an earlier version needs besides.
@@ -46,17 +48,23 @@ def agent(make_agent, tmp_path):
 
 
 def loaded(agent):
-    """What an agent loads from its start to its end, an event between."""
+    """The packages that an agent loads from its start to its end, an event between."""
     agent.start()
     agent.await_entry(agent.accept("an event"), state="delivered")
     assert agent.stop() == 0
-    names = {name.partition(".")[0] for name in (agent.directory / "loaded").read_text().split()}
+    names = {name.partition(".")[0] for name in modules(agent)}
     return names & packages_distributions().keys() - {"outboxd"} - AT_THE_START
+
+
+def modules(agent):
+    """All that it had loaded when it ended last."""
+    return set((agent.directory / "loaded").read_text().split())
 
 
 def test_an_agent_loads_what_it_needs_whether_its_outbox_is_new_or_not(agent):
     assert loaded(agent) == AN_AGENT
     assert loaded(agent) == AN_AGENT
+    assert not modules(agent) & NO_AGENT
 
 
 def test_what_migrates_is_loaded_for_a_file_of_an_earlier_version(agent):

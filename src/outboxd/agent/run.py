@@ -32,6 +32,7 @@ from outboxd.config.api_key import ApiKey, read_api_key
 from outboxd.config.load import load
 from outboxd.config.sections import Config
 from outboxd.errors import OutboxdError, SyncFailed, Unavailable
+from outboxd.memory import give_back
 from outboxd.observe import logs
 from outboxd.outbox.opened import Opened
 
@@ -166,7 +167,9 @@ class Agent:
             dead=counts.dead,
         )
         # What the start has made stays: the collector need not look at it again
-        # each time, which stops the loop for tens of milliseconds.
+        # each time, which stops the loop for tens of milliseconds. Not so what it
+        # has left behind.
+        give_back()
         gc.freeze()
         self._notifier.ready(parts.health.summary())
 

@@ -11,7 +11,6 @@ all must. What is not known or not valid is refused by its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import msgspec
@@ -111,6 +110,8 @@ def check_names(query: Pairs, *others: str) -> None:
     known = (*FILTERS, *others)
     for name, _ in query:
         if name not in known:
+            from difflib import get_close_matches
+
             near = get_close_matches(name[:60], known, n=1)
             shown = [each for each in known if each not in EXCLUSIONS]
             hint = f"did you mean {near[0]!r}?" if near else "filters are " + ", ".join(shown)

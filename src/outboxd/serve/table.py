@@ -7,7 +7,6 @@ method 405, each as JSON with `error`, `field` and `hint`.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
@@ -63,7 +62,9 @@ class RouteTable:
                     return self._of_method(methods, method, path), unquote(argument)
         if method == "OPTIONS" and path == "*":
             return _options("GET, HEAD, OPTIONS, POST"), ""
-        near = difflib.get_close_matches(path[:200], self._paths, n=1)
+        from difflib import get_close_matches
+
+        near = get_close_matches(path[:200], self._paths, n=1)
         hint = f"did you mean {near[0]}?" if near else "the paths are " + ", ".join(self._paths)
         raise Refusal(404, f"there is nothing at {path[:200]!r}", None, hint)
 

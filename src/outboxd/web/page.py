@@ -9,8 +9,8 @@ scripts; who may ask at all is decided by the listener (`serve.guards`).
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Awaitable, Callable
-from importlib import resources
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +29,7 @@ CONTENT_TYPES = {
     ".svg": "image/svg+xml",
     ".html": "text/html; charset=utf-8",
 }
+_FILES = os.path.join(os.path.dirname(__file__), "static")
 STYLES = ("page.css", "pictures.css", "drawer.css")
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -73,10 +74,12 @@ class _File(NamedTuple):
 def _load() -> dict[str, _File]:
     """The page's files by name."""
     files: dict[str, _File] = {}
-    for item in (resources.files("outboxd.web") / "static").iterdir():
-        content_type = CONTENT_TYPES.get("." + item.name.rpartition(".")[2])
-        if item.is_file() and content_type:
-            files[item.name] = _File(content := item.read_bytes(), content_type, _tag(content))
+    for name in os.listdir(_FILES):
+        content_type = CONTENT_TYPES.get("." + name.rpartition(".")[2])
+        if content_type:
+            with open(os.path.join(_FILES, name), "rb") as file:
+                content = file.read()
+            files[name] = _File(content, content_type, _tag(content))
     # The first paint waits for the styles: one request brings them all.
     styles = b"\n".join(files.pop(name).content for name in STYLES)
     files["styles.css"] = _File(styles, CONTENT_TYPES[".css"], _tag(styles))
