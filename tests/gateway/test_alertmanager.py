@@ -7,7 +7,7 @@ import json
 import pytest
 
 from outboxd.errors import EventError
-from outboxd.event.komodor import parse
+from outboxd.event.komodor import DEDUP_KEY_MAX, parse
 from outboxd.gateway.alertmanager import read_group
 
 ALERT = {
@@ -142,6 +142,21 @@ def test_an_alert_without_a_fingerprint_is_known_by_its_labels():
     assert found[0] is not None
     assert found[0] == found[1]
     assert len(set(found)) == 3
+
+
+def test_long_fingerprints_that_begin_alike_are_not_one_alert():
+    long = "f" * 5000
+    first, again, other, resolved = (
+        only({**ALERT, "fingerprint": fingerprint, "status": status})[1].identity
+        for fingerprint, status in (
+            *((long, "firing"), (long, "firing")),
+            *((long + "2", "firing"), (long, "resolved")),
+        )
+    )
+    assert first is not None
+    assert first == again
+    assert len({first, other, resolved}) == 3
+    assert len(first) <= DEDUP_KEY_MAX
 
 
 @pytest.mark.parametrize("starts_at", [None, "", "yesterday", 5, "0001-01-01T00:00:00Z"])

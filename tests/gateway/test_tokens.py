@@ -14,6 +14,7 @@ from outboxd.errors import ConfigError, UsageError
 from outboxd.gateway.tokens import (
     Owner,
     ProducerLimits,
+    Token,
     TokenBook,
     append_token,
     digest_of,
@@ -58,6 +59,23 @@ def test_what_was_written_is_read_again(tmp_path):
         written.append(token)
     assert read_tokens(path) == written
     assert TokenBook(written).names == ("a", "b.c_d-e")
+
+
+@pytest.mark.parametrize("limits", [ProducerLimits(("",)), ProducerLimits((), ("a", " "))])
+def test_a_token_is_limited_to_no_cluster_without_a_name(tmp_path, limits):
+    """An event that names none would get it, and Komodor take it for one without any."""
+    with pytest.raises(UsageError, match="without a name"):
+        new_token("web", limits)
+    with pytest.raises(ConfigError, match="has no name"):
+        parse_tokens(line_of(Token("web", "0" * 64, limits)), "tokens")
+
+
+def test_an_empty_variable_in_the_command_makes_no_token(tmp_path):
+    path = tmp_path / "tokens"
+    answer = outboxd("token", "new", "web", "--cluster", "", "--tokens-file", str(path))
+    assert answer.returncode == 64
+    assert b"without a name" in answer.stderr
+    assert not path.exists()
 
 
 def test_a_token_is_found_by_its_secret_alone():

@@ -195,6 +195,23 @@ def test_names_are_one_or_many_and_empty_ones_are_left_out():
     assert event["scope"] == {"servicesNames": ["x", "5"]}
 
 
+NOTHING = [None, False, "", [], {}]
+
+
+@pytest.mark.parametrize("nothing", NOTHING, ids=repr)
+def test_what_says_nothing_is_neither_a_key_nor_a_name(nothing):
+    mapping = {"dedup_key": "id && join(':', ['ci', id])", "clusters": "env && env.name"}
+    (event,) = mapped({"id": nothing, "env": nothing}, **mapping)
+    assert event == {"eventType": "t", "summary": "s", "severity": "information"}
+
+
+def test_long_keys_that_begin_alike_are_not_one():
+    long = "https://ci.example/" + "x" * 5000
+    first, again, other = (mapped({"k": key}, dedup_key="k") for key in (long, long, long + "2"))
+    assert first == again
+    assert first[0]["dedupKey"] != other[0]["dedupKey"]
+
+
 def test_values_keep_their_worth_and_what_no_event_may_hold_is_replaced():
     payload = {"big": 2**80, "odd": "a\0b\ud800", "list": [{"k\0": None}]}
     (event,) = mapped(payload, details="@")

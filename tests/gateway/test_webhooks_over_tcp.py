@@ -77,14 +77,17 @@ def test_the_clusters_of_query_token_and_label(make_gateway, komodor):
     assert sorted(scopes) == [["edge"], ["prod"], ["prod", "edge"]]
 
 
-def test_a_group_with_an_alert_of_another_cluster_is_refused_whole(make_gateway):
+def test_an_alert_that_its_token_does_not_allow_keeps_none_of_its_group_out(make_gateway, komodor):
     gateway = make_gateway({"am": {"clusters": ("prod",)}})
     foreign = {**OTHER, "labels": {"alertname": "X", "cluster": "dev"}}
-    answer = gateway.request(
-        "POST", "/v1/alertmanager", group(ALERT, foreign), gateway.secrets["am"]
-    )
-    assert answer.status == 422
-    assert gateway.entries() == []
+    for body in (group(foreign, ALERT), group(ALERT, foreign), group(foreign)):
+        answer = gateway.request("POST", "/v1/alertmanager", body, gateway.secrets["am"])
+        assert answer.status == 422
+        assert "not allowed to name 'dev'" in answer.json["error"]
+    assert len(gateway.entries()) == 1
+    assert [a.event["eventType"] for a in komodor.wait_for(1)] == ["Down"]
+    told = 'outboxd_gateway_events_refused_total{reason="not_allowed",token="am"} 3.0'
+    assert told in gateway.agent.metrics()
 
 
 def test_truncated_alerts_are_told_and_counted(gateway, token):

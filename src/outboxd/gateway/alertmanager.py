@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from outboxd.errors import EventError
 from outboxd.event.komodor import build
+from outboxd.gateway.keys import fitting_key
 from outboxd.text import cut, storable
 from outboxd.times import parse_rfc3339
 
@@ -82,13 +83,13 @@ def read_group(
             _event(_object(alert), payload, cluster, event_type_max, event_bytes_max)
             for alert in alerts
         ],
-        min(truncated, _COUNT_MAX) if isinstance(truncated, int) and truncated > 0 else 0,
+        min(truncated, _COUNT_MAX) if type(truncated) is int and truncated > 0 else 0,
     )
 
 
 def identity_of(fingerprint: str, status: str) -> str:
     """What an alert in this state is known again by."""
-    return f"alert:{fingerprint[:200]}:{cut(status, 40)}"
+    return fitting_key(f"alert:{fingerprint}:{status}")
 
 
 def _event(

@@ -3,7 +3,7 @@
 What a TCP peer can reach is exactly `tcp_routes`: reading, control and the page
 are not in it. Every event passes the same intake as everything else. All events
 of a webhook's request are committed, or none is, so that its sender may send it
-again.
+again; of a group of alerts, which are known again, all that the token allows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from outboxd.errors import EventError, Refused
-from outboxd.gateway.alertmanager import AlertEvent, read_group
+from outboxd.gateway.alertmanager import AlertEvent, AlertGroup, read_group
 from outboxd.gateway.gatekeeper import WEBHOOK_PATH, Gatekeeper
 from outboxd.gateway.signature import is_signed
 from outboxd.gateway.templated import USER_AGENT, read_templated
@@ -28,7 +28,7 @@ from outboxd.intake.http import (
     response_of,
 )
 from outboxd.intake.intake import PLAIN_BYTES, Intake, Prepared, receipt_json
-from outboxd.intake.producer import Producer
+from outboxd.intake.producer import NotAllowed, Producer
 from outboxd.logger import get_logger
 from outboxd.outbox.model import Source
 from outboxd.serve.answers import Refusal, Response, reply
@@ -78,16 +78,17 @@ class WebhookRoutes:
         producer, intake = producer_of(request), self._intake
         body = await read_event(request, intake, producer, WEBHOOK_BYTES_MAX, _HINT)
 
-        def read() -> tuple[list[Prepared], int]:
+        def read() -> tuple[list[Prepared], list[NotAllowed], int]:
             group = read_group(
                 _json(body),
                 clusters[-1] if clusters else None,
                 intake.event_type_max,
                 intake.event_bytes_max,
             )
-            return [self._prepare_alert(alert, producer) for alert in group.events], group.truncated
+            prepared, refused = self._prepare_group(group, producer)
+            return prepared, refused, group.truncated
 
-        prepared, truncated = await self._read(body, producer, read)
+        prepared, refused, truncated = await self._read(body, producer, read)
         if truncated:
             self._metrics.alerts_truncated(truncated)
             _log.warning(
@@ -97,7 +98,10 @@ class WebhookRoutes:
                 hint="Alertmanager left them out: raise max_alerts of its webhook, or set 0",
             )
         # Alertmanager tries again on a 5xx, and on nothing else.
-        return await self._keep(prepared, producer, truncated, over_rate=503)
+        answer = await self._keep(prepared, producer, truncated, over_rate=503)
+        if not refused or answer.status != 200:
+            return answer
+        return response_of(intake.refuse(_of_group(refused, prepared), producer, len(refused)))
 
     async def take_templated(self, request: Request, _: str) -> Response:
         """An event of Alertmanager's own template: Komodor's call, once for each alert."""
@@ -175,6 +179,21 @@ class WebhookRoutes:
             self._intake.count_refused(producer, reason, 1, str(refusal))
             raise
 
+    def _prepare_group(
+        self, group: AlertGroup, producer: Producer
+    ) -> tuple[list[Prepared], list[NotAllowed]]:
+        """The alerts that the token allows, and why it doesn't the others: Alertmanager
+        puts into one group what has nothing to do with each other, and sends none of it
+        again that was refused."""
+        prepared: list[Prepared] = []
+        refused: list[NotAllowed] = []
+        for alert in group.events:
+            try:
+                prepared.append(self._prepare_alert(alert, producer))
+            except NotAllowed as error:
+                refused.append(error)
+        return prepared, refused
+
     def _prepare_alert(self, alert: AlertEvent, producer: Producer) -> Prepared:
         item = self._intake.prepare(alert.body, Source.SOCKET, producer)
         if alert.identity is None:
@@ -237,6 +256,14 @@ def tcp_routes(
         Route("GET", "/healthz", health),
         Route("GET", "/readyz", readiness),
     ]
+
+
+def _of_group(refused: list[NotAllowed], kept: list[Prepared]) -> NotAllowed:
+    """What to say of a group of which some alerts are not allowed."""
+    error, count = refused[0], len(refused)
+    others = f"; the other {len(kept)} of their group were taken" if kept else ""
+    told = f"{count} alert{'s' if count > 1 else ''} refused{others}: {error.message}"
+    return NotAllowed(told, error.field, error.hint)
 
 
 def _json(body: bytes) -> Any:

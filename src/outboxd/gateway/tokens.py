@@ -112,9 +112,14 @@ def new_token(name: str, limits: ProducerLimits) -> tuple[str, Token]:
     """A secret, and the line that will know it again.
 
     Raises:
-        UsageError: the name is not one.
+        UsageError: the name is not one, or a name that it may say.
     """
     check_name(name)
+    if _has_blank_name(limits):
+        raise UsageError(
+            "a token cannot be limited to a cluster or namespace without a name",
+            "is a variable of the command line empty? Leave the option out for any",
+        )
     secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
     return secret, Token(name, digest_of(secret), limits)
 
@@ -123,6 +128,11 @@ def check_name(name: str) -> None:
     """Raises UsageError where `name` cannot be a producer's name."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a token", f"a name has {NAME_ALLOWED}")
+
+
+def _has_blank_name(limits: ProducerLimits) -> bool:
+    """An event with such a name in its scope would be one with none, for all to see."""
+    return not all(name.strip() for name in (*limits.clusters, *limits.namespaces))
 
 
 def line_of(token: Token) -> str:
@@ -164,6 +174,8 @@ def _parse_line(words: list[str]) -> Token:
             limits = msgspec.json.decode(words[2], type=ProducerLimits)
         except msgspec.DecodeError as error:
             raise ValueError(f"its options: {error}") from None
+        if _has_blank_name(limits):
+            raise ValueError("its options: a cluster or namespace has no name")
         if not 0 <= limits.rate <= 1e6:
             raise ValueError("its options: rate is not between 0 and 1000000")
     return Token(words[0], words[1], limits)

@@ -20,12 +20,13 @@ from jmespath.exceptions import JMESPathError
 
 from outboxd.errors import ConfigError, EventError
 from outboxd.event.komodor import build
+from outboxd.gateway.keys import fitting_key
 from outboxd.text import cut, storable
 from outboxd.times import parse_rfc3339, rfc3339
 
 ITEMS_MAX = 10_000  # events of one payload
 SUMMARY_MAX = 1_000  # characters
-NAME_MAX = 256  # characters of a name in the scope, and of a dedup key
+NAME_MAX = 256  # characters of a name in the scope
 # A number above this is in milliseconds since 1970, one below in seconds (until the year 5138).
 _SECONDS_MAX = 100_000_000_000
 
@@ -135,7 +136,7 @@ def _event(webhook: Webhook, item: Any, options: jmespath.Options, event_type_ma
         namespaces=_names(found.get("namespaces")),
         services=_names(found.get("services")),
         details=_clean(details),
-        dedup_key=cut(_text(found.get("dedup_key")), NAME_MAX) or None,
+        dedup_key=_key(found.get("dedup_key")),
         occurred_at=_moment(found.get("occurred_at")),
     )
 
@@ -208,10 +209,22 @@ def _severity(value: object) -> str:
     return _SEVERITY_WORDS.get(_text(value).strip().lower(), "information")
 
 
+def _says_nothing(value: object) -> bool:
+    """What JMESPath takes for false: `a && b` yields it where `a` says nothing."""
+    return value is None or value is False or value in ("", [], {})
+
+
+def _key(value: object) -> str | None:
+    """None where there is nothing to know the event by: one key for all such events
+    would make duplicates of them."""
+    return None if _says_nothing(value) else fitting_key(_text(value)) or None
+
+
 def _names(value: object) -> list[str]:
     """One name or a list of them; empty ones are not given."""
     values = value if isinstance(value, list) else [value]
-    names = (cut(_text(name).strip(), NAME_MAX) for name in values)
+    said = (name for name in values if not _says_nothing(name))
+    names = (cut(_text(name).strip(), NAME_MAX) for name in said)
     return list(dict.fromkeys(name for name in names if name))[:1000]
 
 
