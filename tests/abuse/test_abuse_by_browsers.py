@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import itertools
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import pytest
 from support.agent import ENVIRON
 from support.outside import Agent
+from support.ports import free_port
 
 NO_GUARD = """
 import outboxd.serve.guards as guards
@@ -105,8 +105,7 @@ def served(kind: str, directory, patch: str = "") -> Iterator[int]:
             process.terminate()
             process.communicate(timeout=10)
         return
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     listen = {"http": {"listen": f"127.0.0.1:{port}"}}
     agent = Agent(directory, "http://127.0.0.1:9/", extra=listen, environ=environ)
     agent.start()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import runpy
-import socket
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.agent import GONE
+from support.ports import free_port
 
 pytestmark = pytest.mark.alone
 
@@ -30,8 +30,7 @@ DELIVERY = {"backoff_initial": "10ms", "backoff_max": "20ms", "attempts_max": 0}
 @contextmanager
 def sending(attacked, patch: str = ""):
     """An agent whose endpoint is the attacker's, and that sends all the time."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     endpoint = f"http://127.0.0.1:{port}/mgmt/v1/events"
     with attacked(patch, endpoint=endpoint, delivery=DELIVERY) as abuse:
         yield abuse, str(port)

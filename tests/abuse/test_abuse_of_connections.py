@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import runpy
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from support.agent import GONE
+from support.ports import free_address
 
 pytestmark = pytest.mark.alone
 
@@ -122,8 +122,7 @@ def test_whoever_sends_without_end_delays_nobody(abuse, name):
 
 
 def test_the_port_of_the_page_full_of_connections_delays_no_intake(attacked):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     with attacked(http={"listen": address}) as abuse:
         report = abuse.attack(ATTACKS.idle_connections, target=address)
         print(report)

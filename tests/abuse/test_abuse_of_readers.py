@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from playwright.sync_api import sync_playwright
 from support.agent import ENVIRON
 from support.neighbour import House
 from support.outside import Komodor, answer
+from support.ports import free_address
 
 # Title, clear screen (C0 and C1), bell, backspace, delete, hyperlink, device control;
 # what turns a text around or hides in it; what ends a line.
@@ -216,8 +216,7 @@ def test_without_the_rule_a_receipt_is_seen(only_full, tmp_path):
 
 def on_the_page(make_house, patch: str = "") -> str:
     """What a browser shows of the list and of an entry."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     with read_house(make_house, patch, http={"listen": address}), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = browser.new_page()

@@ -15,6 +15,7 @@ import pytest
 import trustme
 from support.abuse import ATTACKER, PRODUCER, go, ready, slowest_ms, syncing
 from support.outside import Komodor
+from support.ports import free_port
 
 from outboxd.gateway.tokens import ProducerLimits, append_token, new_token, revoke
 from outboxd.times import parse_rfc3339
@@ -207,8 +208,7 @@ def attacked_gateway(attacked, tmp_path_factory):
 
     class Running:
         def __init__(self, patch="", **intake):
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                self.port = free.getsockname()[1]
+            self.port = free_port()
             settings = {
                 "listen": f"127.0.0.1:{self.port}",
                 "tls_cert": str(tmp_path / "cert.pem"),

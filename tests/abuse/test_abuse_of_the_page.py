@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import runpy
-import socket
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from support.agent import GONE
+from support.ports import free_address
 
 pytestmark = pytest.mark.alone
 
@@ -70,8 +70,7 @@ pace.PAUSES = pace.BUSY_PAUSES = 0.0
 @contextmanager
 def paged(attacked, patch: str = ""):
     """An agent with a page, and the page's address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     with attacked(patch, http={"listen": address}) as abuse:
         yield abuse, address
 

@@ -7,25 +7,25 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from support.agent import ENVIRON
 from support.outside import CREATED, outboxd
+from support.waiting import PATIENCE_S
 
 NO_KEY = {"KOMODOR_API_KEY": ""}
 
 
-def test_a_stop_takes_events_until_what_flies_has_landed(agent, komodor):
+def test_a_stop_takes_events_until_what_flies_has_landed(make_agent, komodor):
+    agent = make_agent(delivery={"drain_timeout": "60s"})
     land = threading.Event()
-    komodor.respond = lambda _: CREATED if land.wait(30) else b""
+    komodor.respond = lambda _: CREATED if land.wait(PATIENCE_S) else b""
     flying = agent.accept("flies")
     agent.until(lambda: agent.status()["destination"]["inFlight"] or None, agent.status)
     agent.signal(signal.SIGTERM)
     agent.await_log("agent.stopping")
-    began_s = time.monotonic()
     taken = [agent.accept(f"during the stop {number}") for number in range(20)]
-    assert time.monotonic() - began_s < 5
+    assert len(komodor.arrivals) == 0, "it still flies"
     land.set()
     assert agent.wait() == 0
     assert not agent.socket.exists()
@@ -38,9 +38,9 @@ def test_a_stop_takes_events_until_what_flies_has_landed(agent, komodor):
 
 
 def test_a_stop_that_waited_long_enough_closes_and_keeps_what_it_took(make_agent, komodor):
-    agent = make_agent(delivery={"drain_timeout": "1s"})
+    agent = make_agent(delivery={"drain_timeout": "4s"})
     never = threading.Event()
-    komodor.respond = lambda _: bytes(never.wait(20) and 0)
+    komodor.respond = lambda _: bytes(never.wait(PATIENCE_S) and 0)
     flying = agent.accept("never lands")
     agent.until(lambda: agent.status()["destination"]["inFlight"] or None, agent.status)
     agent.signal(signal.SIGTERM)
@@ -129,7 +129,7 @@ def test_a_reload_that_is_asked_for_during_the_start_is_done_after_it(make_agent
         agent.await_log("config.reloaded")
     finally:
         process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_reload_without_an_agent_is_69(make_agent):
@@ -148,14 +148,14 @@ class Listener:
     def __init__(self, path: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(path)
-        self.socket.settimeout(20)
+        self.socket.settimeout(PATIENCE_S)
 
-    def until_status(self, text: str) -> float:
-        """When a status with this text came."""
+    def until_status(self, text: str) -> None:
+        """Returns once a status with this text came."""
         while True:
             for line in self.socket.recv(4096).decode().splitlines():
                 if line.startswith("STATUS=") and text in line:
-                    return time.monotonic()
+                    return
 
 
 @pytest.fixture
@@ -172,9 +172,8 @@ def test_the_status_text_follows_what_happens_and_not_a_tick(make_agent, listene
     agent.request("POST", "/v1/hold", b"{}")
     listener.until_status("held by")
     agent.accept("waits")
-    began_s = time.monotonic()
-    # The watchdog, where there is one, would tell every 20 seconds; here there is none.
-    assert listener.until_status("1 events pending") - began_s < 10
+    # Nothing ticks here: only the watchdog does, where there is one.
+    listener.until_status("1 events pending")
     agent.request("POST", "/v1/release", b"{}")
     listener.until_status("0 events pending, destination ok")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import time
+import threading
 
 import pytest
 from support.outside import CREATED, LOST, answer, outboxd
+from support.waiting import PATIENCE_S
 
 
 def test_a_hold_by_the_operator_outlives_kill_and_restart(agent, komodor):
@@ -84,12 +85,14 @@ def test_the_key_files_change_ends_a_hold_by_itself(make_agent, komodor, tmp_pat
 
 def test_what_was_in_flight_at_a_kill_is_a_possible_duplicate(make_agent, komodor):
     agent = make_agent()
-    komodor.respond = lambda _: time.sleep(1) or LOST
+    over = threading.Event()
+    komodor.respond = lambda _: over.wait(PATIENCE_S) and LOST
     id = agent.accept("in flight")
     other = agent.accept("behind it")
     agent.until(lambda: agent.status()["destination"]["inFlight"] or None, agent.status)
     agent.kill()
     komodor.respond = lambda _: CREATED
+    over.set()
     agent.start()
     agent.await_entry(id, state="delivered")
     agent.await_entry(other, state="delivered")
@@ -101,10 +104,14 @@ def test_what_was_in_flight_at_a_kill_is_a_possible_duplicate(make_agent, komodo
 
 
 def test_sigterm_lets_what_flies_land_and_settles_it(agent, komodor):
-    komodor.respond = lambda _: time.sleep(0.5) or CREATED
+    land = threading.Event()
+    komodor.respond = lambda _: CREATED if land.wait(PATIENCE_S) else LOST
     id = agent.accept("flies")
     agent.until(lambda: agent.status()["destination"]["inFlight"] or None, agent.status)
-    assert agent.stop() == 0
+    agent.signal(signal.SIGTERM)
+    agent.await_log("agent.stopping")
+    land.set()
+    assert agent.wait() == 0
     assert not agent.socket.exists()
     shown = outboxd("events", "show", id, "--json", "-c", str(agent.config))
 
@@ -114,11 +121,13 @@ def test_sigterm_lets_what_flies_land_and_settles_it(agent, komodor):
 
 def test_what_has_not_landed_after_drain_timeout_is_in_doubt_and_kept(make_agent, komodor):
     agent = make_agent(delivery={"drain_timeout": "100ms"})
-    komodor.respond = lambda _: time.sleep(1) or CREATED
+    over = threading.Event()
+    komodor.respond = lambda _: CREATED if over.wait(PATIENCE_S) else LOST
     id = agent.accept("slow")
     agent.until(lambda: agent.status()["destination"]["inFlight"] or None, agent.status)
     assert agent.stop() == 0
     komodor.respond = lambda _: CREATED
+    over.set()
     agent.start()
     agent.await_entry(id, state="delivered")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import functools
 import ssl
 from dataclasses import dataclass
 
 import pytest
 import trustme
 import uvloop
+from support.ports import free_port
 
 from outboxd.delivery.outcome import Answer
 from outboxd.delivery.transport import Transport
@@ -239,11 +240,7 @@ class Loopback:
     good = staticmethod(good)
     send_once = staticmethod(send_once)
 
-    @staticmethod
-    def closed_port() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
+    closed_port = staticmethod(functools.cache(free_port))
 
 
 def _run_on_uvloop(main):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import ssl
 from collections.abc import Callable, Iterator
 from http.client import HTTPSConnection
@@ -15,6 +14,7 @@ import pytest
 import trustme
 from support.agent import Zygote
 from support.outside import Agent, Komodor
+from support.ports import free_port
 
 from outboxd.gateway.tokens import ProducerLimits, append_token, new_token
 
@@ -111,9 +111,7 @@ def make_gateway(
         for name, limits in (tokens or {"web": {}}).items():
             secrets[name], token = new_token(name, ProducerLimits(**limits))
             append_token(str(path), token)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         intake = {
             "listen": f"127.0.0.1:{port}",
             "tls_cert": str(tmp_path / "cert.pem"),

@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 import trustme
 from support.agent import GONE, AgentProcess, Zygote
+from support.ports import free_port
 from support.receiver import OK, Receiver
 from support.wires import Wires, needed_wires
 
@@ -80,7 +81,7 @@ class Fleet:
         authority.cert_pem.write_to_path(base / "ca.pem")
         certificate = authority.issue_cert(address)
         certificate.private_key_and_cert_chain_pem.write_to_path(base / "gateway.pem")
-        self.listen = f"{address}:{_free_port() if wires is None else 8443}"
+        self.listen = f"{address}:{free_port() if wires is None else 8443}"
         intake = {
             "listen": self.listen,
             "tls_cert": str(base / "gateway.pem"),
@@ -370,8 +371,3 @@ def _listen(address: str = "127.0.0.1") -> socket.socket:
     listening = socket.socket()
     listening.bind((address, 0))
     return listening
-
-
-def _free_port() -> int:
-    with _listen() as free:
-        return free.getsockname()[1]

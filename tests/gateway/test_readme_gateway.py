@@ -10,7 +10,6 @@ from __future__ import annotations
 import getpass
 import json
 import re
-import socket
 import ssl
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import jmespath.functions
 import pytest
 from support.agent import ENVIRON
 from support.outside import Agent, outboxd
+from support.ports import free_port
 
 from outboxd.gateway.webhooks import _Functions
 
@@ -121,12 +121,6 @@ class Place:
 
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.etc / "gateway.crt"))
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import http.server
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from support.ports import free_port
 
 from outboxd.clock import Clock
 from outboxd.monitoring import NAMES, read
@@ -206,8 +206,7 @@ def start():
     running = []
 
     def started(*words: str, flag: str) -> int:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = int(free.getsockname()[1])
+        port = free_port()
         command = [*words, f"{flag}=127.0.0.1:{port}"]
         running.append(
             subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

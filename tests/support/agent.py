@@ -19,7 +19,7 @@ import time
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-READY_S = 30.0
+from support.waiting import PATIENCE_S
 
 # Where bytecode may not be written every start would compile everything.
 ENVIRON = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -106,7 +106,7 @@ class Zygote:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(PATIENCE_S)
         self._process.stdout.close()
 
     def _ask(self, *words: str) -> int:
@@ -172,7 +172,7 @@ class AgentProcess:
             os.unlink(address)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.bind(address)
-            notify.settimeout(READY_S)
+            notify.settimeout(PATIENCE_S)
             self._launch(address)
             if ready:
                 self._await_ready(notify)
@@ -209,7 +209,7 @@ class AgentProcess:
         self.pid = self._popen.pid
 
     def _await_ready(self, notify: socket.socket) -> None:
-        deadline = time.monotonic() + READY_S
+        deadline = time.monotonic() + PATIENCE_S
         notify.settimeout(0.5)
         while time.monotonic() < deadline:
             try:
@@ -224,7 +224,7 @@ class AgentProcess:
         assert self.pid is not None
         os.kill(self.pid, number)
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         """The exit code; negative for the signal that ended it."""
         if self._popen is not None:
             code = self._popen.wait(timeout_s)
@@ -249,7 +249,7 @@ class AgentProcess:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, timeout_s: float = 10.0
+        self, method: str, path: str, body: bytes | None = None, timeout_s: float = PATIENCE_S
     ) -> tuple[int, object]:
         """One request on a connection of its own."""
         connection = UnixConnection(str(self.socket), timeout_s)
@@ -264,14 +264,14 @@ class AgentProcess:
     def answers(self) -> bool:
         """Whether it takes events now."""
         try:
-            return self.request("GET", "/readyz", timeout_s=5)[0] == 200
+            return self.request("GET", "/readyz")[0] == 200
         except GONE:
             return False
 
     def status(self) -> dict:
         return self.request("GET", "/v1/status")[1]  # type: ignore[return-value]
 
-    def await_taken(self, timeout_s: float = 60.0) -> None:
+    def await_taken(self, timeout_s: float = PATIENCE_S) -> None:
         """Until nothing waits in the spool."""
         deadline = time.monotonic() + timeout_s
         while any(not name.startswith(".") for name in os.listdir(self.spool / "new")):
@@ -279,7 +279,7 @@ class AgentProcess:
                 raise AssertionError(f"files stay in the spool:\n{self.log_text()[-3000:]}")
             time.sleep(0.02)
 
-    def await_empty(self, timeout_s: float = 60.0) -> dict:
+    def await_empty(self, timeout_s: float = PATIENCE_S) -> dict:
         """Until nothing is pending and the spool is empty; the status then."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -295,7 +295,7 @@ class AgentProcess:
 class UnixConnection(HTTPConnection):
     """http.client over a Unix socket."""
 
-    def __init__(self, path: str, timeout_s: float = 10.0) -> None:
+    def __init__(self, path: str, timeout_s: float = PATIENCE_S) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
 

@@ -362,5 +362,5 @@ class Pooler:
 
     def close(self) -> None:
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(READY_S)
         shutil.rmtree(self.directory)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from support.agent import GONE, AgentProcess, UnixConnection, Zygote
 from support.receiver import Receiver
+from support.waiting import PATIENCE_S
 
 from outboxd.producer.spool import put
 
@@ -97,11 +98,11 @@ class Load:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
     def _post(self, part: str) -> None:
-        connection = UnixConnection(str(self._agent.socket), 5)
+        connection = UnixConnection(str(self._agent.socket))
         try:
             for number in range(3):
                 self._hand_in(connection, [f"{self._name}-{part}{number}"])
@@ -213,7 +214,7 @@ def _run(agent: AgentProcess, load: Load, receiver: Receiver) -> int:
     agent.start(ready=False)
     assert agent.pid is not None
     pid = agent.pid
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while not agent.answers():
         if is_gone(pid) or time.monotonic() > deadline:
             return agent.wait()

@@ -18,9 +18,9 @@ from pathlib import Path
 import psycopg
 from support.agent import GONE, AgentProcess, UnixConnection, Zygote
 from support.receiver import Receiver
+from support.waiting import PATIENCE_S
 
 IN_FLIGHT_MAX = 16
-WAIT_S = 90.0
 
 # What a test changes in a gateway's process; loaded by Python itself at its start. The
 # zygote forks, so that what differs between gateways stands in a file beside each
@@ -77,7 +77,7 @@ class Gateway(AgentProcess):
         self.signal(signal.SIGSTOP)
         self.await_stopped()
 
-    def await_stopped(self, timeout_s: float = WAIT_S) -> bool:
+    def await_stopped(self, timeout_s: float = PATIENCE_S) -> bool:
         ends_s = time.monotonic() + timeout_s
         while time.monotonic() < ends_s:
             if self._state() == "T":
@@ -160,7 +160,7 @@ class Fleet:
 
     def sql(self, statement: str, *values: object) -> list[tuple]:
         """Retries while no server takes it: for the tests' own looks."""
-        ends_s = time.monotonic() + WAIT_S
+        ends_s = time.monotonic() + PATIENCE_S
         while True:
             try:
                 with psycopg.connect(self._sql, autocommit=True, connect_timeout=3) as connection:
@@ -173,7 +173,7 @@ class Fleet:
 
     def deliverer(self, other_than: Gateway | None = None) -> Gateway:
         """Who has the lease; waits until somebody has."""
-        ends_s = time.monotonic() + WAIT_S
+        ends_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends_s:
             rows = self.sql(
                 "SELECT gateway FROM deliverers WHERE holder IS NOT NULL"
@@ -188,7 +188,7 @@ class Fleet:
     def logs(self) -> str:
         return "\n".join(f"--- {g.name}\n{g.log_text()[-3000:]}" for g in self.gateways)
 
-    def await_delivered(self, timeout_s: float = WAIT_S) -> None:
+    def await_delivered(self, timeout_s: float = PATIENCE_S) -> None:
         """Until nothing is pending any more."""
         ends_s = time.monotonic() + timeout_s
         while True:
@@ -282,7 +282,7 @@ class Producers:
                 assert not (check and thread.is_alive())
         assert not (check and self.errors), self.errors
 
-    def await_more(self, count: int, timeout_s: float = WAIT_S) -> None:
+    def await_more(self, count: int, timeout_s: float = PATIENCE_S) -> None:
         """Until so many more have their receipts."""
         wanted, ends_s = len(self.receipts) + count, time.monotonic() + timeout_s
         while len(self.receipts) < wanted:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.clock import Clock
 from outboxd.event.komodor import Defaults
@@ -79,7 +80,7 @@ class Parts(SimpleNamespace):
     def reason(self, name):
         return (self.spool / "rejected" / f"{name}.error").read_text()
 
-    async def until(self, condition, timeout_s=60.0):
+    async def until(self, condition, timeout_s=PATIENCE_S):
         """Wait for something that happens on the disk or in the outbox."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -90,7 +91,7 @@ class Parts(SimpleNamespace):
                     return found
                 await asyncio.sleep(0.005)
 
-    async def emptied(self, timeout_s=60.0):
+    async def emptied(self, timeout_s=PATIENCE_S):
         await self.until(lambda: not self.new(), timeout_s)
         await self.until(lambda: self.reader.idle)
 
@@ -109,7 +110,7 @@ class Parts(SimpleNamespace):
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.request("POST", target, body, named)
 
-    async def raw(self, data, *, half_close=False, timeout_s=10.0):
+    async def raw(self, data, *, half_close=False, timeout_s=PATIENCE_S):
         """Write bytes, read until the server closes."""
         reader, writer = await asyncio.open_unix_connection(str(self.socket))
         try:

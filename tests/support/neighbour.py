@@ -27,7 +27,7 @@ os.setgroups([]); os.setgid(user); os.setuid(user)
 for line in sys.stdin:
     method, target, headers, body = json.loads(line)
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    opened.settimeout(10)
+    opened.settimeout(60)
     opened.connect(path)
     connection = http.client.HTTPConnection("localhost")
     connection.sock = opened

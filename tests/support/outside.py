@@ -12,8 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from support.agent import ENVIRON, AgentProcess, UnixConnection
-
-DEADLINE_S = 20.0
+from support.waiting import PATIENCE_S
 
 
 class Arrival:
@@ -83,7 +82,7 @@ class Komodor:
     def wait_for(self, count: int) -> list[Arrival]:
         """The arrivals, once there are so many."""
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self.arrivals) >= count, DEADLINE_S):
+            if not self._changed.wait_for(lambda: len(self.arrivals) >= count, PATIENCE_S):
                 raise AssertionError(f"{len(self.arrivals)} of {count} arrived")
             return list(self.arrivals)
 
@@ -94,14 +93,14 @@ class Komodor:
             return [each for each in self.arrivals if each.event["summary"] == summary]
 
         with self._changed:
-            if not self._changed.wait_for(found, DEADLINE_S):
+            if not self._changed.wait_for(found, PATIENCE_S):
                 raise AssertionError(f"{summary!r} did not arrive")
             return found()
 
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
 
 class Agent(AgentProcess):
@@ -147,7 +146,7 @@ class Agent(AgentProcess):
         return self.until(lambda: t if text in (t := self.log_text()) else None, self.log_text)
 
     def until(self, look: Callable[[], Any], shown: Callable[[], Any]) -> Any:
-        ends_at_s = time.monotonic() + DEADLINE_S
+        ends_at_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends_at_s:
             if (found := look()) is not None:
                 return found
@@ -163,7 +162,7 @@ def outboxd(
     *words: str | bytes,
     stdin: bytes = b"",
     environ: dict[str, str] | None = None,
-    timeout_s: float = 30.0,
+    timeout_s: float = PATIENCE_S,
     prefix: tuple[str, ...] = (),
     **more: Any,
 ) -> subprocess.CompletedProcess[bytes]:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from support.waiting import PATIENCE_S
 
 
 def binaries() -> Path | None:
@@ -115,7 +116,7 @@ class Bouncer:
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={self._directory}&port={self.port}"
 
-    def await_ready(self, database: str, patience_s: float = 20.0) -> None:
+    def await_ready(self, database: str, patience_s: float = PATIENCE_S) -> None:
         end_s = time.monotonic() + patience_s
         while True:
             try:
@@ -127,4 +128,4 @@ class Bouncer:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(PATIENCE_S)

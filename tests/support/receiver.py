@@ -13,6 +13,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 
+from support.waiting import PATIENCE_S
+
 OK = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
 
@@ -44,13 +46,13 @@ class Receiver:
     def start(self) -> Receiver:
         self._thread.start()
         future = asyncio.run_coroutine_threadsafe(self._listen(), self._loop)
-        future.result(10)
+        future.result(PATIENCE_S)
         return self
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(PATIENCE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
         self._loop.close()
 
     async def _listen(self) -> None:

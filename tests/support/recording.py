@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from typing import NamedTuple
 from support.agent import GONE, AgentProcess, UnixConnection
 from support.receiver import OK, Receiver
 from support.trace import CALLS, Step, read_steps
+from support.waiting import PATIENCE_S
 
 REFUSED = b"HTTP/1.1 422 Unprocessable Entity\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -166,7 +168,8 @@ class _Producers:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
+                thread.join(PATIENCE_S)
+                assert not thread.is_alive()
             if part < pauses:
                 _await_empty_log(agent)
 
@@ -200,7 +203,8 @@ def _await_empty_log(agent: AgentProcess) -> None:
     agent.await_empty()
     log = Path(f"{agent.outbox}-wal")
     emptied = threading.Event()
-    for _ in range(300):
+    ends_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < ends_s:
         if log.stat().st_size == 0:
             return
         emptied.wait(0.1)

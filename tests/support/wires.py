@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+from support.waiting import PATIENCE_S
 
 NETWORK = "10.78.0"
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
@@ -114,7 +115,7 @@ class Wires:
     def close(self) -> None:
         os.write(self._stopped, b"x")
         if self._thread.is_alive():
-            self._thread.join(10)
+            self._thread.join(PATIENCE_S)
         for descriptor in (*self._devices.values(), self._stop, self._stopped):
             os.close(descriptor)
         for namespace in self.namespaces.values():

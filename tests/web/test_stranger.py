@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 from support.outside import CREATED, Agent, Arrival, Komodor, answer, outboxd
+from support.ports import free_address
 
 MINUTE_S = 60.0
 TYPES = ("Deployment", "Nightly backup", "Cron job", "Certificate", "Feature flag", "Scaling")
@@ -31,8 +31,7 @@ class Afternoon:
         self.taken: list[str] = []  # summaries
         self.key_is_wrong = False
         self.is_mended = False
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            listen = f"127.0.0.1:{free.getsockname()[1]}"
+        listen = free_address()
         self.agent = Agent(directory, self.komodor.url, extra={"http": {"listen": listen}})
         self.agent.start()
         self._hand_in(TYPES, 240)

@@ -6,6 +6,7 @@ import socket
 
 import psycopg
 import pytest
+from support.ports import free_port
 from support.postgresql import Server
 
 from outboxd.outbox.postgresql.connection import connect
@@ -35,9 +36,7 @@ def test_a_dead_host_keeps_nobody_from_the_one_that_takes_writes(server, silent)
 
 
 def test_what_each_host_said_is_told(server):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    nowhere = f"host=127.0.0.1,/nowhere port={port},5432 dbname=postgres user=postgres"
+    nowhere = f"host=127.0.0.1,/nowhere port={free_port()},5432 dbname=postgres user=postgres"
     with pytest.raises(psycopg.OperationalError) as caught:
         connect(nowhere)
     assert "refused" in str(caught.value)

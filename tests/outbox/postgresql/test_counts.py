@@ -6,11 +6,10 @@ import threading
 import time
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.outbox.model import Attempt, EntryChange, Settlement
 from outboxd.outbox.postgresql.engine import PostgresEngine
-
-PATIENCE_S = 20.0
 
 
 def keep(engine, *items):

@@ -7,13 +7,12 @@ import time
 
 import psycopg
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.clock import CorrectedClock
 from outboxd.errors import CommitUnknown, OutboxUnreachable, OutboxUnusable
 from outboxd.outbox.postgresql.connection import translate
 from outboxd.outbox.postgresql.engine import PostgresEngine
-
-PATIENCE_S = 20.0
 
 
 def keep(engine, *items):
