@@ -6,8 +6,10 @@ No session state is relied on, so that a pooler in transaction mode may stand be
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
@@ -36,6 +38,11 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+# What libpq says of settings that no server was asked with.
+_OF_THE_URL = re.compile(
+    r"invalid [\w ]+ value[ :]|invalid port number|bad value for|could not match \d+"
+    r"|definition of service"
+)
 # Of these at most one server of a cluster is meant, whichever that is.
 _THE_ONE = ("read-write", "primary")
 
@@ -52,16 +59,36 @@ def connect(
     dead must not keep anybody from the one that was promoted in its place.
 
     Raises:
+        OutboxUnusable: the URL is none that libpq understands.
         psycopg.Error: see `translate`.
     """
-    given = conninfo.conninfo_to_dict(url)
-    settings = {**_DEFAULTS, "application_name": name, **given}
+    settings = {**_DEFAULTS, "application_name": name, **_given(url)}
     if password is not None:
         settings["password"] = password
     hosts = _by_host(settings)
-    if len(hosts) == 1 or settings["target_session_attrs"] not in _THE_ONE:
-        return _connect(settings)
-    return _connect_to_any(hosts)
+    try:
+        if len(hosts) == 1 or settings["target_session_attrs"] not in _THE_ONE:
+            return _connect(settings)
+        return _connect_to_any(hosts)
+    except psycopg.Error as error:
+        if _OF_THE_URL.search(str(error)):
+            raise _wrong_url(first_line(error)) from error
+        raise
+
+
+def _given(url: str) -> dict[str, Any]:
+    """What the URL says. Raises OutboxUnusable."""
+    try:
+        return conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError as error:
+        raise _wrong_url(first_line(error)) from error
+
+
+def _wrong_url(told: str) -> OutboxUnusable:
+    return OutboxUnusable(
+        f"[outbox] url cannot be used: {told}",
+        "its parameters are libpq's: see 'Parameter Key Words' in PostgreSQL's manual",
+    )
 
 
 def _connect(settings: dict[str, Any]) -> psycopg.Connection[Any]:
@@ -73,13 +100,17 @@ def _connect(settings: dict[str, Any]) -> psycopg.Connection[Any]:
 
 
 def _by_host(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The same settings for each host by itself; one port may be for all."""
+    """The same settings for each host by itself; one port may be for all. Raises
+    OutboxUnusable."""
     lists = {
         name: str(settings[name]).split(",")
         for name in ("host", "hostaddr", "port")
         if name in settings
     }
     count = max((len(values) for values in lists.values()), default=1)
+    for name, values in lists.items():
+        if len(values) not in (1, count):
+            raise _wrong_url(f"could not match {len(values)} of {name} to {count} hosts")
     return [
         settings | {name: values[n if len(values) > 1 else 0] for name, values in lists.items()}
         for n in range(count)
@@ -117,7 +148,7 @@ def answers(url: str, password: str | None) -> bool:
     """Whether a server that takes writes answers a new connection, within seconds."""
     try:
         connect(url, password).close()
-    except psycopg.Error:
+    except (psycopg.Error, OutboxUnusable):
         return False
     return True
 
@@ -179,6 +210,20 @@ def check_promises(connection: psycopg.Connection[Any], durability: str) -> None
         )
 
 
+@contextmanager
+def opening() -> Iterator[None]:
+    """Around what an outbox is opened with. Raises OutboxUnusable where its user has not
+    the rights; while it runs that may be a moment's."""
+    try:
+        yield
+    except (errors.InsufficientPrivilege, errors.InvalidSchemaName) as error:
+        raise OutboxUnusable(
+            f"the database's user lacks a right or a schema: {first_line(error)}",
+            "make it the owner of the database and its tables, or GRANT it; `outboxd check`"
+            " says which",
+        ) from error
+
+
 def translate(error: psycopg.Error, in_commit: bool = False) -> OutboxdError:
     """The error in the words of `outbox.engine`."""
     told = first_line(error)
@@ -202,6 +247,12 @@ def translate(error: psycopg.Error, in_commit: bool = False) -> OutboxdError:
             "events are refused, and taken again as soon as it answers",
             5,
         )
+    if isinstance(error, errors.InsufficientPrivilege):
+        return OutboxUnreachable(
+            f"the outbox's database refuses: {told}",
+            "GRANT it again, `outboxd check` says which right; events are refused until then",
+            5,
+        )
     return OutboxdError(f"internal error on the database: {told}", "please report it")
 
 
@@ -211,8 +262,8 @@ def first_line(error: psycopg.Error) -> str:
 
 
 def named(url: str) -> str:
-    """The database in messages, without a password."""
-    shown = conninfo.conninfo_to_dict(url)
+    """The database in messages, without a password. Raises OutboxUnusable."""
+    shown = _given(url)
     return f"{shown.get('host', 'localhost')}/{shown.get('dbname', '')}"
 
 

@@ -45,7 +45,7 @@ from outboxd.outbox.model import (
     UnsettledSums,
 )
 from outboxd.outbox.postgresql import accepting, carrying, changes, claiming, listing, query, search
-from outboxd.outbox.postgresql.connection import migrate, named
+from outboxd.outbox.postgresql.connection import migrate, named, opening
 from outboxd.outbox.postgresql.cursor import Cursor
 from outboxd.outbox.postgresql.lease import Lease
 from outboxd.outbox.postgresql.lease_row import LeaseRow, LookAround
@@ -113,7 +113,7 @@ class PostgresEngine:
         if beside is not None:
             return
         try:
-            with self.reading():
+            with self.reading(), opening():
                 migrate(self.connection)
                 self._look_for_old_keys()
                 self._tallies.load(self.connection, self.destination)

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from outboxd.errors import EX_CONFIG, EX_NOPERM, EX_TEMPFAIL, EX_UNAVAILABLE, OutboxdError
+from outboxd.errors import (
+    EX_CONFIG,
+    EX_NOPERM,
+    EX_TEMPFAIL,
+    EX_UNAVAILABLE,
+    OutboxdError,
+    OutboxUnusable,
+)
 from outboxd.findings import Finding, bad, good, note
 from outboxd.outbox.postgresql import query
 from outboxd.outbox.postgresql.connection import (
@@ -78,10 +85,13 @@ def examine(
     url: str, password: str | None, durability: str, destination: str = DESTINATION
 ) -> Iterator[Finding]:
     """Everything in order; what the rest needs first."""
-    name = named(url)
     began_s = perf_counter()
     try:
+        name = named(url)
         connection = connect(url, password)
+    except OutboxUnusable as error:
+        yield bad("database", error.message, error.hint or "", EX_CONFIG)
+        return
     except psycopg.Error as error:
         yield _unreachable(name, str(error).strip())
         return
