@@ -16,6 +16,7 @@ from support.outside import Komodor, outboxd
 
 SECRET = "xyzzy-of-alice"  # what Bob may have guessed, and looks for
 WITHIN = "plugh-of-alice"
+NO_EVENTS = 12_000  # lines of a batch; more than it may have before none is looked at
 
 EVERYBODY_READS = """
 import outboxd.api.peer as peer
@@ -291,9 +292,14 @@ def test_the_operator_sees_which_user_was_refused_and_why(make_house):
         house.alice.ask("POST", "/v1/events/batch", _lines("batch", EVENTS_MAX))
         house.alice.hand_in("one more")
         house.bob.ask("POST", "/v1/release", "{}")
+        house.bob.ask("POST", "/v1/events/batch", "{\n" * NO_EVENTS)
         drop(house.agent, "no-json", b"{", BOB)
         status = house.agent.until(
-            lambda: told if '"invalid"' in json.dumps(told := house.agent.status()) else None,
+            lambda: (
+                told
+                if f'"count": {NO_EVENTS + 1}' in json.dumps(told := house.agent.status())
+                else None
+            ),
             lambda: "the file waits",
         )
         refused = {
@@ -310,6 +316,18 @@ def test_the_operator_sees_which_user_was_refused_and_why(make_house):
         assert count == EVENTS_MAX // 2 + 1
         assert f"uid:{ALICE} has {EVENTS_MAX // 2} events waiting" in told
         assert "may not change entries" in refused[f"uid:{BOB}", "no_right"][1]
+        counted = house.agent.request("GET", "/metrics")[1].decode()
+        lines = [json.loads(line) for line in house.agent.log_text().splitlines()]
+        for (producer, reason), (count, _) in refused.items():
+            uid = producer.removeprefix("uid:")
+            name = f'outboxd_user_refusals_total{{reason="{reason}",uid="{uid}"}}'
+            assert f"{name} {float(count)}\n" in counted
+            assert any(
+                (line["event"], line.get("producer"), line.get("reason"))
+                == ("user.refused", producer, reason)
+                for line in lines
+            )
+        count = refused[f"uid:{ALICE}", "full"][0]
         screen = outboxd("status", "-c", str(house.agent.config), timeout_s=60.0).stdout.decode()
         assert f"uid:{ALICE}): {count} refused (full), " in screen
         seen_by_bob = json.loads(house.bob.ask("GET", "/v1/status")[1])

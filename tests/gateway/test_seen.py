@@ -161,6 +161,9 @@ class Uncounted:
     def token_clock_wrong(self, name):
         pass
 
+    def user_refused(self, name, reason, count):
+        pass
+
 
 def test_a_name_and_reason_has_a_line_a_minute_that_has_the_count_since_the_last():
     clock = Clock()
@@ -169,13 +172,18 @@ def test_a_name_and_reason_has_a_line_a_minute_that_has_the_count_since_the_last
         for _ in range(100):
             observer.refused("token:web", "rate", 2, "too many")
         observer.refused("token:web", "invalid", 1, "no event")
-        observer.refused("uid:0", "invalid", 1, "no event")
+        for _ in range(100):
+            observer.refused("uid:0", "invalid", 1, "no event")
+        observer.refused("agent", "full", 1, "no room")
         clock.now_s = 61
         observer.refused("token:web", "rate", 2, "too many")
-    assert [(line["reason"], line["count"]) for line in told] == [
-        ("rate", 2),
-        ("invalid", 1),
-        ("rate", 200),
+        observer.refused("uid:0", "invalid", 1, "no event")
+    assert [(line["event"], line["producer"], line["reason"], line["count"]) for line in told] == [
+        ("producer.throttled", "web", "rate", 2),
+        ("producer.refused", "web", "invalid", 1),
+        ("user.refused", "uid:0", "invalid", 1),
+        ("producer.throttled", "web", "rate", 200),
+        ("user.refused", "uid:0", "invalid", 100),
     ]
 
 
@@ -184,8 +192,13 @@ def test_names_without_end_take_no_room_without_end():
     with captured() as told:
         observer = ProducerObserver(Uncounted(), clock, CallerBook())
         for number in range(KINDS_MAX + 500):
+            observer.refused(f"uid:{number}", "full", 1, "no room")
+        for number in range(KINDS_MAX + 500):
             observer.refused(f"token:n{number}", "rate", 1, "too many")
-    assert len(told) == KINDS_MAX
+    assert [line["event"] for line in told] == [
+        *["user.refused"] * KINDS_MAX,
+        *["producer.throttled"] * KINDS_MAX,
+    ], "users push no token out"
 
 
 def producer_of(gateway, name):

@@ -65,6 +65,8 @@ def exercise(metrics: Metrics) -> None:
     for reason in (*module.TOKEN_REFUSALS, module.OTHER):
         metrics.token_refused(module.OTHER, reason, 2)
     metrics.token_clock_wrong(module.OTHER)
+    for reason in (*module.USER_REFUSALS, module.OTHER):
+        metrics.user_refused(module.OTHER, reason, 2)
     metrics.duplicates()
     metrics.repeats()
     metrics.intake_request(0.001)
@@ -147,6 +149,19 @@ def test_tokens_are_counted_by_name_up_to_a_bound(metrics):
     refused = "outboxd_gateway_events_refused_total"
     assert value(metrics, refused, token="other", reason="rate") == 200 - 99
     assert value(metrics, refused, token="n0", reason="other") == 1
+
+
+def test_users_who_are_refused_are_counted_by_uid_up_to_a_bound(metrics):
+    refused = "outboxd_user_refusals_total"
+    assert value(metrics, refused, uid="other", reason="full") == 0
+    for number in range(200):
+        metrics.user_refused(str(number), "full", 2)
+    metrics.user_refused("0", "something new", 1)
+    names = {labels for name, *labels in samples(metrics) if name == refused for labels in labels}
+    assert len(names) <= (module.USERS_NAMED_MAX + 1) * (len(module.USER_REFUSALS) + 1)
+    assert value(metrics, refused, uid="7", reason="full") == 2
+    assert value(metrics, refused, uid="other", reason="full") == 2 * (200 - 100)
+    assert value(metrics, refused, uid="0", reason="other") == 1
 
 
 def test_labels_are_those_of_the_model():

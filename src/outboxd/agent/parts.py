@@ -122,7 +122,7 @@ class AgentParts:
             event_bytes_max=config.intake.event_bytes_max,
             ttl_s=config.outbox.ttl_s,
         )
-        self.door.watch = ProducerObserver(
+        self._observer = self.door.watch = ProducerObserver(
             self.metrics, clock, self._callers, has_tokens=bool(config.intake.listen)
         )
         if self.election is not None:
@@ -270,14 +270,14 @@ class AgentParts:
         return None if self._listeners is None else self._listeners.address("page")
 
     def operator(self, request: Request) -> str:
-        """Who acts, in words for the log. Raises Refusal 403 for whoever may not; the
-        status has who that was."""
+        """Who acts, in words for the log. Raises Refusal 403 for whoever may not; status,
+        metrics and log have who that was."""
         try:
             return str(require_operator(request))
         except Refusal as refusal:
             if request.peer is not None:
-                producer, now_ms = user(request.peer.user_id).name, self.clock.wall_ms()
-                self._callers.user_refused(producer, "no_right", 1, str(refusal), now_ms)
+                producer = user(request.peer.user_id).name
+                self._observer.refused(producer, "no_right", 1, str(refusal))
             raise
 
     def _gateway_status(self) -> GatewayStatus | None:

@@ -164,7 +164,8 @@ class IntakeRoutes:
     ) -> None:
         """Empty `lines` into the outbox, so many at a time."""
         if faults.count >= FAULTS_MAX:
-            self._metrics.refused("invalid", len(lines))
+            told = "lines of a batch behind too many that are no events"
+            self._door.count_refused(producer, "invalid", len(lines), told)
             results.add_same(NOT_JUDGED, len(lines))
             lines.clear()
             return

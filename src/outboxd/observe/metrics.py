@@ -47,6 +47,9 @@ REFUSALS = ("invalid", "too_large", "full", "disk_short", "stalled", "stopping",
 # By the name of a token, of whom there may be this many; the others are one.
 TOKEN_REFUSALS = ("invalid", "too_large", "stalled", "not_allowed", "rate", "full", "disk_short")
 TOKENS_NAMED_MAX = 100
+# By the uid of a user of this host, of whom there may be this many; the others are one.
+USER_REFUSALS = ("invalid", "too_large", "full", "disk_short", "no_right")
+USERS_NAMED_MAX = 100
 OUTCOMES = ("delivered", "throttled", "unavailable", "hold", "rejected")
 DEAD_REASONS = ("rejected", "exhausted", "expired")
 LIMITS_MET = ("connections", "displaced", "abandoned", "pipelined", "idle", "bytes",
@@ -221,6 +224,11 @@ class Metrics(Collector):
         """An event whose host has a clock that is wrong."""
         self._token_clocks(name, 1)
 
+    def user_refused(self, name: str, reason: str, count: int) -> None:
+        """Events of a user of this host that were not kept, or requests to act that were
+        refused; by the uid and one of `USER_REFUSALS`."""
+        self._user_refused(name, count, reason)
+
     # Outbox.
 
     def commit(self, duration_s: float, rows: int) -> None:
@@ -366,6 +374,13 @@ class Metrics(Collector):
             "Events of hosts whose clock is off by a minute or more, by the name of the token.",
             "token",
             names_max=TOKENS_NAMED_MAX,
+        )
+        self._user_refused = NamedCounter(
+            "outboxd_user_refusals",
+            "Events and requests to act of users of this host that were refused, by their uid.",
+            "uid",
+            USER_REFUSALS,
+            names_max=USERS_NAMED_MAX,
         )
         # Alerts that Alertmanager left out of its requests.
         self.alerts_truncated = Counter(
