@@ -615,6 +615,9 @@ def test_everything_that_is_wrong_stands_at_the_top_with_what_to_do(
             "outboxd dead-letters retry --all --socket '/tmp/of this agent'",
         ]
     )
+    expect(page.locator(".bulk-command code")).to_have_text(
+        "outboxd dead-letters retry --all --socket '/tmp/of this agent'"
+    )
     expect(page.locator(".chip")).not_to_contain_text("Delivering")
     expect(page.locator("#host")).to_have_text("web-1.example")
     expect(page).to_have_title(re.compile("1 dead · web-1.example"))
@@ -1293,3 +1296,6 @@ def test_a_printed_drawer_is_whole(agent_site, event, open_page) -> None:
     expect(page.get_by_role("dialog").locator(".commands")).to_be_visible()
     sheets = page.pdf(format="A4").count(b"/Type /Page\n")
     assert sheets >= 3
+    page.emulate_media(media="print")
+    shadow = page.locator(".drawer").evaluate("(drawer) => getComputedStyle(drawer).boxShadow")
+    assert shadow == "none", "a shadow lies over what stands above it on the sheet"

@@ -95,6 +95,7 @@ function take(name, value) {
 // --- acting on the destination and on all that is filtered ---
 
 let destinationHeld = false;
+let leads = ''; // the words of a command to this agent, which the first status tells
 moveNothing((change, undo) => list.keepStill(change, undo));
 
 function status(now) {
@@ -104,8 +105,9 @@ function status(now) {
   if (view.last && browserAheadMs() !== before) again();
   producers?.setStatus(now);
   const held = now.destination?.state === 'held';
-  if (held !== destinationHeld) {
+  if (held !== destinationHeld || toThisAgent() !== leads) {
     destinationHeld = held;
+    leads = toThisAgent();
     paintActing();
   }
 }
