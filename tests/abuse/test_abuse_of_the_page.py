@@ -49,7 +49,7 @@ from outboxd.outbox.engine import SearchLimits
 from outboxd.outbox.sqlite.engine import SqliteEngine
 SqliteEngine.search_limits = SearchLimits(rows_max=64, look_s=3600.0)
 import outboxd.web.pace as pace
-pace.PAUSES = pace.BUSY_PAUSES = 0.0
+pace.IDLE_PAUSES = pace.PAUSES = pace.BUSY_PAUSES = 0.0
 """
 FILTERED_AT_A_STRETCH = """
 import outboxd.outbox.sqlite.listing as listing
@@ -63,7 +63,7 @@ tally.Tally.__init__.__defaults__ = (1 << 40,)
 import outboxd.web.groups as groups
 groups.VALUE_CHARACTERS_MAX = 1 << 40
 import outboxd.web.pace as pace
-pace.PAUSES = pace.BUSY_PAUSES = 0.0
+pace.IDLE_PAUSES = pace.PAUSES = pace.BUSY_PAUSES = 0.0
 """
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from outboxd.outbox.model import Counts
 from outboxd.web.pace import SLICE_S, WINDOW_S, Pace, Slices
 
 
@@ -16,6 +17,8 @@ class Machine:
         self.now_s = 100.0
         self.cpu_s = 0.0
         self.others = 0.0  # of a core, that the agent takes for itself
+        self.events = 0.0  # a second that are accepted and delivered
+        self.burst_s = 0.001  # so far apart they come
         monkeypatch.setattr(asyncio, "sleep", self.sleep)
 
     async def sleep(self, seconds: float) -> None:
@@ -25,33 +28,74 @@ class Machine:
         self.now_s += seconds
         self.cpu_s += max(own, self.others * seconds)
 
+    def counts(self) -> Counts:
+        settled = int(self.events * self.burst_s * (self.now_s // self.burst_s))
+        return Counts(7, settled, 0, 0)
+
     def pace(self) -> Pace:
-        return Pace(lambda: self.now_s, lambda: self.cpu_s)
+        return Pace(lambda: self.now_s, lambda: self.cpu_s, counts=self.counts)
 
 
 async def share_of(machine: Machine, users: int) -> float:
-    """What so many users of one pace get of ten seconds."""
+    """What so many users of one pace get of three seconds, once it knows how busy it is."""
     pace, used_s = machine.pace(), 0.0
-    began_s = machine.now_s
-    while machine.now_s < began_s + 10:
+    began_s = machine.now_s + 3
+    while machine.now_s < began_s + 3:
         for _ in range(users):
             await pace.turn()
             machine.pass_by(SLICE_S, own=SLICE_S)
-            used_s += SLICE_S
+            used_s += SLICE_S if machine.now_s > began_s else 0.0
             pace.used(SLICE_S)
     return used_s / (machine.now_s - began_s)
 
 
 @pytest.mark.parametrize("users", [1, 3])
 @pytest.mark.parametrize(
-    ("others", "least", "most"), [(0.0, 0.2, 0.35), (0.3, 0.1, 0.25), (1.0, 0.03, 0.08)]
+    ("others", "events", "least", "most"),
+    [
+        (0.0, 0.0, 0.6, 0.7),
+        (0.01, 5.0, 0.5, 0.67),
+        (0.03, 200.0, 0.2, 0.35),
+        (0.3, 0.0, 0.1, 0.25),
+        (0.3, 200.0, 0.1, 0.25),
+        (1.0, 0.0, 0.03, 0.08),
+        (1.0, 5000.0, 0.03, 0.08),
+    ],
 )
 def test_all_pages_together_take_their_share_and_no_more(
-    monkeypatch, others: float, least: float, most: float, users: int
+    monkeypatch, others: float, events: float, least: float, most: float, users: int
 ) -> None:
     machine = Machine(monkeypatch)
-    machine.others = others
+    machine.others, machine.events = others, events
     assert least < asyncio.run(share_of(machine, users)) < most
+
+
+def test_pages_stand_back_within_a_moment_when_traffic_begins(monkeypatch) -> None:
+    async def pauses_s(pace: Pace, machine: Machine, seconds: float) -> list[float]:
+        found, until_s = [], machine.now_s + seconds
+        while machine.now_s < until_s:
+            before_s = machine.now_s
+            await pace.turn()
+            found.append(machine.now_s - before_s)
+            machine.pass_by(SLICE_S, own=SLICE_S)
+            pace.used(SLICE_S)
+        return found
+
+    async def main() -> None:
+        machine = Machine(monkeypatch)
+        pace = machine.pace()
+        await pauses_s(pace, machine, 10 * WINDOW_S)
+        assert max(await pauses_s(pace, machine, 1.0)) < SLICE_S
+        machine.events = 400.0
+        await pauses_s(pace, machine, 2 * WINDOW_S)
+        assert min(await pauses_s(pace, machine, 1.0)) > 2 * SLICE_S
+        machine.burst_s = 0.5  # the machine is busy, and they come in bursts
+        assert min(await pauses_s(pace, machine, 2.0)) > 1.5 * SLICE_S
+        machine.events = 0.0
+        await pauses_s(pace, machine, 10 * WINDOW_S)
+        assert max(await pauses_s(pace, machine, 1.0)) < SLICE_S
+
+    asyncio.run(main())
 
 
 def test_after_a_rest_the_first_turn_comes_at_once(monkeypatch) -> None:

@@ -59,7 +59,7 @@ class OutboxIndex:
         clock: Clock,
         limit_met: Callable[[str], None] = lambda limit: None,
     ) -> None:
-        self._pace = Pace(limit_met=limit_met)
+        self._pace = Pace(limit_met=limit_met, counts=lambda: outbox.counts)
         self.tally = Tally(self._pace)
         self._outbox = outbox
         self._clock = clock

@@ -2,8 +2,9 @@
 
 Everything that pages cause (counts, searches, reading the outbox) takes its turns
 here, in slices of a millisecond or two, so that together they never take more than
-their share. An idle agent gives a quarter of itself, one that drains a backlog a
-twentieth: then a search takes longer, and looks so.
+their share. An idle agent gives two thirds of itself, one that a hundred events a
+second pass through a quarter, one that drains a backlog a twentieth: then a search
+takes longer, and looks so.
 """
 
 from __future__ import annotations
@@ -20,9 +21,17 @@ T = TypeVar("T")
 
 SLICE_S = 0.001  # of work on the loop or by the writer, before others get their turn
 WINDOW_S = 0.2  # over which it is measured how busy the process is
-# A pause is so many times as long as the work before it, and with a busy core so many longer.
+# A pause is so many times as long as the work before it where nothing else is to be done,
+IDLE_PAUSES = 0.5
+# so many times where events come or go, and with a busy core so many longer.
 PAUSES = 3.0
 BUSY_PAUSES = 17.0
+# From so much on it is traffic: changes of the counts a second, of which an event makes one
+# or two, and parts of a core, of which turns themselves take some hundredths.
+TRAFFIC_CHANGES = 100.0
+TRAFFIC_LOAD = 0.3
+TRAFFIC_KEPT = 0.7  # from one window to the next: on a busy machine it comes in bursts
+_NOTHING = Counts(0, 0, 0, 0)
 
 
 class ReadableOutbox(Protocol):
@@ -42,13 +51,18 @@ class Pace:
         now_s: Callable[[], float] = monotonic,
         cpu_s: Callable[[], float] = process_time,
         limit_met: Callable[[str], None] = lambda limit: None,
+        counts: Callable[[], Counts] = lambda: _NOTHING,
     ) -> None:
-        """`limit_met` is told of each pause."""
+        """`limit_met` is told of each pause; `counts` are the outbox's, whose changes
+        are the traffic."""
         self.limit_met = limit_met
         self._now_s = now_s
         self._cpu_s = cpu_s
+        self._counts = counts
         self._free_at_s = float("-inf")
         self._load = 0.0
+        self._traffic = 1.0  # 0: none; 1: enough for pages to stand back, as until it is known
+        self._window_counts = counts()
         self._window_began_s = now_s()
         self._window_cpu_s = cpu_s()
         self._window_used_s = 0.0
@@ -63,7 +77,9 @@ class Pace:
     def used(self, seconds: float) -> None:
         """So much work was done: the next turn comes after a pause."""
         self._window_used_s += seconds
-        pause_s = seconds * (PAUSES + BUSY_PAUSES * self._measure() ** 2)
+        self._measure()
+        pauses = IDLE_PAUSES + (PAUSES - IDLE_PAUSES) * self._traffic
+        pause_s = seconds * (pauses + BUSY_PAUSES * self._load**2)
         self._free_at_s = max(self._free_at_s, self._now_s()) + pause_s
 
     async def read(self, outbox: ReadableOutbox, verb: Callable[[Engine], T]) -> T:
@@ -87,16 +103,21 @@ class Pace:
         finally:
             self.used(took_s)
 
-    def _measure(self) -> float:
-        """How much of a core the process takes for all else than its pages; at most 1."""
+    def _measure(self) -> None:
+        """How much of a core the process takes for all else than its pages, at most 1,
+        and how much that and the events that came and went are."""
         now_s = self._now_s()
         took_s = now_s - self._window_began_s
-        if took_s >= WINDOW_S:
-            cpu_s = self._cpu_s()
-            others_s = cpu_s - self._window_cpu_s - self._window_used_s
-            self._load = min(1.0, max(0.0, others_s / took_s))
-            self._window_began_s, self._window_cpu_s, self._window_used_s = now_s, cpu_s, 0.0
-        return self._load
+        if took_s < WINDOW_S:
+            return
+        cpu_s, counts = self._cpu_s(), self._counts()
+        others_s = cpu_s - self._window_cpu_s - self._window_used_s
+        self._load = min(1.0, max(0.0, others_s / took_s))
+        changes = sum(abs(a - b) for a, b in zip(counts, self._window_counts, strict=True))
+        busy = max(changes / took_s / TRAFFIC_CHANGES, self._load / TRAFFIC_LOAD)
+        self._traffic = max(min(1.0, busy), self._traffic * TRAFFIC_KEPT)
+        self._window_began_s, self._window_cpu_s, self._window_used_s = now_s, cpu_s, 0.0
+        self._window_counts = counts
 
 
 class Slices:

@@ -27,6 +27,7 @@ GROUPS_BYTES_MAX = 32 * 1024 * 1024
 VALUES_MAX = 200  # of one filter, in an answer
 
 SEVERITIES = ("information", "warning", "error")
+_LEFT_OUT = len(SEVERITIES)  # instead of a severity's place, where a filter wants no such entry
 
 # For each block, a bit for each place (seq modulo BLOCK_ROWS) of an entry that matches a text.
 TextMatches = Mapping[int, int]
@@ -191,12 +192,11 @@ class Tally:
         severity_of = _Severities(_wanted(where), self._groups)
         counts = [[0] * buckets for _ in SEVERITIES]
 
-        def add(at: int, groups: Iterable[tuple[int, int]]) -> None:
+        def add(at: int, groups: Iterable[int]) -> None:
             bucket = (at - since) // step_ms
-            for group, count in groups:
-                severity = severity_of[group]
-                if severity >= 0:
-                    counts[severity][bucket] += count
+            severities = bytes(map(severity_of.__getitem__, groups))
+            for severity, of_severity in enumerate(counts):
+                of_severity[bucket] += severities.count(severity)
 
         for number, block in list(self._blocks.items()):
             await slices.rest()
@@ -206,7 +206,7 @@ class Tally:
                 chosen = matches.get(number, 0)
                 for at, group in _rows_at(block, chosen):
                     if since <= at < until:
-                        add(at, ((group, 1),))
+                        add(at, (group,))
                 continue
             _add_block(block, since, until, step_ms, add)
         return TimeHistogram(since, step_ms, dict(zip(SEVERITIES, counts, strict=True)))
@@ -274,8 +274,8 @@ class _Fitting(dict[int, bool]):
 
 
 class _Severities(dict[int, int]):
-    """The severity's place of each kind that a filter leaves, -1 for the others; each
-    is looked at when it is asked for first."""
+    """The severity's place of each kind that a filter leaves, _LEFT_OUT for the others;
+    each is looked at when it is asked for first."""
 
     def __init__(self, wanted: Sequence[_Choice], groups: Groups) -> None:
         self._active = _active(wanted, groups)
@@ -284,7 +284,7 @@ class _Severities(dict[int, int]):
     def __missing__(self, kind: int) -> int:
         is_left = all(fitting[column[kind]] for _, column, fitting in self._active)
         severity = self._groups.sets[self._groups.columns[1][kind]][0]
-        found = self[kind] = SEVERITIES.index(severity) if is_left else -1
+        found = self[kind] = SEVERITIES.index(severity) if is_left else _LEFT_OUT
         return found
 
 
@@ -302,17 +302,17 @@ def _add_block(
     since: int,
     until: int,
     step_ms: int,
-    add: Callable[[int, Iterable[tuple[int, int]]], None],
+    add: Callable[[int, Iterable[int]], None],
 ) -> None:
     """Give a block's entries to `add` in as few calls as its times allow."""
     first, last = block.first_at, block.last_at
     if first >= since and last < until and (first - since) // step_ms == (last - since) // step_ms:
-        add(first, Counter(block.groups).items())
+        add(first, block.groups)
         return
     if not block.in_order:
         for at, group in zip(block.times, block.groups, strict=True):
             if since <= at < until:
-                add(at, ((group, 1),))
+                add(at, (group,))
         return
     start = bisect_left(block.times, since)
     end = bisect_left(block.times, until)
@@ -320,7 +320,7 @@ def _add_block(
         at = block.times[start]
         edge = at - (at - since) % step_ms + step_ms
         stop = bisect_left(block.times, edge, start, end)
-        add(at, Counter(block.groups[start:stop]).items())
+        add(at, block.groups[start:stop])
         start = stop
 
 
