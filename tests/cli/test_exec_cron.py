@@ -91,7 +91,6 @@ def _is_whole(output: Path) -> bool:
     return output.exists() and output.read_text()[-4:].strip("\n").split("\n")[-1].isdigit()
 
 
-@pytest.mark.timeout(300)
 def test_a_job_on_the_minute_is_told_to_the_agent(place, agent, cron, full, tmp_path):
     if not full:
         pytest.skip("waits for the next full minute: --full")

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.producer.build import build
 
@@ -57,7 +58,7 @@ class Counter:
 
     def wait_for(self, count: int) -> list[int]:
         """Until it has seen so many."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             lines = self.file.read_text().splitlines() if self.file.exists() else []
             if len(lines) > count:
@@ -71,7 +72,7 @@ class Counter:
         self.wait_for(count)
         time.sleep(0.15)
         os.kill(self.process.pid, signal.SIGUSR2)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while (seen := self.wait_for(count))[-1:] != [signal.SIGUSR2]:
             assert time.monotonic() < deadline, seen
         return seen[:-1]
@@ -213,7 +214,7 @@ def test_exec_that_is_killed_leaves_no_process_of_its_own(counter):
     helpers = [pid for pid in job.pids() if Path(f"/proc/{pid}/comm").read_text() == "cat\n"]
     assert helpers
     os.kill(job.process.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while any(Path(f"/proc/{pid}/status").exists() and pid in job.pids() for pid in helpers):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -365,7 +366,7 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Until this is shown, behind what was waited for before."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while text.encode() not in self.shown:
             assert time.monotonic() < deadline, self.shown
             if select.select([self.end], [], [], 1)[0]:
@@ -414,6 +415,50 @@ def test_at_a_terminal_ctrl_c_ctrl_z_and_fg_work_and_each_comes_once(program, pl
     assert file.read_text() == "int\ncont\nwinch\n"
 
 
+HELD_BEFORE_ITS_LOOK_AT_THE_JOB = """
+import os, sys, time
+from outboxd.producer import job
+hold, held, has_ended = sys.argv.pop(1), sys.argv.pop(1), job.Job._has_ended
+def later(self):
+    while os.path.exists(hold):
+        open(held, "w").close()
+        time.sleep(0.01)
+    return has_ended(self)
+job.Job._has_ended = later
+from outboxd.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_at_a_terminal_one_ctrl_z_wants_one_fg_whatever_is_seen_first(place, terminal):
+    """Here that the job has stopped, and only then the signal that came to all."""
+    script, file = place.directory / "held.py", place.directory / "seen"
+    hold, held = place.directory / "hold", place.directory / "held"
+    script.write_text(HELD_BEFORE_ITS_LOOK_AT_THE_JOB)
+    job = (
+        f"trap 'echo int >> {file}' INT; trap 'echo cont >> {file}' CONT; echo beg''un;"
+        f" while [ ! -e {file}.end ]; do sleep 0.02; done; echo fin''ished; exit 4"
+    )
+    terminal.type(f'{sys.executable} {script} {hold} {held} exec -- sh -c "{job}"\n')
+    terminal.wait_for("begun")
+    hold.touch()
+    terminal.type("\x03")
+    wait_until(file, "int\n")
+    wait_until(held, "")
+    terminal.type("\x1a")
+    terminal.wait_for("^Z")
+    hold.unlink()
+    terminal.wait_for("Stopped")
+    terminal.wait_for("PROMPT> ")
+    terminal.type("fg\n")
+    wait_until(file, "int\ncont\n")
+    Path(f"{file}.end").touch()
+    terminal.wait_for("finished")
+    terminal.wait_for("PROMPT> ")
+    terminal.type("echo status $?\n")
+    terminal.wait_for("status 4")
+
+
 def test_at_a_terminal_a_job_that_stops_itself_gives_the_shell_back(program, terminal):
     terminal.type(f"{program} exec -- sh -c 'kill -STOP $$; echo a''gain'\n")
     terminal.wait_for("Stopped")
@@ -431,7 +476,7 @@ def test_at_a_terminal_the_job_reads_from_it(program, terminal):
 
 
 def wait_until(seen, expected: str) -> None:
-    deadline = time.monotonic() + 30
-    while (text := seen.read_text() if seen.exists() else "") != expected:
+    deadline = time.monotonic() + PATIENCE_S
+    while (text := seen.read_text() if seen.exists() else None) != expected:
         assert time.monotonic() < deadline, text
         time.sleep(0.01)

@@ -52,7 +52,6 @@ def attempts(agent: AgentProcess) -> dict[str, float]:
 
 
 @pytest.mark.alone
-@pytest.mark.timeout(240)
 def test_the_drain_settles_within_a_tenth_below_what_the_sandbox_takes(
     full: bool, sandbox: str, tmp_path: Path
 ):

@@ -15,6 +15,7 @@ import trustme
 from support.agent import Zygote
 from support.outside import Agent, Komodor
 from support.ports import free_port
+from support.waiting import PATIENCE_S
 
 from outboxd.gateway.tokens import ProducerLimits, append_token, new_token
 
@@ -69,7 +70,7 @@ class Gateway:
         if token is not None:
             sent["x-api-key"] = token
         connection = HTTPSConnection(
-            "localhost", self.port, timeout=10, context=context or self.context
+            "localhost", self.port, timeout=PATIENCE_S, context=context or self.context
         )
         try:
             connection.request(method, path, body, sent)

@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from support.ports import free_address
+from support.waiting import PATIENCE_S
 
 RULES = """
 groups:
@@ -53,7 +54,6 @@ receivers:
   - url: https://localhost:PORT/v1/alertmanager?cluster=prod
     http_config: {authorization: {credentials_file: token}, tls_config: {ca_file: CA}}
 """
-DEADLINE_S = 40.0
 
 
 class Services:
@@ -88,7 +88,7 @@ class Services:
     def stop(self) -> None:
         self.server.shutdown()
         self.server.server_close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def start_process(tmp_path):
     for process, _ in running:
         process.kill()  # they would wait for their flushes
     for process, log in running:
-        process.wait(20)
+        process.wait(PATIENCE_S)
         log.close()
 
 
@@ -170,7 +170,7 @@ def duplicate_count(gateway):
 def await_duplicates(gateway, count):
     """Until so many more came: the senders did send again."""
     wanted = duplicate_count(gateway) + count
-    ends_s = time.monotonic() + DEADLINE_S
+    ends_s = time.monotonic() + PATIENCE_S
     while duplicate_count(gateway) < wanted:
         assert time.monotonic() < ends_s, f"{duplicate_count(gateway)} of {wanted} resends"
         time.sleep(0.05)
@@ -179,7 +179,7 @@ def await_duplicates(gateway, count):
 def sent_count(alertmanager):
     """Requests that this Alertmanager has made to webhooks."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://{alertmanager}/metrics", timeout=10) as answer:
+    with opener.open(f"http://{alertmanager}/metrics", timeout=PATIENCE_S) as answer:
         metrics = answer.read().decode()
     found = re.search(
         r'^alertmanager_notification_requests_total\{integration="webhook"\} (\S+)',
@@ -206,7 +206,7 @@ def test_an_alert_that_fires_grows_repeats_and_resolves_is_told_once_each(
 
     def now_also(*fact):
         once[fact] += 1
-        ends_s = time.monotonic() + DEADLINE_S
+        ends_s = time.monotonic() + PATIENCE_S
         while not told(komodor) >= once:
             assert time.monotonic() < ends_s, f"{fact} is not told: {told(komodor)}"
             time.sleep(0.05)
@@ -245,7 +245,7 @@ def test_a_gateway_that_is_away_gets_the_alert_when_it_is_back(
     gateway.agent.kill()
     services.down.add("billing")
     log = tmp_path / "alertmanager0" / "log"
-    ends_s = time.monotonic() + DEADLINE_S
+    ends_s = time.monotonic() + PATIENCE_S
     while "Notify attempt failed" not in log.read_text():
         assert time.monotonic() < ends_s, log.read_text()
         time.sleep(0.05)
@@ -316,10 +316,12 @@ def test_a_template_of_a_newer_alertmanager_tells_each_alert_once(
         }
         headers = {"Content-Type": "application/json"}
         url, body = f"http://{address}/api/v2/alerts", json.dumps([alert]).encode()
-        ends_s = time.monotonic() + DEADLINE_S
+        ends_s = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return opener.open(urllib.request.Request(url, body, headers), timeout=10).close()
+                return opener.open(
+                    urllib.request.Request(url, body, headers), timeout=PATIENCE_S
+                ).close()
             except OSError:  # it is not there yet
                 assert time.monotonic() < ends_s
                 time.sleep(0.05)

@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.api.control import ControlRoutes
 from outboxd.api.routes import ReadingRoutes
@@ -163,8 +164,8 @@ def test_a_tokens_rate_is_429_with_a_time_that_is_not_for_all_the_same(make_gate
     assert gateway.post(EVENT, gateway.secrets["other"]).status == 201
 
 
-def until(check, timeout_s=15.0):
-    deadline = time.monotonic() + timeout_s
+def until(check):
+    deadline = time.monotonic() + PATIENCE_S
     while not check():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.05)

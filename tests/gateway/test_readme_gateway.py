@@ -25,6 +25,7 @@ import pytest
 from support.agent import ENVIRON
 from support.outside import Agent, outboxd
 from support.ports import free_port
+from support.waiting import PATIENCE_S
 
 from outboxd.gateway.webhooks import _Functions
 
@@ -161,7 +162,9 @@ def test_a_gateway_in_five_commands_and_a_host_and_curl(place, komodor, tmp_path
 
 def post(place, path, body, token, **more):
     """Status and headers of one request to the gateway."""
-    connection = HTTPSConnection("localhost", place.port, timeout=20, context=place.context())
+    connection = HTTPSConnection(
+        "localhost", place.port, timeout=PATIENCE_S, context=place.context()
+    )
     try:
         headers = {} if token is None else {"x-api-key": token}
         connection.request("POST", path, json.dumps(body), headers | more)
@@ -191,7 +194,7 @@ def test_what_a_token_does_not_allow_is_answered_as_the_table_says(place):
     assert (status, int(headers["Retry-After"]) >= 1) == (429, True)
     assert answered(None)[0] == answered("nobody's")[0] == 401
     place.run(f"outboxd token revoke scoped {file}")
-    ends_s = time.monotonic() + 20
+    ends_s = time.monotonic() + PATIENCE_S
     while answered(scoped, scope={"clusters": ["a"]})[0] != 401:
         assert time.monotonic() < ends_s, "a revoked token is still good"
         time.sleep(0.1)
@@ -221,7 +224,7 @@ def test_alertmanager_in_three_lines(place, komodor, need, tmp_path):
         arrival = komodor.wait_for_summary("db-1 is full")[0]
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_S)
     assert arrival.event["eventType"] == "DiskFull"
     assert arrival.event["scope"] == {"clusters": ["prod"]}
 
@@ -231,10 +234,10 @@ def fire(url, alerts):
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, json.dumps(alerts).encode(), headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    ends_s = time.monotonic() + 30
+    ends_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            opener.open(request, timeout=10).close()
+            opener.open(request, timeout=PATIENCE_S).close()
             return
         except urllib.error.HTTPError:
             raise

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from support.agent import GONE, AgentProcess, UnixConnection
+from support.waiting import PATIENCE_S
 
 ENDPOINT = "http://127.0.0.1:9/"
 EVENT = json.dumps({"eventType": "a", "summary": "b"}).encode()
@@ -32,7 +33,7 @@ def start(tmp_path):
             agent.kill()
 
 
-def until(condition, timeout_s=20.0):
+def until(condition, timeout_s=PATIENCE_S):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come about in time"

@@ -36,7 +36,6 @@ def test_failover_to_a_synchronous_standby_loses_nothing(template, fleet, only_f
     check(figures, failovers)
 
 
-@pytest.mark.timeout(300)
 def test_a_promoted_server_with_a_standby_of_its_own_gives_receipts_at_once(
     template, fleet, only_full
 ):
@@ -84,7 +83,6 @@ def lost_with_a_standby_behind(template, fleet, *, synchronous: bool) -> dict[st
         return two.finish()
 
 
-@pytest.mark.timeout(300)
 def test_a_standby_that_was_behind_has_every_receipt_or_the_control_loses_some(
     template, fleet, only_full
 ):
@@ -95,7 +93,6 @@ def test_a_standby_that_was_behind_has_every_receipt_or_the_control_loses_some(
     assert control["lost"] > 0, "an asynchronous standby must lose what it had not got"
 
 
-@pytest.mark.timeout(300)
 def test_commits_wait_for_a_missing_standby_and_nobody_is_told_otherwise(
     template, fleet, only_full
 ):
@@ -132,7 +129,6 @@ def event(summary: str) -> Incoming:
     return Incoming(body, "t", "information", "", "socket", 1, dedup_key=summary)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("believes", [False, True], ids=["asks again", "believes it, the control"])
 def test_a_cancelled_commit_is_no_receipt(template, only_full, monkeypatch, believes):
     """A COMMIT that waits for its standby and that somebody cancels is answered as if it

@@ -28,7 +28,6 @@ def test_nothing_is_lost_when_gateways_are_killed_again_and_again(node, fleet, f
     assert figures["receipts"] > kills
 
 
-@pytest.mark.timeout(300)
 def test_nothing_is_lost_when_the_database_is_killed(node, fleet, only_full):
     """Its commits are on its disk, or nobody was told of them."""
     kills = 10

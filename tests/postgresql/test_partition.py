@@ -5,13 +5,11 @@ from __future__ import annotations
 import socket
 import time
 
-import pytest
 from support import clusters, wires
 from support.gateways import check
 from support.receiver import Receiver
 
 
-@pytest.mark.timeout(240)
 def test_networks_that_are_cut_lose_nothing(template, fleet, only_full):
     """The deliverer from the database: the other takes over, and it launches nothing.
     Both from Komodor: everything waits. No producer is cut off from its gateway."""

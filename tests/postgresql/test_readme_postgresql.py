@@ -11,7 +11,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 from gateway.test_readme_gateway import Place, block
 from support import clusters
 from support.receiver import Receiver
@@ -51,7 +50,6 @@ class GatewayHost(Place):
         return told
 
 
-@pytest.mark.timeout(180)
 def test_two_gateways_in_the_readmes_words(template, tmp_path, need, only_full):
     need("openssl")
     need("createdb", "postgresql-client")

@@ -305,7 +305,6 @@ def test_a_deliverer_stopped_at_any_await_launches_nothing_afterwards(node, flee
         assert not left
 
 
-@pytest.mark.timeout(300)
 def test_the_same_by_a_proxy_and_towards_a_gateway(node, fleet, only_full):
     """Requests that leave by other ways wait elsewhere. Who sends is told by the first
     answer that the other end is a gateway, and sends the same once more, as a hop."""
@@ -362,7 +361,6 @@ def fault():
 """
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("fault", "site"),
     [(NO_CHECK, "self._outbox.exchange("), (NO_FENCE, "self._outbox.fetch(")],

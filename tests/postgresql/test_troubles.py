@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 
-import pytest
 from support import clusters, smalldisk
 from support.gateways import check
 
 
-@pytest.mark.timeout(120)
 def test_behind_a_pooler_in_transaction_mode(node, fleet, need, only_full):
     pooler = clusters.Pooler(node, need("pgbouncer"))
     try:
@@ -27,7 +25,6 @@ def test_behind_a_pooler_in_transaction_mode(node, fleet, need, only_full):
     check(figures, 6)
 
 
-@pytest.mark.timeout(120)
 def test_clocks_an_hour_apart_change_nothing(node, fleet, only_full):
     """Leases go by the database's clock, and each gateway's own runs since boot."""
     two = fleet(node.url(), one={"clock_offset_s": 3600})
@@ -44,7 +41,6 @@ def test_clocks_an_hour_apart_change_nothing(node, fleet, only_full):
     check(figures, 6)
 
 
-@pytest.mark.timeout(120)
 def test_a_full_database_refuses_and_goes_on_when_there_is_room(node, fleet, need, only_full):
     """Its tables stand on a small disk; the log of the server does not."""
     base = node.home / "small"

@@ -60,7 +60,6 @@ def test_in_no_history_on_postgresql_is_anything_lost_or_doubled_unmarked(url, f
             )
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("at_length")
 def test_a_crash_in_flight_that_is_forgotten_is_found(url, monkeypatch):
     monkeypatch.setattr(LeaseRow, "recover_sending", lambda self: 0)

@@ -16,7 +16,8 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from support.waiting import PATIENCE_S
 
 from outboxd.api.context import ApiContext
 from outboxd.api.control import ControlRoutes
@@ -54,7 +55,8 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WAIT_S = 20
+# An expectation of the driver's own waits 5 s: too short for a browser on a busy machine.
+expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 def incoming(
@@ -128,7 +130,7 @@ class Site:
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_S)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -236,7 +238,7 @@ class SandboxSite(Site):
             request = urllib.request.Request(
                 f"{self.url}/mgmt/v1/events", json.dumps(event).encode(), {"x-api-key": "k"}
             )
-            with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 assert answer.status == 201, answer.read()
 
     def close(self) -> None:
@@ -290,7 +292,9 @@ def _chromium() -> Iterator[Browser]:
     # while it does no other test could start one.
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=CHROMIUM_ARGUMENTS
+            executable_path="/usr/bin/chromium",
+            args=CHROMIUM_ARGUMENTS,
+            timeout=PATIENCE_S * 1000,
         )
         yield browser
         browser.close()
@@ -340,7 +344,7 @@ def open_page(chromium: Browser) -> Iterator[Any]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(WAIT_S * 1000)
+        page.set_default_timeout(PATIENCE_S * 1000)
         faults.watch(page, faults_of)
         page.goto(url)
         return page

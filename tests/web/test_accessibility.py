@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
+from support.waiting import PATIENCE_S
 
 from outboxd.status import (
     Callers,
@@ -50,6 +51,7 @@ def look(chromium) -> Any:
         )
         contexts.append(context)
         page: Page = context.new_page()
+        page.set_default_timeout(PATIENCE_S * 1000)
         page.goto(url)
         return page
 

@@ -7,6 +7,8 @@ import os
 import pwd
 import threading
 
+from support.waiting import PATIENCE_S
+
 from outboxd.producer_names import name_of, producers_called
 from outboxd.web.names import KEPT_S, Names
 
@@ -30,7 +32,7 @@ def test_a_name_that_takes_long_keeps_nobody_waiting_and_is_there_later() -> Non
 
     def look_up(producer: str) -> str:
         asked.append(producer)
-        found.wait(20)
+        found.wait(PATIENCE_S)
         return producer.upper()
 
     async def main() -> None:
@@ -38,7 +40,7 @@ def test_a_name_that_takes_long_keeps_nobody_waiting_and_is_there_later() -> Non
         assert await names.of(["a", "b"]) == {}
         assert asked == ["a"]
         found.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while len(known := await names.of(["b", "a"])) < 2:
                 pass  # each look waits for a moment
         assert known == {"a": "A", "b": "B"}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
+from support.waiting import PATIENCE_S
 
 from outboxd.outbox.model import EntryChange
 
@@ -90,10 +91,10 @@ def test_the_list_shows_each_event_as_komodor_would(stocked, open_page) -> None:
 def test_scrolling_brings_older_events_and_keeps_few_rows(stocked, open_page) -> None:
     page = open_page(stocked.url)
     expect(rows(page).first).to_be_visible()
-    for _ in range(40):
+    ends_s = time.monotonic() + PATIENCE_S
+    while not page.get_by_text("Run 0 of many", exact=True).count():
+        assert time.monotonic() < ends_s, "the oldest does not come"
         page.mouse.wheel(0, 3000)
-        if page.get_by_text("Run 0 of many", exact=True).count():
-            break
         page.wait_for_timeout(50)
     expect(page.get_by_text("Run 0 of many", exact=True)).to_be_visible()
     assert rows(page).count() < 60
@@ -211,7 +212,8 @@ def test_what_is_copied_is_the_exact_body(agent_site, event, open_page) -> None:
     expect(drawer.locator(".line").first).to_have_text("n: 12345678901234567890.10")
     expect(drawer.locator(".line").nth(1)).to_have_text('o: {"a": 1e400}')
     drawer.get_by_label("Copy the body").click()
-    expect(drawer.get_by_text("Copied")).to_be_visible()
+    # The button says so for a moment, which a busy machine may miss.
+    expect(page.locator("#announcer")).to_have_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == body.decode()
 
 
@@ -240,6 +242,7 @@ def test_new_events_and_outcomes_appear_by_themselves(
 def test_new_events_do_not_move_what_is_being_read(agent_site, event, settled, open_page) -> None:
     stock(agent_site, event, settled)
     page = open_page(agent_site.url)
+    is_told(page, 2)
     expect(rows(page).first).to_be_visible()
     page.mouse.wheel(0, 1500)
     page.wait_for_function("() => scrollY > 1000 && globalThis.was === (globalThis.was = scrollY)")
@@ -255,6 +258,7 @@ def test_new_events_do_not_move_what_is_being_read(agent_site, event, settled, o
 def test_a_range_is_selected_with_the_pointer(stocked, open_page) -> None:
     page = open_page(stocked.url)
     picture = page.get_by_role("application")
+    is_told(page, 2)
     expect(page.locator(".bars rect").first).to_be_attached()
     box = picture.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 40)
@@ -346,6 +350,7 @@ def test_everything_can_be_done_with_the_keys_alone(stocked, open_page) -> None:
     expect(page.get_by_role("searchbox")).to_be_focused()
     page.keyboard.type("run 11")
     expect(page.locator("#matched")).to_have_text("11")
+    expect(rows(page)).to_have_count(11)
     for _ in range(3):
         page.keyboard.press("ArrowDown")
     selected = page.locator('[aria-selected="true"]')
@@ -655,7 +660,6 @@ def test_when_the_agent_is_gone_nothing_looks_fine(stopping_site, event, chromiu
     context.close()
 
 
-@pytest.mark.timeout(120)
 def test_an_agent_that_stands_still_looks_so_within_seconds(
     stopping_site, event, chromium, full: bool
 ) -> None:
@@ -671,7 +675,7 @@ def test_an_agent_that_stands_still_looks_so_within_seconds(
     goes_on = threading.Event()
     stopping_site._loop.call_soon_threadsafe(goes_on.wait)
     try:
-        expect(page.locator("#stale")).to_be_visible(timeout=25_000)
+        expect(page.locator("#stale")).to_be_visible()
         expect(page).to_have_title(re.compile("^no answer"))
         expect(page.locator("#live")).to_have_text("No answer")
     finally:
@@ -691,7 +695,7 @@ def test_the_agents_clock_counts_where_the_browsers_is_an_hour_off(
     )
     context = chromium.new_context()
     page = context.new_page()
-    page.clock.set_system_time(now + 3600)
+    page.clock.set_system_time(time.time() + 3600)
     page.goto(f"{agent_site.url}/?last=15m")
     expect(rows(page)).to_contain_text(re.compile("next try in [45]m"))
     expect(page.locator("#matched")).to_have_text("1")
@@ -949,8 +953,7 @@ def test_nothing_is_clipped_at_any_width(stocked, open_page, width: int) -> None
         assert rows(page).first.bounding_box()["y"] < 400, "on a phone the list is the first thing"
     else:
         page.mouse.wheel(0, 1500)
-        while page.evaluate("scrollY") < 800:
-            page.wait_for_timeout(20)
+        page.wait_for_function("scrollY >= 800")
         assert page.locator(".top").bounding_box()["y"] == 0
         assert page.locator(".head").bounding_box()["y"] == 56
 
@@ -972,6 +975,8 @@ def test_hidden_tabs_let_go_so_that_a_seventh_lives(agent_site, event, chromium)
         page = context.new_page()
         page.goto(agent_site.url)
         expect(rows(page)).to_have_count(1)
+        expect(page.locator("#matched")).to_have_text("1")
+        expect(page.locator("#live")).to_have_text("Live")
         page.evaluate(HIDE)
         page.on("request", lambda request: asked.append(request.url))
     seventh = context.new_page()
@@ -998,11 +1003,13 @@ def test_of_seven_tabs_in_sight_each_shows_what_comes(agent_site, event, chromiu
         pages.append(page)
     agent_site.accept(event("Deployment", "the second"))
     for page in pages:
-        expect(rows(page)).to_have_count(2, timeout=20_000)
+        expect(rows(page)).to_have_count(2)
+    for page in pages:
+        expect(page.locator("#live")).to_have_text(re.compile("^Live"))
     live = [page.locator("#live").inner_text() for page in pages]
     assert sorted(live) == ["Live"] * 4 + ["Live, every 3 s"] * 3
     pages[0].close()
-    expect(pages[6].locator("#live")).to_have_text(re.compile("^Live"), timeout=20_000)
+    expect(pages[6].locator("#live")).to_have_text(re.compile("^Live"))
     context.close()
 
 
@@ -1280,6 +1287,7 @@ def test_another_site_can_neither_act_nor_read_with_the_browsers_right(
 @pytest.mark.long
 def test_it_prints_its_rows_and_none_of_its_buttons(stocked, open_page, path: str) -> None:
     page = open_page(stocked.url + path)
+    is_told(page, 2)
     expect(page.locator("#matched")).to_have_text(re.compile(r"^\d+$"))
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")

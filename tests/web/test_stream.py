@@ -12,12 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.web import outbox_source, stream
 
 
 def listen(site) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-    connection = http.client.HTTPConnection(urlsplit(site.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(site.url).netloc, timeout=PATIENCE_S)
     connection.request("GET", "/v1/stream")
     return connection, connection.getresponse()
 
@@ -94,7 +95,7 @@ def test_a_listener_that_reads_nothing_is_let_go_and_its_place_is_free(
         unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         unread.connect(("127.0.0.1", urlsplit(agent_site.url).port))
         unread.sendall(b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        ends_at_s = time.monotonic() + 20
+        ends_at_s = time.monotonic() + PATIENCE_S
         for number in itertools.count():
             # Each message is large, and soon there is no more room on the way.
             reason = f"{number}" + "x" * 500_000

@@ -233,7 +233,14 @@ class Job:
     def _stop_with_job(self) -> None:
         """Where the job stopped itself, the shell that waits for us must see that."""
         assert self._pid is not None
-        if os.waitid(os.P_PID, self._pid, os.WSTOPPED | os.WNOHANG) is not None:
+        stopped = os.WSTOPPED | os.WNOHANG
+        if os.waitid(os.P_PID, self._pid, stopped | os.WNOWAIT) is None:
+            return
+        # What stopped it may have been sent to us, too. Then we stop by that, and not once
+        # more when we come to it after both were continued.
+        sleep(GROUP_REST_S)
+        self._take_signals()
+        if os.waitid(os.P_PID, self._pid, stopped) is not None:
             os.kill(os.getpid(), signals.SIGSTOP)
 
     def _on_signal(self, number: int, frame: object) -> None:
