@@ -102,6 +102,22 @@ def test_the_health_of_a_gateway_is_its_status_alone(gateway):
         assert "Outboxd-Gateway" not in answer.headers
 
 
+def test_a_gateway_that_takes_nothing_is_not_ready_until_it_does(make_gateway, komodor):
+    """So that a balancer sends hosts to another."""
+    taken = komodor.respond
+    komodor.respond = lambda arrival: b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n"
+    gateway = make_gateway(outbox={"events_max": 1})
+    assert gateway.request("GET", "/readyz").status == 200
+    assert gateway.post(EVENT, gateway.secrets["web"]).status == 201
+    assert gateway.post(EVENT, gateway.secrets["web"]).status == 503
+    answer = gateway.request("GET", "/readyz")
+    assert (answer.status, answer.raw) == (503, b"")
+    assert gateway.request("GET", "/healthz").status == 200
+    komodor.respond = taken
+    gateway.agent.await_empty()
+    assert gateway.request("GET", "/readyz").status == 200
+
+
 CONTRACT = {
     ("POST", "/mgmt/v1/events"),
     ("GET", "/mgmt/v1/apikey/validate"),

@@ -228,7 +228,7 @@ class AgentParts:
                 self.clock,
                 self._random,
                 is_healthy=lambda: self.health.fault() is None,
-                is_ready=lambda: self._ready,
+                is_ready=lambda: self._ready and self.admission.refusal() is None,
             )
         self._webhooks = webhooks
         on_page = ReadingRoutes(self._api, self._timeline.page).routes()
