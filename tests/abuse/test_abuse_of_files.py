@@ -282,4 +282,4 @@ def test_no_device_and_no_fifo_is_replaced_by_a_file(only_full, as_root, tmp_pat
 
 
 def test_without_a_look_at_it_a_device_is_gone(only_full, as_root, tmp_path):
-    assert "device backup" in taken_away(tmp_path / "x", NOT_LOOKED_AT)
+    assert "device textfile" in taken_away(tmp_path / "x", NOT_LOOKED_AT)

@@ -282,7 +282,7 @@ WRONG = {
     "[delivery] report_outage": ["0"],
     "[http] listen": [
         '"8080"', '":8080"', '"localhost"', '"localhost:"', '"localhost:http"', '"::1:80"',
-        '"a:65536"', '"a b:80"', '"[::1]"', "8080",
+        '"a:65536"', '"a b:80"', '"[::1]"', "8080", '"unix:relative"',
     ],
     "[metrics] textfile": ["5"],
     "[log] level": ['"loud"', '"INFO"', "1"],
@@ -301,6 +301,12 @@ def test_a_wrong_value_is_refused_with_key_value_and_what_is_allowed(write, labe
     assert error.hint
     if value.strip('"').isalnum() and name != "backoff_initial":
         assert value.strip('"')[:30] in error.message
+
+
+def test_the_page_has_a_socket_of_its_own(write, tmp_path):
+    (tmp_path / "here").symlink_to(tmp_path)
+    text = f'[intake]\nsocket = "s"\n[http]\nlisten = "unix:{tmp_path}/here/s"'
+    assert "[intake] socket is there" in refused(write(text)).message
 
 
 def test_the_table_of_wrong_values_has_every_kind_of_key():

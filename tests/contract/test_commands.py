@@ -34,6 +34,21 @@ def bare(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def homeless(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of a user who has no account, as a container gives its processes a number."""
+    for each in (directory, *directory.parents[:-2]):  # up to /tmp: that user comes in
+        each.chmod(each.stat().st_mode | 0o711)
+    directory.chmod(0o777)
+    return subprocess.run(
+        [sys.executable, "-c", AS_HOMELESS, *words],
+        env={"PATH": os.environ["PATH"]},
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
 def spooled(directory: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted((directory / "new").iterdir())]
 
@@ -64,20 +79,25 @@ def test_a_relative_xdg_directory_is_ignored_as_its_specification_says(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-def test_a_user_without_a_home_is_told_and_no_directory_called_tilde_is_made(tmp_path):
-    tmp_path.chmod(0o777)
-    result = subprocess.run(
-        [sys.executable, "-c", AS_HOMELESS, "emit", "t", "s"],
-        env={"PATH": os.environ["PATH"]},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+def test_a_user_without_a_home_hands_in_to_the_packaged_agent(tmp_path):
+    result = homeless(tmp_path, "emit", "t", "s")
 
-    assert result.returncode == 78
+    assert result.returncode == 75, "there is none on this host"
     assert "$HOME" in result.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert "/run/outboxd/outboxd.sock" in result.stderr
+    assert "/var/spool/outboxd" in result.stderr
+    assert list(tmp_path.iterdir()) == [], "and no directory called ~ is made"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_a_user_without_a_home_is_one_as_others_where_the_configuration_names_the_places(tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text(f'[intake]\nsocket = "{tmp_path}/none.sock"\nspool = "{tmp_path}/spool"\n')
+    result = homeless(tmp_path, "emit", "t", "s", "--cluster", "c", "-c", str(config))
+
+    assert result.returncode == 0, result.stderr
+    assert "warning" not in result.stderr
+    assert len(spooled(tmp_path / "spool")) == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
@@ -102,6 +122,7 @@ def test_streams_and_codes_of_the_queue_tools(agent, komodor):
     assert emitted.returncode == 0
     assert emitted.stdout.count(b"\n") == 1
     assert b"every service" in emitted.stderr  # no scope: a warning, and not on stdout
+    assert outboxd("emit", "--json", "/none", *configuration).returncode == 64
 
     waited = outboxd("wait", id, *configuration)
     assert (waited.returncode, waited.stdout) == (1, b"")

@@ -36,6 +36,12 @@ S = "hunter2-SECRET"
         ["sh", "-c", f"curl -H 'Authorization: Bearer {S}' -d '{{\"password\": \"{S}\"}}' h"],
         ["bash", "-ec", f"export TOKEN='{S}'; x --password \"{S}\""],
         ["sh", "-c", f"echo x\ncurl -u bob:{S} h\n"], ["sudo", "mysql", f"-p{S}"],
+        ["curl", "-su", f"bob:{S}", "h"], ["curl", "-sSfLubob:" + S], ["curl", "-#kb", f"sid={S}"],
+        ["sh", "-c", f"curl -fsSu 'bob:a b {S}' h"], ["podman", "login", f"-p{S}"],
+        ["sh", "-c", f'x --password "a b {S}" y'], ["sh", "-c", f"mysql -p'a b {S}' db"],
+        ["sh", "-c", f"sshpass -p 'a {S}' ssh h"], ["python", "-c", f"os.environ['TOKEN']='{S}'"],
+        ["kubectl", "create", "secret", "generic", "x", "--from-literal", f"a={S}"],
+        ["kubectl", "create", "secret", "generic", "x", f"--from-literal=a={S}"],
     ],
 )  # fmt: skip
 def test_a_secret_on_a_command_line_is_masked(argv):
@@ -54,6 +60,12 @@ def test_a_secret_on_a_command_line_is_masked(argv):
         f"-----BEGIN PRIVATE KEY-----\n{S}", f"+ mysql -p{S} db", f"+ curl --token {S} h",
         "key AKIAABCDSECRETIJKLMN in use", "ghp_SECRETSECRETSECRETSECRET0000",
         "eyJSECRETSECRET.eyJSECRETSECRET.SECRET-sig", "xoxb-SECRET-SECRET-SECRET",
+        f"CalledProcessError: Command '['mysql', '-p{S}', 'db']' returned",
+        f"<password>{S}</password>",
+        f"Command '['curl', '-sfu', 'bob:{S}', 'h']' returned non-zero exit status 22.",
+        f'["x", "--token", "{S}"]', "sk-proj-SECRETSECRETSECRETSECRET", "npm_" + "SECRET" * 6,
+        "SG.SECRETSECRETSECRET.SECRETSECRETSECRET", "hf_" + "SECRET" * 6,
+        "hvs.SECRETSECRETSECRETSECRET",
     ],
 )  # fmt: skip
 def test_a_secret_in_what_a_job_wrote_is_masked(text):
@@ -67,6 +79,8 @@ def test_a_secret_in_what_a_job_wrote_is_masked(text):
         ["tar", "-P", "-cf", "x"], ["ssh", "-p", "22", "host"], ["sort", "-u", "-k2"],
         ["/opt/backup.sh", "--all"], ["monkey", "--keep", "7"], ["curl", "https://h/path?page=2"],
         ["git", "clone", "ssh://git@host/x"], ["x", "--tokens-max", "5"], ["sh", "-c", "exit 3"],
+        ["curl", "-sSfL", "https://h"], ["curl", "-so", "/dev/null", "https://h"],
+        ["tar", "-cu", "x"],
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays(argv):

@@ -46,7 +46,7 @@ def directories(config: Config, service: SystemdUnit | None) -> Iterator[Finding
 def _of_files(config: Config, service: SystemdUnit | None) -> Iterator[Finding]:
     outbox = config.outbox.path
     yield _directory("outbox", os.path.dirname(os.path.abspath(outbox)), service)
-    for path in (f"{outbox}-wal", f"{outbox}.lock"):
+    for path in (outbox, f"{outbox}-wal", f"{outbox}.lock"):
         if os.path.lexists(path) and not os.path.isfile(path):
             yield bad("outbox", f"{path} is no regular file", "move it away", EX_CONFIG)
     spool = config.intake.spool

@@ -7,7 +7,7 @@ import sys
 
 from outboxd.cli.agent import AgentQueue
 from outboxd.cli.queue import client_config, socket_path
-from outboxd.errors import EX_OK
+from outboxd.errors import EX_OK, ConfigError, EventError
 from outboxd.producer.command_line import Arguments
 from outboxd.text import harmless
 
@@ -17,6 +17,8 @@ def run(arguments: Arguments) -> int:
     queue = AgentQueue(socket_path(arguments, client_config(arguments)))
     try:
         url = queue.page_link()
+    except EventError as error:  # a conflict: there is no page
+        raise ConfigError(error.message, error.hint) from None
     finally:
         queue.close()
     print(harmless(url))

@@ -48,6 +48,8 @@ def check(config: Config) -> Config:
         if not path.startswith("/") or len(os.fsencode(path)) > SOCKET_PATH_MAX:
             why = f"a socket's path is absolute and has at most {SOCKET_PATH_MAX} bytes"
             raise _wrong(config, "http", "listen", why)
+        if os.path.realpath(path) == os.path.realpath(config.intake.socket):
+            raise _wrong(config, "http", "listen", "[intake] socket is there")
     elif config.http.listen:
         try:
             split_listen(config.http.listen)

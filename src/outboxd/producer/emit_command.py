@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from outboxd.errors import EX_OK, OutboxdError, UsageError
+from outboxd.errors import EX_OK, UsageError
 from outboxd.event.komodor import build
 from outboxd.producer import gateway, settings
 from outboxd.producer.command_line import Arguments
@@ -132,7 +132,6 @@ def _read(path: str, bytes_max: int) -> bytes:
             parts.append(part)
             left -= len(part)
     except OSError as error:
-        failure = OutboxdError(f"{path} cannot be read: {error.strerror}", "name a file, or -")
-        failure.exit_code = 66  # EX_NOINPUT
-        raise failure from None
+        message = f"{path} cannot be read: {error.strerror}"
+        raise UsageError(message, "name a file, or -") from None
     return b"".join(parts)

@@ -47,7 +47,7 @@ _TEXTS = tuple(
         (rf"(\b{_SCHEME}://[^\s/:@\"']{{0,256}}):[^\s/\"']+@", re.IGNORECASE, rf"\1:{MASK}@"),
         (rf"(\b{_SCHEME}://)[^\s/:@\"']{{20,}}@", re.IGNORECASE, rf"\1{MASK}@"),
         (
-            rf"(?<![\w.-])(-{{0,2}}{_NAME}[\"']?\s*=\s*)(?:{_VALUE})",
+            rf"(?<![\w.-])(-{{0,2}}{_NAME}[\"']?\]?\s*=\s*)(?:{_VALUE})",
             re.IGNORECASE,
             rf"\1{MASK}",
         ),
@@ -56,6 +56,8 @@ _TEXTS = tuple(
             re.IGNORECASE,
             rf"\1{MASK}",
         ),
+        (rf"(<{_NAME}>)[^<\r\n]+", re.IGNORECASE, rf"\1{MASK}"),
+        (r"(--from-literal[= ][\w.-]+=)[^\s\"']+", 0, rf"\1{MASK}"),  # of kubectl's secrets
         # What a script gives a program that reads its password.
         (
             r"\b((?:echo|printf)\s+)[^|\n]{1,200}"
@@ -75,7 +77,9 @@ _TEXTS = tuple(
         (r"\b(pass:)\S+", 0, rf"\1{MASK}"),  # as openssl takes it
         (
             r"\b(?:A[KS]IA[0-9A-Z]{16}|gh[opsru]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}"
-            r"|xox[a-z]-[\w-]{10,}|[sr]k_(?:live|test)_\w{10,}|AIza[\w-]{35}"
+            r"|xox[a-z]-[\w-]{10,}|xapp-[\w-]{10,}|[sr]k_(?:live|test)_\w{10,}|AIza[\w-]{35}"
+            r"|sk-[\w-]{20,}|SG\.[\w-]{16,}\.[\w-]{16,}|(?:npm|hf)_\w{30,}|do[opr]_v1_\w{40,}"
+            r"|shp(?:at|ca|pa|ss)_\w{20,}|pypi-[\w-]{40,}|glsa_\w{20,}|hv[sbr]\.[\w-]{20,}"
             r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)",
             0,
             MASK,
@@ -90,7 +94,10 @@ _BLANKS = re.compile(r"(\s+)")
 
 # Programs whose short options hold a secret: glued to the option's letter, and as its next word.
 _GLUED = {
-    "-p": ("mysql", "mariadb", "sshpass", "mongo", "7z", "7za", "7zz", "rar", "unrar"),
+    "-p": (
+        *("mysql", "mariadb", "sshpass", "mongo", "docker", "podman"),
+        *("7z", "7za", "7zz", "rar", "unrar"),
+    ),
     "-a": ("redis-cli",),
     "-w": ("ldap",),
     "-P": ("zip", "unzip", "sqlcmd", "bcp", "ipmitool", "mosquitto_"),
@@ -125,7 +132,11 @@ _NEXT = {
     "--cookie": ("curl",),
     "--cert": ("curl",),
     "--oauth2-bearer": ("curl",),
+    "-ap": ("swaks",),
+    "--from-literal": ("kubectl",),
 }
+# Options of curl without a value, which may stand before another one in the same word.
+_CLUSTER = re.compile(r"-[\d#BGIJLMNORSVZafgijklnpqsv]+([EUbu].*)", re.DOTALL)
 # Those that are given USER/PASSWORD.
 _LOGIN = ("sqlplus", "expdp", "impdp", "sqlldr", "rman")
 # The word, counted without options, that is a secret; behind which first word, if not any.
@@ -149,12 +160,14 @@ def masked_text(text: str) -> str:
     for pattern, replacement in _TEXTS:
         text = pattern.sub(replacement, text)
     words = _Words()
-    parts = _BLANKS.split(text)
-    # Every second part is the blanks between two words.
-    return "".join(
-        part if place % 2 or not part else words.masked_in_text(part)
-        for place, part in enumerate(parts)
-    )
+    shown = []
+    for place, part in enumerate(_BLANKS.split(text)):
+        if place % 2:  # every second part is the blanks between two words
+            words.look_at_blanks(part)
+            shown.append(part)
+        else:
+            shown.append(words.masked_in_text(part) if part else part)
+    return "".join(shown)
 
 
 class _Words:
@@ -164,6 +177,7 @@ class _Words:
         self._program = ""
         self._next_is_secret = False
         self._next_is_script = False
+        self._quote = ""  # the quote that a secret with blanks in it stands in
         self._places: list[str] = []  # of the program's words, without options
 
     def masked(self, word: str) -> str:
@@ -187,14 +201,29 @@ class _Words:
 
     def masked_in_text(self, word: str) -> str:
         """The same where the text around it was looked at already."""
-        bare = word.strip("\"'`();")
+        if self._quote:
+            _, end, rest = word.partition(self._quote)
+            self._quote = "" if end else self._quote
+            return MASK + end + rest
+        bare = word.strip("\"'`();[],")  # also as a list of Python's, which its errors show
         if self._is_secret(bare):
+            self._begin_quote(word)
             return word.replace(bare, MASK)
         glued = self._glued(bare)
         if glued is not None:
+            self._begin_quote(bare.removeprefix(glued.removesuffix(MASK)))
             return word.replace(bare, glued)
         self._look_ahead(bare)
         return word
+
+    def look_at_blanks(self, blanks: str) -> None:
+        """Quotes that are not closed on their line are none."""
+        if "\n" in blanks:
+            self._quote = ""
+
+    def _begin_quote(self, value: str) -> None:
+        if value[:1] in ("'", '"') and value.count(value[0]) == 1:
+            self._quote = value[0]
 
     def _is_secret(self, word: str) -> bool:
         is_secret, self._next_is_secret = self._next_is_secret, False
@@ -212,14 +241,20 @@ class _Words:
     def _glued(self, word: str) -> str | None:
         if self._program.startswith(_LOGIN) and (login := _USER_AND_PASSWORD.match(word)):
             return f"{login[1]}{MASK}{word[login.end() :]}"
+        alone = self._alone(word)
         for length in (3, 2):
-            programs = _GLUED.get(word[:length], ())
-            if len(word) > length and self._program.startswith(programs) and programs:
-                return f"{word[:length]}{MASK}"
+            programs = _GLUED.get(alone[:length], ())
+            if len(alone) > length and self._program.startswith(programs) and programs:
+                return f"{word[: len(word) - len(alone) + length]}{MASK}"
         return None
 
+    def _alone(self, word: str) -> str:
+        """The option of a word without those that stand in it before: `-sSfu` is `-u`."""
+        cluster = _CLUSTER.fullmatch(word) if self._program.startswith("curl") else None
+        return f"-{cluster[1]}" if cluster is not None else word
+
     def _look_ahead(self, word: str) -> None:
-        programs = _NEXT.get(word, ())
+        programs = _NEXT.get(self._alone(word), ())
         self._next_is_secret = _OPTION.fullmatch(word) is not None or (
             programs != () and self._program.startswith(programs)
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 
 from outboxd import locations
+from outboxd.errors import ConfigError
 from outboxd.event.jsontext import shown
 from outboxd.event.komodor import EVENT_BYTES_MAX, EVENT_TYPE_MAX
 from outboxd.producer import plain_toml
@@ -41,11 +42,7 @@ class ProducerSettings:
 
 
 def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> ProducerSettings:
-    """The settings of `path`, else $OUTBOXD_CONFIG, else the system's file, else built-in.
-
-    Raises ConfigError for a user without a home on a host without a packaged agent, whose
-    events no place is meant for.
-    """
+    """The settings of `path`, else $OUTBOXD_CONFIG, else the system's file, else built-in."""
     named = path or environ.get("OUTBOXD_CONFIG") or None
     source = named or locations.CONFIG_PATH
     try:
@@ -105,6 +102,8 @@ def _apply(
     intake = _section(tables, "intake", faults)
     komodor = _section(tables, "komodor", faults)
     base = os.path.dirname(os.path.abspath(source))
+    if intake.keys() >= {"socket", "spool"}:
+        settings.warning = None  # of places that are not needed
 
     def take(section: Mapping[str, Any], name: str, convert: Callable[[Any], object]) -> None:
         if name not in section:
@@ -160,9 +159,18 @@ def _count(value: object) -> int:
 
 def _built_in(environ: Mapping[str, str]) -> ProducerSettings:
     """Those of a person's own agent. The directories that systemd's variables name are not
-    looked at: where a job runs as a service, they are that service's."""
-    directories = locations.user_runtime_dirs(environ)
-    spool = f"{locations.user_state_dir(environ)}/spool"
+    looked at: where a job runs as a service, they are that service's. For a user without a
+    home (a number of a container's) no place but the packaged agent's is meant."""
+    try:
+        directories = locations.user_runtime_dirs(environ)
+        spool = f"{locations.user_state_dir(environ)}/spool"
+    except ConfigError as error:
+        settings = ProducerSettings(locations.PACKAGED_SOCKET, locations.PACKAGED_SPOOL)
+        settings.warning = (
+            f"{error.message}; going on with the socket {settings.socket} and the spool"
+            f" {settings.spool}; {error.hint}"
+        )
+        return settings
     sockets = [f"{directory}/{SOCKET_NAME}" for directory in directories]
     return ProducerSettings(next(filter(os.path.exists, sockets), sockets[0]), spool)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import stat
 
 import pytest
 
@@ -57,6 +59,63 @@ def test_a_file_copied_without_its_log_is_told_by_command_and_agent(world, tmp_p
     assert "without its log" in (world.directory / "agent.log").read_text()
     world.stop_agent()
     assert "without its log" not in world.run("events").err, "the agent has told it"
+
+
+def test_a_backup_takes_the_place_of_an_older_one_and_of_nothing_else(world, tmp_path):
+    world.start_agent()
+    world.stop_agent()
+    theirs = {
+        "text": b"root:x:0:0:root:/root:/bin/bash\n",
+        "of_another_program": b"SQLite format 3\0" + bytes(84),
+        "short": b"SQLite format 3\0",
+    }
+    for name, content in theirs.items():
+        (tmp_path / name).write_bytes(content)
+        done = world.run("backup", str(tmp_path / name))
+        assert done.code == 64, done
+        assert "no copy of an outbox" in done.err
+        assert (tmp_path / name).read_bytes() == content
+    (tmp_path / "empty").touch()
+    for _ in range(2):
+        assert world.run("backup", str(tmp_path / "empty")).code == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*theirs, "empty"])
+
+
+def test_a_backup_that_cannot_be_written_says_whose_fault_it_is(world, tmp_path):
+    world.start_agent()
+    world.stop_agent()
+    (tmp_path / "file").touch()
+    for path in ("none/copy", "file/copy", "x" * 300):
+        done = world.run("backup", str(tmp_path / path))
+        assert (done.code, done.out) == (64, ""), done
+    full = world.run("backup", "/dev/full")
+    assert full.code == 64, full
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
+def test_what_is_no_regular_file_is_no_outbox_and_nothing_is_made_beside_it(world, tmp_path, kind):
+    path = tmp_path / "odd"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    else:
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("no right to make a device")
+    world.write_config()
+    config = world.config.read_text().replace('path = "outbox.db"', f'path = "{tmp_path}/odd"')
+    world.config.write_text(config)
+    try:
+        for words in (["run"], ["events"], ["hold"], ["check"]):
+            done = world.run(*words)
+            assert done.code == 78, done
+            assert "no regular file" in done.out + done.err
+    finally:
+        world.write_config()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @root_only

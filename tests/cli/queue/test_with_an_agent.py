@@ -29,6 +29,12 @@ def calm(world):
     world.run("release")
 
 
+def test_an_agent_without_a_page_has_no_link_to_it(world):
+    done = world.run("page", "--no-open")
+    assert done.code == 78, done
+    assert "[http] listen" in done.err
+
+
 def test_an_event_is_seen_by_every_command(world):
     id = world.add("seen by all", scope={"clusters": ["prod"]}, details={"host": "a", "n": 1.50})
     assert world.run("wait", id).code == 0
@@ -308,7 +314,7 @@ def test_a_backup_says_why_it_cannot_be(world, tmp_path):
     assert "the outbox itself" in itself.err
     assert world.run("backup", str(tmp_path)).code == 64
     nowhere = world.run("backup", str(tmp_path / "no" / "where.db"))
-    assert nowhere.code == 69
+    assert nowhere.code == 64
     assert "No such file" in nowhere.err
     (tmp_path / "used.db-wal").touch()
     assert world.run("backup", str(tmp_path / "used.db")).code == 64

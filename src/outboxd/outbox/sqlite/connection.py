@@ -111,6 +111,9 @@ def unusable(error: OSError, path: str) -> OutboxdError:
         return OutboxUnusable(
             f"{path} is a directory", "set [outbox] path to a file, or move the directory away"
         )
+    if error.errno == errno.EINVAL:
+        told = f"{path} is no outbox: {error.strerror}"
+        return OutboxUnusable(told, "set [outbox] path to a file of its own")
     failure = OutboxUnusable(
         f"cannot open {path}: {error.strerror}",
         "the agent's user must be able to read and write it and its directory",

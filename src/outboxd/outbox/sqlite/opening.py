@@ -19,6 +19,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from outboxd.clock import Clock
 from outboxd.disk import sync_directory
 from outboxd.errors import DiskShort, OutboxDamaged, OutboxdError, OutboxLocked, Unavailable
+from outboxd.files import check_replaceable
 from outboxd.outbox.moving import refuse_moved
 from outboxd.outbox.outbox import Outbox
 from outboxd.outbox.sqlite import copying
@@ -95,6 +96,7 @@ def open_outbox(
     # SQLite keeps its log beside the file itself, not beside a link to it.
     path = os.path.realpath(path)
     make_directory(os.path.dirname(path))
+    _check_kind(path)
     lock = _lock(path)
     try:
         clock = clock or Clock()
@@ -184,6 +186,15 @@ def _checked(path: str, make_engine: Callable[[], SqliteEngine]) -> tuple[Sqlite
         raise translate(error, path) from error
 
 
+def _check_kind(path: str) -> None:
+    """Before anything is made beside it: a FIFO would be waited for without end, and beside
+    a device is no place for a lock. Raises OutboxUnusable."""
+    try:
+        check_replaceable(path)
+    except OSError as error:
+        raise unusable(error, path) from error
+
+
 def _lock(path: str) -> OutboxLock:
     """The lock. A command has it for a moment only, so that is waited for.
 
@@ -252,6 +263,7 @@ def _offline(path: str) -> Iterator[SqliteEngine]:
             f"there is no outbox at {path}, and no agent answers",
             "start the agent, or name its configuration with -c FILE",
         )
+    _check_kind(path)
     lock = _lock(path)
     try:
         fault = "a recovery is not finished" if recovery.read_note(path) else ""

@@ -159,9 +159,17 @@ def _of_empty(path: str, files: Files, was_outbox: bool) -> str:
     return ""
 
 
+def is_of_outbox(head: bytes) -> bool:
+    """Whether a file that begins with these bytes (72 or more) says that it is an outbox."""
+    return head[:16] == MAGIC and _application_id(head) == schema.APPLICATION_ID
+
+
 def _is_foreign(head: memoryview) -> bool:
-    application_id = int.from_bytes(head[68:72], "big")
-    return application_id != schema.APPLICATION_ID and _has_tables(head)
+    return _application_id(head) != schema.APPLICATION_ID and _has_tables(head)
+
+
+def _application_id(head: bytes | memoryview) -> int:
+    return int.from_bytes(head[68:72], "big")
 
 
 def _has_tables(head: memoryview) -> bool:
