@@ -489,6 +489,16 @@ def test_the_strip_shades_an_outage(agent_site, open_page) -> None:
     expect(page.get_by_role("img", name=re.compile("outage 20m"))).to_be_visible()
 
 
+def test_the_strip_says_as_many_wait_as_the_head_and_how_long_it_has_looked(
+    agent_site, event, open_page
+) -> None:
+    page = open_page(agent_site.url)
+    expect(page.locator(".of-outage")).to_contain_text("outage, last 1 min")
+    agent_site.accept(event(), event())
+    expect(page.locator("#status")).to_contain_text("2 waiting")
+    expect(page.locator(".of-backlog b")).to_have_text("2")
+
+
 def test_the_sandbox_marks_the_services_that_an_event_reaches(sandbox_site, open_page) -> None:
     plain: dict[str, Any] = {"eventType": "deploy", "summary": "one"}
     sandbox_site.receive(
@@ -656,7 +666,7 @@ def test_when_the_agent_is_gone_nothing_looks_fine(stopping_site, event, chromiu
     expect(page).to_have_title(re.compile("^no answer"))
     page.locator('input[name="type"][value="Backup"]').check(force=True)
     expect(rows(page)).to_have_count(0)
-    expect(page.locator("#note")).to_contain_text("cannot be shown")
+    expect(page.locator("#note")).to_contain_text("cannot be shown: no answer from 127.0.0.1:")
     context.close()
 
 
@@ -956,6 +966,37 @@ def test_nothing_is_clipped_at_any_width(stocked, open_page, width: int) -> None
         page.wait_for_function("scrollY >= 800")
         assert page.locator(".top").bounding_box()["y"] == 0
         assert page.locator(".head").bounding_box()["y"] == 56
+
+
+PLACEHOLDER_ROOM = """(input) => {
+  const style = getComputedStyle(input);
+  const pen = document.createElement('canvas').getContext('2d');
+  pen.font = style.font;
+  const room = input.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  return room - pen.measureText(input.placeholder).width;
+}"""
+
+
+def test_a_hosts_long_name_leaves_the_head_one_row_and_what_to_type_is_whole(
+    agent_site, event, open_page
+) -> None:
+    agent_site.told(host="worker-17.batch-of-the-night.eu-central-1.compute.example.internal")
+    agent_site.accept(event())
+    page = open_page(agent_site.url, size=(1440, 800))
+    expect(page.locator("#status")).to_contain_text("1 waiting")
+    expect(page.locator("#live")).to_have_text("Live")
+    assert page.locator("#q").evaluate(PLACEHOLDER_ROOM) >= 0
+    for width in (1440, 950, 390, 360):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        host, live, status = (
+            page.locator(name).bounding_box() for name in (".kind.agent-only", "#live", "#status")
+        )
+        assert live["x"] + live["width"] <= width
+        assert host["width"] > 100
+        assert abs(live["y"] + live["height"] / 2 - host["y"] - host["height"] / 2) < 8, width
+        is_above = host["y"] + host["height"] <= status["y"]
+        assert is_above or host["x"] + host["width"] <= status["x"], "nothing lies on the name"
 
 
 # --- many at once ------------------------------------------------------------------

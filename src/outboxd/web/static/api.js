@@ -22,10 +22,7 @@ export async function getText(path, query, purpose, withinMs = ANSWER_MAX_MS) {
   const late = new DOMException(`no answer within ${withinMs / 1000} s`, 'TimeoutError');
   const timer = setTimeout(() => controller.abort(late), withinMs);
   try {
-    const response = await fetch(text ? `${path}?${text}` : path, { signal: controller.signal });
-    const body = await response.text();
-    if (!response.ok) throw refusal(response, body);
-    return body;
+    return await answered(text ? `${path}?${text}` : path, { signal: controller.signal });
   } finally {
     clearTimeout(timer);
   }
@@ -34,10 +31,19 @@ export async function getText(path, query, purpose, withinMs = ANSWER_MAX_MS) {
 /** POST as JSON, with the key that lets this browser act. */
 export async function post(path, content, key) {
   const headers = { 'Content-Type': 'application/json', ...(key ? { 'X-Outboxd-Key': key } : {}) };
-  const response = await fetch(path, { method: 'POST', headers, body: JSON.stringify(content) });
-  const body = await response.text();
-  if (!response.ok) throw refusal(response, body);
-  return JSON.parse(body);
+  return JSON.parse(await answered(path, { method: 'POST', headers, body: JSON.stringify(content) }));
+}
+
+/** The body of a good answer. What a browser says where there is none helps nobody. */
+async function answered(url, options) {
+  try {
+    const response = await fetch(url, options);
+    const body = await response.text();
+    if (!response.ok) throw refusal(response, body);
+    return body;
+  } catch (error) {
+    throw error instanceof TypeError ? new Error(`no answer from ${location.host}`) : error;
+  }
 }
 
 /** Ends the question with this purpose. */

@@ -104,6 +104,7 @@ function status(now) {
   // 'The last hour' is one by the agent's clock.
   if (view.last && browserAheadMs() !== before) again();
   producers?.setStatus(now);
+  if (now.outbox) strip?.setWaiting(now.outbox.pending);
   const held = now.destination?.state === 'held';
   if (held !== destinationHeld || toThisAgent() !== leads) {
     destinationHeld = held;

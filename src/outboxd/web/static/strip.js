@@ -19,12 +19,13 @@ export class Strip {
       backlog: h('b', {}, '–'), rate: h('b', {}, '–'), outage: h('b', {}, '–'),
     };
     this.picture = svg('svg', { role: 'img', height: HEIGHT + AXIS, preserveAspectRatio: 'none' });
-    const figure = (element, label, name) => h('div', { class: `figure of-${name}` }, element, h('span', {}, label));
+    this.outageLabel = h('span', {}, 'outage, last hour');
+    const figure = (element, label, name) => h('div', { class: `figure of-${name}` }, element, label);
     byId('strip').append(
       h('div', { class: 'figures' },
-        figure(this.figures.backlog, 'waiting', 'backlog'),
-        figure(this.figures.rate, 'delivered a second', 'rate'),
-        figure(this.figures.outage, 'outage, last hour', 'outage')),
+        figure(this.figures.backlog, h('span', {}, 'waiting'), 'backlog'),
+        figure(this.figures.rate, h('span', {}, 'delivered a second'), 'rate'),
+        figure(this.figures.outage, this.outageLabel, 'outage')),
       this.picture,
     );
     new ResizeObserver(() => this.paint()).observe(this.picture.parentNode);
@@ -33,6 +34,12 @@ export class Strip {
   start() {
     this.load();
     setInterval(() => document.hidden || this.load(), INTERVAL_MS);
+  }
+
+  /** How many wait now: samples are seconds old, and two numbers of one thing puzzle. */
+  setWaiting(number) {
+    this.waiting = number;
+    setText(this.figures.backlog, compact(number));
   }
 
   async load() {
@@ -79,14 +86,19 @@ export class Strip {
   }
 
   say(spans, highest) {
-    const { pending, rate } = this.data;
+    const { now, windowMs, at, pending, rate } = this.data;
+    const waiting = this.waiting ?? pending.at(-1);
+    // An agent that began later knows nothing of the time before.
+    const minutes = Math.max(1, Math.ceil((now - at[0]) / 60_000));
+    const window = now - windowMs < at[0] - 60_000 ? `last ${minutes} min` : 'last hour';
     const outage = spans.filter((span) => OUTAGE.has(span.state)).reduce((sum, span) => sum + span.to - span.from, 0);
     const recent = rate.slice(-4);
     const speed = recent.reduce((sum, value) => sum + value, 0) / Math.max(1, recent.length);
-    setText(this.figures.backlog, compact(pending.at(-1)));
+    setText(this.figures.backlog, compact(waiting));
     setText(this.figures.rate, speed >= 10 ? compact(Math.round(speed)) : speed.toFixed(1));
     setText(this.figures.outage, outage > 0 ? duration(outage) : 'none');
-    this.picture.setAttribute('aria-label', `The last hour: ${pending.at(-1)} waiting, at most ${highest}; `
+    setText(this.outageLabel, `outage, ${window}`);
+    this.picture.setAttribute('aria-label', `The ${window}: ${waiting} waiting, at most ${highest}; `
       + `outage ${outage > 0 ? duration(outage) : 'none'}; the destination is ${WORDS[spans.at(-1)?.state] ?? 'unknown'}`);
   }
 }
