@@ -375,6 +375,22 @@ def test_a_first_attempt_is_settled_without_reading_and_ends_in_the_same_row(pat
     assert rows[0] == rows[1]
 
 
+def test_first_attempts_are_settled_without_a_query_unless_one_is_not_as_it_came_in(engine, event):
+    receipts = keep(engine, *[event(f"n{n}")._replace(producer="uid:1") for n in range(8)])
+    attempt = Attempt(5, 5, "delivered", 201, None)
+    statements: list[str] = []
+    engine.connection.set_trace_callback(statements.append)
+    settle(engine, *[Settlement(seq, "delivered", attempt, first_of="uid:1") for seq in (1, 2, 3)])
+    assert {each.split()[0] for each in statements} == {"BEGIN", "WITH", "COMMIT"}
+    with engine.transaction():
+        engine.change(EntryChange.HOLD, receipts[7].id)
+    statements.clear()
+    settle(engine, *[Settlement(seq, "delivered", attempt, first_of="uid:1") for seq in (7, 8)])
+    engine.connection.set_trace_callback(None)
+    assert {each.split()[0] for each in statements} == {"BEGIN", "WITH", "SELECT", "COMMIT"}
+    assert engine.counts() == (3, 5, 0, 0)
+
+
 def test_a_first_attempt_whose_row_was_changed_meanwhile_is_read(engine, event):
     """The checksum is the guard: what an operator did to it stays."""
     receipts = keep(engine, *[event(f"n{n}")._replace(producer="uid:1") for n in range(4)])

@@ -301,7 +301,10 @@ class ClockSteps:
 
     def corrected(self, at: int) -> int:
         """A stored time of this host's clock, as it should have been."""
-        return at + next((s.forward_ms for s in self.steps if at <= s.until_at), 0)
+        for step in self.steps:
+            if at <= step.until_at:
+                return at + step.forward_ms
+        return at
 
     def correct(self, entry: Claimed) -> Claimed:
         """An entry as it was read, with its times as they should have been. (Not twice:

@@ -61,6 +61,9 @@ class Delivered(NamedTuple):
     resting: tuple[tuple[int, float], ...]
 
 
+_SAYS_NOTHING = Delivered(None, ())
+
+
 class _Record:
     """What is remembered of an entry that was refused and not delivered since."""
 
@@ -163,17 +166,19 @@ class Evidence:
 
     def delivered(self, seq: int) -> Delivered:
         """An entry was delivered that had been sent after those that were refused."""
+        self._deliveries += 1
+        self._spent = False
+        self._rejected.clear()
+        self.refuses_everything = False
         self._records.pop(seq, None)
-        first = next(iter(self._suspects), None)
+        if not self._suspects:
+            return _SAYS_NOTHING  # the usual case
+        first = next(iter(self._suspects))
         blamed = None if first == seq or first not in self._records else first
         if blamed is not None:
             self._records[blamed].blamed = True
         suspects = [(each, self._records.get(each)) for each in self._suspects]
-        self._deliveries += 1
         self._suspects.clear()
-        self._spent = False
-        self._rejected.clear()
-        self.refuses_everything = False
         return Delivered(
             blamed,
             tuple(

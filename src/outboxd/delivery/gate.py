@@ -142,7 +142,7 @@ class Gate:
         return self._breaker.view()
 
     def _hangs_after_s(self) -> float:
-        usual_s = self.latency_s or 0.0
+        usual_s = self._limiter.latency_s or 0.0
         return max(HANGS_AFTER_MIN_S, usual_s * _HANGS_AFTER_FACTOR)
 
     def _aside(self, now_s: float) -> int:
@@ -153,6 +153,8 @@ class Gate:
             if began_s > since_s:
                 break
             hung += 1
+        if not self._set_aside_slots:
+            return hung
         return hung + sum(self._open_s[slot] > since_s for slot in self._set_aside_slots)
 
     def _next_hung_s(self, now_s: float) -> float:

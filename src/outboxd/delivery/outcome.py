@@ -222,8 +222,8 @@ def decoded(body: bytes, coding: str) -> tuple[bytes, bool]:
     """
     if not body:
         return b"", True
-    named = [name for each in coding.split(",") if (name := each.strip().lower())]
-    named = [name for name in named if name != "identity"]
+    named = [each.strip().lower() for each in coding.split(",")] if coding else []
+    named = [name for name in named if name not in ("", "identity")]
     for _ in range(_LAYERS_MAX):
         unpacked = _unpacked(body, is_deflate=named[-1:] == ["deflate"])
         if unpacked is None:

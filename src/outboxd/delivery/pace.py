@@ -279,7 +279,7 @@ class Rate:
         self._accepted_s.append(now_s)
         while now_s - self._accepted_s[0] > _WINDOW_S:
             self._accepted_s.popleft()
-        if any(by in sign.by for sign in self._signs):
+        if self._signs and any(by in sign.by for sign in self._signs):
             self._signs.clear()  # it was throttled and passes now: so it was the pace
 
     def throttled(self, serial: int, by: int, now_s: float) -> None:

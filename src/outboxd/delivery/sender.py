@@ -414,7 +414,9 @@ class Sender:
         self._look_at_clock()
         batch = []
         for entry in entries:
-            expires_at = self._clock_steps.correct(entry).expires_at
+            expires_at = entry.expires_at
+            if expires_at is not None:
+                expires_at = self._clock_steps.correct(entry).expires_at
             if expires_at is not None and expires_at <= self._clock.wall_ms():
                 self._in_flight.expire(entry.seq, entry.id)
             else:

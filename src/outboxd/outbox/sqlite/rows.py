@@ -172,13 +172,14 @@ def insert_rows(
 ) -> int:
     """Many rows, few statements; `pattern` is the row's text where not all of it is
     bound, `more` what is bound behind the rows. How many were inserted or changed."""
-    changed = 0
+    # `rowcount` is -1 for a statement that begins with WITH.
+    before = connection.total_changes
     for portion in portions(rows):
         marks = pattern or "(" + ",".join("?" * len(portion[0])) + ")"
         values = ",".join([marks] * len(portion))
         bound = (*chain.from_iterable(portion), *more)
-        changed += connection.execute(f"{head} VALUES {values}{tail}", bound).rowcount
-    return changed
+        connection.execute(f"{head} VALUES {values}{tail}", bound)
+    return connection.total_changes - before
 
 
 def read_states(connection: sqlite3.Connection, seqs: Iterable[int]) -> list[StateRow]:
