@@ -109,6 +109,15 @@ def test_producers_know_the_name_of_every_setting_and_no_other():
     assert known == {section: set(keys) for section, keys in SECTIONS.items()} | {"webhooks": set()}
 
 
+def test_a_webhooks_secret_is_a_neighbour_of_the_file_and_its_name_may_begin_with_a_digit(
+    write, tmp_path, monkeypatch
+):
+    path = write('[webhooks.1password]\nsignature_secret_file = "secret"\n')
+    monkeypatch.chdir("/")
+    found = load(path).webhooks
+    assert found == {"1password": {"signature_secret_file": str(tmp_path / "secret")}}
+
+
 def test_a_producer_on_a_gateway_is_warned_of_no_webhook(write):
     path = write('[webhooks.mine]\nevent_type = "a"\nsummary = "b"\n')
     load(path)

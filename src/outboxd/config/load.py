@@ -53,6 +53,9 @@ def load_client(path: str | None = None, environ: Mapping[str, str] = os.environ
     return _without_files(config, tables) if config.outbox.url else config
 
 
+# Of a [webhooks.NAME] table, the one value that is no expression and no header's name.
+_SECRET_FILE = "signature_secret_file"
+
 # What does not go with [outbox] url, and what to do instead.
 _NOT_WITH_URL = (
     ("outbox", "path", "the outbox is in one place: take path out, or url"),
@@ -109,11 +112,20 @@ def _webhooks(tables: object, source: str | None) -> dict[str, dict[str, str]]:
                 raise ConfigError(
                     f"{label} {shown(part)} = {written} is not allowed", f"allowed is {allowed}"
                 )
+        if secret := table.get(_SECRET_FILE):
+            table[_SECRET_FILE] = _neighbour(secret, source)
     return tables
 
 
 def _is_webhook_name(name: str) -> bool:
-    return 0 < len(name) <= 64 and name.isascii() and name.replace("-", "_").isidentifier()
+    letters = f"_{name.replace('-', '_')}"  # a name may begin with a digit, too
+    return 0 < len(name) <= 64 and name.isascii() and letters.isidentifier()
+
+
+def _neighbour(path: str, source: str | None) -> str:
+    """Relative paths are the configuration file's neighbours, wherever the agent was started."""
+    base = os.path.dirname(os.path.abspath(source)) if source else ""
+    return os.path.join(base, os.path.expanduser(path))
 
 
 def find(path: str | None = None, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -137,9 +149,7 @@ def _value(
     except ValueError:
         raise wrong(key, source, given[key.name]) from None
     if key.kind.is_path and value:
-        # Relative paths are the configuration file's neighbours, wherever the agent was started.
-        base = os.path.dirname(os.path.abspath(source)) if source else ""
-        return os.path.join(base, os.path.expanduser(str(value)))
+        return _neighbour(str(value), source)
     return value
 
 
