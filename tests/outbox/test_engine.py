@@ -613,6 +613,16 @@ def test_the_json_of_an_entry_has_the_promised_keys(engine, event):
     assert told["scope"] == {"clusters": ["a"]}
 
 
+def test_entries_of_one_millisecond_have_short_ids_of_their_own(engine, event):
+    ids = [receipt.id for _ in range(2) for receipt in keep(engine, *(event(),) * 5)]
+    listed = read_page(engine, EntryFilter(), None, 20).entries
+    shown = {entry.id: entry.short_id for entry in listed}
+    for id in ids:
+        assert len(shown[id]) >= 13
+        assert [other for other in ids if other.startswith(shown[id])] == [id]
+        assert engine.get(id).short_id == shown[id]
+
+
 def test_numbers_in_details_keep_their_text(engine, event):
     (receipt,) = keep(engine, event())
     assert b'"n":1.10' in msgspec.json.encode(entry_json(engine.get(receipt.id)))

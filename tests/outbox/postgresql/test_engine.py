@@ -55,6 +55,7 @@ SHARED = (
     "test_pages_go_through_everything_newest_first",
     "test_filters",
     "test_the_json_of_an_entry_has_the_promised_keys",
+    "test_entries_of_one_millisecond_have_short_ids_of_their_own",
     "test_numbers_in_details_keep_their_text",
 )
 for _name in SHARED:

@@ -20,7 +20,7 @@ from outboxd.outbox.model import (
     Unsettled,
     UnsettledSums,
 )
-from outboxd.outbox.postgresql.rows import ENTRY, entry_of
+from outboxd.outbox.postgresql.rows import SHOWN, shown_of
 
 SCAN_ROWS = 500  # looked at in one step
 SEQ_MAX = 1 << 62
@@ -99,13 +99,13 @@ def step(
         return ListStep([], None, False)
     clauses, values = conditions(where)
     rows = connection.execute(
-        f"{ENTRY} AND s.seq < %s AND s.seq >= %s{clauses} ORDER BY s.seq DESC",
+        f"{SHOWN} AND s.seq < %s AND s.seq >= %s{clauses} ORDER BY s.seq DESC",
         (destination, place.before_seq, floor, *values),
     )
     found: list[Entry] = []
     size = 0
     for row in rows:
-        entry = entry_of(row)
+        entry = shown_of(row)
         if not _matches(where, entry):
             continue
         if size + len(entry.body) > bytes_max and (is_begun or found):
@@ -133,10 +133,10 @@ def entries_of(
     """Those of some entries that match but for its texts, newest first."""
     clauses, values = conditions(where)
     rows = connection.execute(
-        f"{ENTRY} AND s.seq = ANY(%s){clauses} ORDER BY s.seq DESC",
+        f"{SHOWN} AND s.seq = ANY(%s){clauses} ORDER BY s.seq DESC",
         (destination, list(seqs), *values),
     )
-    return [entry_of(row) for row in rows]
+    return [shown_of(row) for row in rows]
 
 
 def seq_range(connection: psycopg.Connection[Any], destination: str) -> range:

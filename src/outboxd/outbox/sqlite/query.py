@@ -26,6 +26,7 @@ from outboxd.outbox.model import (
     Unsettled,
     UnsettledSums,
 )
+from outboxd.outbox.short_id import short_id
 from outboxd.outbox.sqlite.claiming import DUE
 from outboxd.outbox.sqlite.rows import EntryRow
 
@@ -34,8 +35,6 @@ ENTRY = ", ".join(f"e.{name}" for name in EntryRow._fields)
 NEIGHBOURS = (
     "(SELECT max(id) FROM entries WHERE id < e.id), (SELECT min(id) FROM entries WHERE id > e.id)"
 )
-# What two ids of different milliseconds differ in: eight digits, a dash, four digits.
-SHORT_ID_MIN = 13
 
 
 class _LastAttempt(NamedTuple):
@@ -90,16 +89,8 @@ def entry_of(row: EntryRow, body: str, before: str | None, after: str | None) ->
         body=body.encode(),
         producer=row.producer,
         hop=row.hop,
-        short_id=_short_id(row.id, before, after),
+        short_id=short_id(row.id, before, after),
     )
-
-
-def _short_id(id: str, before: str | None, after: str | None) -> str:
-    """The shortest beginning of an id that its neighbours do not have."""
-    digits = SHORT_ID_MIN
-    while any(other is not None and other.startswith(id[:digits]) for other in (before, after)):
-        digits += 1
-    return id[: digits + 1] if id[digits - 1 : digits] == "-" else id[:digits]
 
 
 def get(connection: sqlite3.Connection, id: str) -> Entry:
