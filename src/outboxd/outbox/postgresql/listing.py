@@ -20,7 +20,7 @@ from outboxd.outbox.model import (
     Unsettled,
     UnsettledSums,
 )
-from outboxd.outbox.postgresql.rows import SHOWN, shown_of
+from outboxd.outbox.postgresql.rows import ENTRY, entry_of, shown
 
 SCAN_ROWS = 500  # looked at in one step
 SEQ_MAX = 1 << 62
@@ -99,22 +99,24 @@ def step(
         return ListStep([], None, False)
     clauses, values = conditions(where)
     rows = connection.execute(
-        f"{SHOWN} AND s.seq < %s AND s.seq >= %s{clauses} ORDER BY s.seq DESC",
+        f"{ENTRY} AND s.seq < %s AND s.seq >= %s{clauses} ORDER BY s.seq DESC",
         (destination, place.before_seq, floor, *values),
     )
     found: list[Entry] = []
-    size = 0
+    size, next_seq, is_full = 0, floor, False
     for row in rows:
-        entry = shown_of(row)
+        entry = entry_of(row)
         if not _matches(where, entry):
             continue
         if size + len(entry.body) > bytes_max and (is_begun or found):
-            return ListStep(found, ListPlace(entry.seq + 1), True)
+            next_seq, is_full = entry.seq + 1, True
+            break
         found.append(entry)
         size += len(entry.body)
         if len(found) == limit:
-            return ListStep(found, ListPlace(entry.seq), True)
-    return ListStep(found, ListPlace(floor), False)
+            next_seq, is_full = entry.seq, True
+            break
+    return ListStep(shown(connection, destination, found), ListPlace(next_seq), is_full)
 
 
 def _matches(where: EntryFilter, entry: Entry) -> bool:
@@ -133,10 +135,10 @@ def entries_of(
     """Those of some entries that match but for its texts, newest first."""
     clauses, values = conditions(where)
     rows = connection.execute(
-        f"{SHOWN} AND s.seq = ANY(%s){clauses} ORDER BY s.seq DESC",
+        f"{ENTRY} AND s.seq = ANY(%s){clauses} ORDER BY s.seq DESC",
         (destination, list(seqs), *values),
     )
-    return [shown_of(row) for row in rows]
+    return shown(connection, destination, [entry_of(row) for row in rows])
 
 
 def seq_range(connection: psycopg.Connection[Any], destination: str) -> range:

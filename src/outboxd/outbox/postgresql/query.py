@@ -15,7 +15,7 @@ from outboxd.errors import no_entry
 from outboxd.outbox.identities import key_identities
 from outboxd.outbox.model import Entry, Expired
 from outboxd.outbox.postgresql.connection import only_value
-from outboxd.outbox.postgresql.rows import DUE, SHOWN, shown_of
+from outboxd.outbox.postgresql.rows import DUE, ENTRY, entry_of, shown
 from outboxd.outbox.postgresql.schema import TABLES
 from outboxd.status import OtherAccount
 
@@ -26,10 +26,11 @@ def get(connection: psycopg.Connection[Any], destination: str, id: str) -> Entry
         wanted = uuid.UUID(id)
     except ValueError:
         raise no_entry(id) from None
-    row = connection.execute(f"{SHOWN} AND e.id = %s", (destination, wanted)).fetchone()
+    row = connection.execute(f"{ENTRY} AND e.id = %s", (destination, wanted)).fetchone()
     if row is None:
         raise no_entry(id)
-    return shown_of(row)
+    (entry,) = shown(connection, destination, [entry_of(row)])
+    return entry
 
 
 def state_of_key(
