@@ -14,11 +14,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.cli.demo import Demo
 from outboxd.cli.play import EXIT_LOST
 
 DEMO = (sys.executable, "-m", "outboxd", "demo")
+WHOLE_S = 2 * PATIENCE_S
 
 
 @pytest.fixture
@@ -62,7 +64,11 @@ def counts(output: str) -> dict[str, int]:
 
 def test_the_demo_loses_nothing_and_leaves_nothing_behind(short_directory):
     done = subprocess.run(
-        DEMO, env=environment(short_directory), capture_output=True, text=True, timeout=60
+        DEMO,
+        env=environment(short_directory),
+        capture_output=True,
+        text=True,
+        timeout=WHOLE_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
@@ -81,7 +87,7 @@ def test_behind_a_gateway_that_is_killed_nothing_is_lost_either(short_directory)
         env=environment(short_directory),
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=WHOLE_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
@@ -101,7 +107,7 @@ def test_kept_it_can_be_played_with_and_stopped_as_it_says(short_directory):
         env=environment(short_directory),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WHOLE_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     try:
@@ -109,10 +115,12 @@ def test_kept_it_can_be_played_with_and_stopped_as_it_says(short_directory):
         emit = re.search(r"(outboxd emit .*)", done.stdout)[1]
         config = re.search(r"outboxd status -c (\S+)", done.stdout)[1]
         run = f"{sys.executable} -m {emit}"
-        emitted = subprocess.run(run, shell=True, capture_output=True, text=True, timeout=30)
+        emitted = subprocess.run(
+            run, shell=True, capture_output=True, text=True, timeout=PATIENCE_S
+        )
         id = emitted.stdout.strip()
         wait = (sys.executable, "-m", "outboxd", "wait", id, "-c", config)
-        assert subprocess.run(wait, timeout=60).returncode == 0
+        assert subprocess.run(wait, timeout=WHOLE_S).returncode == 0
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{url}/v1/events/{id}") as answer:
             assert json.load(answer)["summary"] == "v2 is out"
@@ -136,7 +144,7 @@ def test_a_signal_ends_it_with_all_that_it_started(short_directory, number):
         if b"an agent runs" in line:
             demo.send_signal(number)
             break
-    _, errors = demo.communicate(timeout=30)
+    _, errors = demo.communicate(timeout=PATIENCE_S)
     assert demo.returncode == 130
     assert errors == b""
     assert processes_in(short_directory) == []

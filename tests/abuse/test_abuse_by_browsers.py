@@ -18,6 +18,7 @@ import pytest
 from support.agent import ENVIRON
 from support.outside import Agent
 from support.ports import free_port
+from support.waiting import PATIENCE_S
 
 NO_GUARD = """
 import outboxd.serve.guards as guards
@@ -69,7 +70,7 @@ class Answer(NamedTuple):
 
 def ask(port: int, method: str, path: str, host: str | None, **headers: str) -> Answer:
     """One request; of a stream that does not end only its head is read."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         connection.putrequest(method, path, skip_host=True)
         if host is not None:
@@ -103,7 +104,7 @@ def served(kind: str, directory, patch: str = "") -> Iterator[int]:
             yield int(process.stdout.readline().rpartition(":")[2])
         finally:
             process.terminate()
-            process.communicate(timeout=10)
+            process.communicate(timeout=PATIENCE_S)
         return
     port = free_port()
     listen = {"http": {"listen": f"127.0.0.1:{port}"}}

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from support.agent import ENVIRON
+from support.waiting import PATIENCE_S
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 ENTRY = {
@@ -79,6 +80,8 @@ def dripping() -> Iterator[bytes]:
 
 ENDLESS = (endless_body, endless_head, endless_interim, dripping)
 
+LONGEST_S = 15.0
+
 # Under this the commands have half a second and a megabyte.
 READER = """
 import contextlib, io, json, resource, sys, time
@@ -124,7 +127,7 @@ class Impostor:
             except OSError:
                 return
             with connection, contextlib.suppress(OSError):
-                connection.settimeout(2.0)
+                connection.settimeout(PATIENCE_S)
                 if not connection.recv(65_536):
                     continue
                 for data in self.answer():
@@ -133,7 +136,7 @@ class Impostor:
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
 
 COMMANDS = (
@@ -172,7 +175,7 @@ def misled(directory: Path, answers: dict[str, Callable[[], Iterator[bytes]]], p
                 code, took_s, told = json.loads(process.stdout.readline())
                 if code in (1, 70) and words[:2] != ["status", "--check"]:
                     found.append(f"{name}, {words}: {code}, {told[:200]}")
-                elif "internal error" in told or "\x1b" in told or took_s > 3:
+                elif "internal error" in told or "\x1b" in told or took_s > LONGEST_S:
                     found.append(f"{name}, {words}: {took_s:.1f} s, {told[:200]}")
     finally:
         process.kill()
@@ -212,5 +215,5 @@ def short_drip() -> Iterator[bytes]:
     """For a command that waits for its end."""
     yield b"HTTP/1.1 200 OK\r\nContent-Length: 80\r\n\r\n"
     for _ in range(80):
-        time.sleep(0.05)
+        time.sleep(0.25)
         yield b" "

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.agent import ENVIRON
 from support.outside import Agent, Komodor
+from support.waiting import PATIENCE_S
 
 S = "hunter2-SECRET"
 NOT_MASKED = """
@@ -149,7 +150,7 @@ class Trap:
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        self._thread.join(5)
+        self._thread.join(PATIENCE_S)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import socket
 
 import pytest
+from support.waiting import PATIENCE_S
 
 FAILURES = 'outboxd_part_failures_total{part="%s"}'
 
@@ -33,7 +34,7 @@ def test_a_taken_port_stops_nothing_and_is_taken_over_when_it_is_free(make_agent
         assert "address" in agent.log_text()
         assert agent.log_text().count("socket.lost") == 1
     agent.await_log("listener.opened")
-    page = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    page = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     page.request("GET", "/healthz")
     assert page.getresponse().status == 200
     page.close()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.api.context import ApiContext
 from outboxd.api.control import ControlRoutes
@@ -78,7 +79,7 @@ class Agent(SimpleNamespace):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
         writer.write(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             answer = await reader.read()
         writer.close()
         head, _, body = answer.partition(b"\r\n\r\n")

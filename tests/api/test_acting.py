@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.api import sessions
 from outboxd.outbox.model import Attempt, Settlement
@@ -18,7 +19,7 @@ async def ask(agent, method, target, body=b"", **headers):
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     writer.write("\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         answer = await reader.read()
     writer.close()
     head, _, content = answer.partition(b"\r\n\r\n")

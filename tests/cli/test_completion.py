@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.cli import completion, manpage
 from outboxd.cli.main import main
@@ -40,7 +41,7 @@ def test_the_shell_itself_finds_no_fault(shell, need, tmp_path):
     script.write_text(completion.script(shell))
     check = "--no-execute" if shell == "fish" else "-n"
     done = subprocess.run(
-        [program, check, str(script)], capture_output=True, check=False, timeout=30
+        [program, check, str(script)], capture_output=True, check=False, timeout=PATIENCE_S
     )
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -69,7 +70,11 @@ def test_bash_offers_what_may_stand_there(words, offered, tmp_path):
         + '\nprintf "%s\\n" "${COMPREPLY[@]}"\n'
     )
     done = subprocess.run(
-        ["bash", str(script), *words], capture_output=True, text=True, check=True, timeout=30
+        ["bash", str(script), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
     )
     assert done.stderr == ""
     assert set(done.stdout.split()) == offered
@@ -93,7 +98,7 @@ def test_fish_offers_what_may_stand_there(line, offered, need, tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     assert done.stderr == ""
     assert {each.split("\t")[0] for each in done.stdout.splitlines()} == offered
@@ -108,7 +113,7 @@ def test_the_man_page_is_roff_without_a_warning(topic, capsys, need):
         input=page.encode(),
         capture_output=True,
         check=True,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     assert done.stderr == b""
     text = done.stdout.decode()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.times import parse_rfc3339
 
@@ -280,7 +281,7 @@ def test_a_reader_that_has_gone_is_no_traceback(place, agent):
 def test_an_event_whose_id_could_not_be_written_is_stored_all_the_same(place, agent):
     with open("/dev/full", "wb") as full_disk:
         process = place.start("emit", "t", "s", stdout=full_disk)
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, "who tries again would make a second event"
     assert ID.encode() in told
     assert b"No space left" in told

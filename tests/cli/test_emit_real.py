@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from support.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def run_agent(place):
         with (place.directory / "log").open("ab") as log:
             process = place.start("run", stderr=log)
         processes.append(process)
-        for _ in range(1000):
+        for _ in range(9_000):
             if place.socket.exists():
                 return process
             assert process.poll() is None, (place.directory / "log").read_text()
@@ -49,12 +50,12 @@ def test_what_was_spooled_while_the_agent_was_away_is_one_event_each(place, run_
     assert first.returncode == 0, first.stderr
     assert place.run("emit", "deploy", "refused", "--severity", "loud").returncode == 65
     agent.terminate()
-    assert agent.wait(20) == 0
+    assert agent.wait(PATIENCE_S) == 0
     spooled = place.run("emit", "deploy", "in the spool", "--cluster", "c")
     assert (spooled.returncode, spooled.stdout) == (0, "")
     assert place.run("exec", "--cluster", "c", "--", "sh", "-c", "exit 3").returncode == 3
     run_agent()
-    for _ in range(500):
+    for _ in range(4_500):
         if not list((place.spool / "new").iterdir()):
             break
         time.sleep(0.02)

@@ -11,11 +11,12 @@ import sys
 import time
 
 import pytest
+from support.waiting import PATIENCE_S
 
 
 def wait_for(path, process):
     """Until the job has made this file; the job tells so that it is ready."""
-    for _ in range(1000):
+    for _ in range(9_000):
         if path.exists():
             return
         assert process.poll() is None, "the job ended early"
@@ -148,7 +149,7 @@ def test_no_output_leaves_stderr_alone(place):
     script = "import os, sys; sys.exit(3 if os.isatty(2) else 4)"
     ours, theirs = pty.openpty()
     with place.start("exec", "--no-output", "--", sys.executable, "-c", script, stderr=theirs) as p:
-        assert p.wait(30) == 3
+        assert p.wait(PATIENCE_S) == 3
     os.close(ours)
     os.close(theirs)
     assert "stderr" not in place.spooled()[0]["details"]
@@ -176,7 +177,7 @@ def test_what_systemd_hands_to_exec_is_the_jobs(place):
         env=place.environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=True,
     )
     listen_pid, watchdog_pid, pid = done.stdout.split()
@@ -197,7 +198,7 @@ def test_a_signal_to_exec_reaches_the_job(place, number):
     with place.start("exec", "--", "sh", "-c", script) as process:
         wait_for(ready, process)
         process.send_signal(number)
-        assert process.communicate(timeout=30)[0] == b"caught\n"
+        assert process.communicate(timeout=PATIENCE_S)[0] == b"caught\n"
     assert process.returncode == 9
     assert place.spooled()[0]["details"]["exitCode"] == 9
 
@@ -207,7 +208,7 @@ def test_a_job_that_dies_of_a_signal_to_exec_is_told(place):
     with place.start("exec", "--", "sh", "-c", f"touch {ready}; exec sleep 60") as process:
         wait_for(ready, process)
         process.terminate()
-        assert process.wait(30) == 128 + signal.SIGTERM
+        assert process.wait(PATIENCE_S) == 128 + signal.SIGTERM
     assert place.spooled()[0]["details"]["signal"] == "SIGTERM"
 
 
@@ -217,7 +218,11 @@ def test_a_signal_that_was_ignored_stays_ignored(place):
         "sh -c 'kill -HUP $PPID; kill -HUP $$; echo alive'"
     )
     done = subprocess.run(
-        ["sh", "-c", script], env=place.environment, capture_output=True, timeout=30, check=False
+        ["sh", "-c", script],
+        env=place.environment,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert (done.returncode, done.stdout) == (0, b"alive\n")
 
@@ -225,11 +230,11 @@ def test_a_signal_that_was_ignored_stays_ignored(place):
 def test_the_timeout_ends_the_whole_job(place):
     pid_file = place.directory / "pid"
     script = f"sleep 60 & echo $! > {pid_file}; wait"
-    done = place.run("exec", "--timeout", "500ms", "--", "sh", "-c", script, start_new_session=True)
+    done = place.run("exec", "--timeout", "2s", "--", "sh", "-c", script, start_new_session=True)
     assert done.returncode == 128 + signal.SIGTERM
     details = place.spooled()[0]["details"]
-    assert (details["signal"], details["timeoutSeconds"]) == ("SIGTERM", 0.5)
-    for _ in range(500):
+    assert (details["signal"], details["timeoutSeconds"]) == ("SIGTERM", 2.0)
+    for _ in range(9_000):
         if not _runs(int(pid_file.read_text())):
             return
         time.sleep(0.01)
@@ -247,7 +252,7 @@ def _runs(pid):
 def test_a_job_that_ignores_the_timeout_is_killed(place):
     script = "trap '' TERM; while :; do sleep 0.05; done"
     done = place.run(
-        *("exec", "--timeout", "200ms", "--kill-after", "100ms", "--", "sh", "-c", script)
+        *("exec", "--timeout", "2s", "--kill-after", "100ms", "--", "sh", "-c", script)
     )
     assert done.returncode == 128 + signal.SIGKILL
     assert "timeout" in place.spooled()[0]["summary"]
@@ -264,11 +269,11 @@ def test_a_grandchild_that_keeps_stderr_open_neither_hangs_exec_nor_loses_its_ow
     script = f"({late}) >/dev/null & echo early >&2; exit 6"
     with stderr.open("wb") as file:
         process = place.start("exec", "--", "sh", "-c", script, stderr=file)
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 6
     assert place.spooled()[0]["details"]["stderr"] == "early"
     go.touch()
-    for _ in range(1000):
+    for _ in range(9_000):
         if stderr.read_text() == "early\nlate\n":
             return
         time.sleep(0.01)
@@ -289,9 +294,9 @@ def test_a_grandchild_writes_on_where_there_is_no_cat(place, need):
             stdin=subprocess.PIPE,
             stderr=file,
         )
-        assert process.wait(30) == 6
+        assert process.wait(PATIENCE_S) == 6
         process.communicate(b"go\n")
-    for _ in range(1000):
+    for _ in range(9_000):
         if done.exists() and stderr.read_text() == "early\nlate\nlater\n":
             return
         time.sleep(0.01)
@@ -369,7 +374,7 @@ def test_at_a_terminal_an_interrupt_comes_once(place):
     if pid == 0:  # pragma: no cover
         words = [sys.executable, "-m", "outboxd", "exec", "--", "sh", "-c", script]
         os.execve(sys.executable, words, place.environment)
-    for _ in range(1000):
+    for _ in range(9_000):
         if ready.exists():
             break
         time.sleep(0.01)

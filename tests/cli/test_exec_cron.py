@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE_S
 
 CRON = """
 set -e
@@ -50,7 +51,7 @@ def cron(place, need, tmp_path):
     yield start
     for process in started:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)
         process.stderr.close()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from support.waiting import PATIENCE_S
 
 ORDER = "for i in $(seq 300); do echo out $i; echo err $i >&2; done; exit 3"
 IN_ORDER = "".join(f"out {i}\nerr {i}\n" for i in range(1, 301))
@@ -15,7 +16,7 @@ IN_ORDER = "".join(f"out {i}\nerr {i}\n" for i in range(1, 301))
 
 def test_both_streams_into_one_pipe_keep_their_order(place):
     process = place.start("exec", "--", "sh", "-c", ORDER, stderr=subprocess.STDOUT)
-    assert process.communicate(timeout=30)[0].decode() == IN_ORDER
+    assert process.communicate(timeout=PATIENCE_S)[0].decode() == IN_ORDER
     assert process.returncode == 3
     assert place.spooled()[0]["details"]["stderr"].endswith("out 300\nerr 300")
 
@@ -26,7 +27,7 @@ def test_both_streams_into_one_file_keep_their_order(place, mode):
     path.write_text("before\n")
     with path.open(mode) as file:
         process = place.start("exec", "--", "sh", "-c", ORDER, stdout=file, stderr=file)
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_S)
     assert path.read_text() == ("before\n" if mode == "ab" else "") + IN_ORDER
 
 
@@ -48,7 +49,7 @@ def test_what_is_a_terminal_stays_one(place, streams, expected):
     options = dict.fromkeys(streams, theirs)
     options = {"stdin": subprocess.DEVNULL, **options}
     process = place.start("exec", "--", sys.executable, "-c", ARE_TERMINALS, **options)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_S)
     os.close(ours)
     os.close(theirs)
     assert process.returncode == 10 + expected
@@ -58,10 +59,17 @@ def test_what_is_a_terminal_stays_one(place, streams, expected):
 def test_what_is_closed_stays_closed(place, closed):
     script = f"exec {closed}; exec {sys.executable} -m outboxd exec -- sh -c '{OPEN}'"
     done = subprocess.run(
-        ["sh", "-c", script], env=place.environment, capture_output=True, timeout=30, check=False
+        ["sh", "-c", script],
+        env=place.environment,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     alone = subprocess.run(
-        ["sh", "-c", f"exec {closed}; sh -c '{OPEN}'"], capture_output=True, timeout=30, check=False
+        ["sh", "-c", f"exec {closed}; sh -c '{OPEN}'"],
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.returncode == alone.returncode
 
@@ -75,7 +83,7 @@ def test_other_descriptors_are_the_jobs(place):
         "exec", "--", "sh", "-c", f"echo through >/proc/self/fd/{write_end}", pass_fds=(write_end,)
     )
     os.close(write_end)
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE_S)
     assert os.read(read_end, 100) == b"through\n"
     os.close(read_end)
 
@@ -100,7 +108,7 @@ def test_a_reader_that_went_away_ends_the_job_as_it_would_alone(place):
     process.stderr.read(10)
     process.stderr.close()
     process.stdout.close()
-    assert process.wait(30) == 128 + 13
+    assert process.wait(PATIENCE_S) == 128 + 13
 
 
 def buffered(place):
@@ -125,7 +133,7 @@ def test_a_log_on_a_full_disk_changes_no_status(place, words, status, full):
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m outboxd {words} {full}"],
         env=buffered(place),
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == status
@@ -135,5 +143,7 @@ def test_a_log_on_a_full_disk_changes_no_status(place, words, status, full):
 def test_the_jobs_own_status_is_given_where_its_event_and_the_log_have_no_room(place):
     place.spool.write_text("a file in its place")
     script = f"{sys.executable} -m outboxd exec -- sh -c 'exit 3' 2>/dev/full"
-    done = subprocess.run(["sh", "-c", script], env=buffered(place), timeout=30, check=False)
+    done = subprocess.run(
+        ["sh", "-c", script], env=buffered(place), timeout=PATIENCE_S, check=False
+    )
     assert done.returncode == 3

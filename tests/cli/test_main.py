@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.waiting import PATIENCE_S
 
 from outboxd import __version__
 from outboxd.cli import main as main_module
@@ -162,7 +163,7 @@ def test_an_internal_error_says_how_to_report_it(capsys, monkeypatch):
 def test_a_broken_pipe_is_quiet(place):
     script = f"{sys.executable} -m outboxd manpage | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, check=True, timeout=30
+        ["bash", "-c", script], capture_output=True, text=True, check=True, timeout=PATIENCE_S
     )
     assert done.stderr == ""
     assert done.stdout.strip() in ("0", "141")
@@ -171,7 +172,7 @@ def test_a_broken_pipe_is_quiet(place):
 def test_a_full_disk_behind_stdout_is_an_error_and_no_traceback(place):
     with open("/dev/full", "wb") as full_disk:
         process = place.start("manpage", stdout=full_disk)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 74
     assert error == b"outboxd: the output could not be written: No space left on device\n"
 
@@ -249,7 +250,7 @@ def test_emit_and_exec_import_nothing_heavy(place, request, words, running):
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     modules, own = done.stderr.splitlines()[-1].split("|")
     assert set(modules.split()) <= LIGHT | (MASKING if words[-1] == "false" else set())

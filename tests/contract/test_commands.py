@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.outside import CREATED, answer, outboxd
+from support.waiting import PATIENCE_S
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 # The interpreter may lie where that user, who has no account, cannot read.
@@ -30,7 +31,7 @@ def bare(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         env={"PATH": os.environ["PATH"], **environ},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
     )
 
 

@@ -8,6 +8,7 @@ from http.client import HTTPConnection
 
 import pytest
 from support.outside import Agent
+from support.waiting import PATIENCE_S
 
 HEAD = b"POST /mgmt/v1/events HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -15,7 +16,7 @@ HEAD = b"POST /mgmt/v1/events HTTP/1.1\r\nHost: localhost\r\n"
 def spoken(agent: Agent, data: bytes) -> bytes:
     """All that the agent answers to these bytes, after which the writing side is shut down."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE_S)
         connection.connect(str(agent.socket))
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
@@ -175,7 +176,7 @@ def test_the_page_and_metrics_on_tcp_change_nothing(make_agent):
         ("POST", "/mgmt/v1/events", 404),
         ("POST", "/v1/hold", 403),
     ):
-        connection = HTTPConnection(host, int(port), timeout=10)
+        connection = HTTPConnection(host, int(port), timeout=PATIENCE_S)
         connection.request(method, path, b"{}" if method == "POST" else None)
         status = connection.getresponse().status
         connection.close()

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from support.outside import CREATED, answer
+from support.waiting import PATIENCE_S
 
 
 def grudge(komodor, told):
@@ -101,7 +102,7 @@ def test_a_request_that_hangs_is_not_the_only_one_for_long(make_agent, komodor):
 
     komodor.respond = respond
     bad = agent.accept("DROP TABLE users")
-    assert begun.wait(20)
+    assert begun.wait(PATIENCE_S)
     try:
         delivered(agent, [agent.accept(f"good {number}") for number in range(20)])
         assert agent.entry(bad)["state"] == "pending"

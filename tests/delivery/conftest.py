@@ -31,8 +31,8 @@ class Komodor:
     ca_file: str = ""
     client_cert: str = ""
     client_key: str = ""
-    connect_timeout_s: float = 5.0
-    request_timeout_s: float = 5.0
+    connect_timeout_s: float = 30.0
+    request_timeout_s: float = 30.0
 
 
 class Server:

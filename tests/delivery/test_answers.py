@@ -13,6 +13,7 @@ import threading
 import zlib
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.delivery import exchange
 from outboxd.delivery.exchange import EndpointConnection
@@ -155,7 +156,7 @@ EVERY = UNREADABLE | PAGES | SEALED
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
@@ -195,7 +196,7 @@ def test_the_status_line_decides_whatever_becomes_of_the_rest(loopback, name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_no_delivery_however_it_is_wrapped(loopback, name):
-    answer = answer_of(loopback, says(PAGES[name]), request_timeout_s=2.0)
+    answer = answer_of(loopback, says(PAGES[name]), request_timeout_s=30.0)
     verdict = decide(answer, 0, 60)
     assert (verdict.outcome, verdict.may_have_arrived) == (Outcome.UNAVAILABLE, False), answer
 
@@ -261,7 +262,8 @@ def test_a_success_is_told_before_its_rest_and_the_connection_goes_on_behind_it(
 
 
 @pytest.mark.parametrize("status", [b"201 Created", b"400 Bad Request"])
-def test_an_answer_on_an_idle_connection_ends_it_and_is_no_answer(loopback, status):
+def test_an_answer_on_an_idle_connection_ends_it_and_is_no_answer(loopback, monkeypatch, status):
+    monkeypatch.setattr(exchange, "KEEPALIVE_S", 2 * PATIENCE_S)  # nothing else ends it
     unasked = b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"
 
     async def main():
@@ -299,7 +301,7 @@ def unasked_before_the_second(loopback):
         with connection:
             connection.recv(65536)
             connection.sendall(sized(JSON))
-            go.wait(10)
+            go.wait(PATIENCE_S)
             connection.sendall(sized(b'{"unasked":1}'))
             wrote.set()
             listener.settimeout(10)
@@ -315,7 +317,7 @@ def unasked_before_the_second(loopback):
         transport = Transport(loopback.Komodor(url), "secret")
         assert (await transport.send("1", b"{}")).status == 201
         go.set()
-        wrote.wait(10)  # stops the loop: it cannot have seen what came
+        wrote.wait(PATIENCE_S)  # stops the loop: it cannot have seen what came
         answer = await transport.send("2", b"{}")
         await transport.close()
         return answer
@@ -326,7 +328,7 @@ def unasked_before_the_second(loopback):
         answer = asyncio.run(main(f"http://127.0.0.1:{listener.getsockname()[1]}/events"))
         with socket.create_connection(listener.getsockname()):
             pass  # in the control nobody else comes
-        thread.join(20)
+        thread.join(PATIENCE_S)
     return answer, more
 
 
@@ -354,8 +356,11 @@ def test_control_bytes_that_nobody_asked_for_would_be_kept_for_the_next(loopback
 
     received, kept = EndpointConnection.data_received, []
     monkeypatch.setattr(EndpointConnection, "data_received", keeps)
+    monkeypatch.setitem(globals(), "PATIENCE_S", 5.0)  # it would be waited for in vain
     with pytest.raises((AssertionError, TimeoutError)):
-        test_an_answer_on_an_idle_connection_ends_it_and_is_no_answer(loopback, b"201 Created")
+        test_an_answer_on_an_idle_connection_ends_it_and_is_no_answer(
+            loopback, monkeypatch, b"201 Created"
+        )
 
 
 def test_an_answer_in_one_piece_with_another_ends_the_connection(loopback):
@@ -397,7 +402,7 @@ def test_an_endpoint_that_speaks_before_it_is_asked_has_not_taken_the_event(loop
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("outboxd.delivery.transport.EndpointConnection", Late)
             answer = asyncio.run(loopback.send_once(loopback.Komodor(url)))
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert (answer.status, answer.sent) == (None, False)
 
 
@@ -409,7 +414,7 @@ def test_a_success_before_the_request_has_left_is_none_of_its(loopback):
         with connection:
             connection.recv(10)
             connection.sendall(sized(JSON))
-            ended.wait(30)
+            ended.wait(PATIENCE_S)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
@@ -418,7 +423,7 @@ def test_a_success_before_the_request_has_left_is_none_of_its(loopback):
         body = b"x" * (64 * 2**20)  # more than any socket's buffers hold
         answer = asyncio.run(loopback.send_once(loopback.Komodor(url), body))
         ended.set()
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert (answer.status, answer.fault) == (None, Fault.GARBAGE)
     assert decide(answer, 0, 60).outcome is Outcome.UNAVAILABLE
 
@@ -454,7 +459,7 @@ def test_interim_answers_without_end_are_read_no_further_than_a_few(loopback, pi
         (CREATED + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 200, 201),
         (CREATED + b"Transfer-Encoding: chunked\r\n\r\n1;", b"x" * 1000, 201),
         (CREATED + b"Content-Length: x\r\n\r\n", b" " * 1000, 201),
-        (CREATED + b"\r\n", b"<p>", 201),
+        (CREATED + b"\r\n", b"<p>" * 300, 201),
     ],
 )
 def test_nothing_is_read_without_end(loopback, begins, goes_on, expected):
@@ -523,7 +528,7 @@ def in_pieces(loopback, raw, cuts):
                 await asyncio.sleep(0)
         return True
 
-    answer = answer_of(loopback, script, request_timeout_s=5.0)
+    answer = answer_of(loopback, script, request_timeout_s=60.0)
     verdict = decide(answer, 0, 60)
     return answer.status, answer.fault, verdict.outcome
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.agent import AgentProcess
+from support.waiting import PATIENCE_S
 
 LIMIT = 200  # requests a second; the sandbox refuses bursts of over a tenth of a second
 WINDOW_S, LONGEST_S = 10, 120  # seconds
@@ -31,12 +32,12 @@ def sandbox() -> Iterator[str]:
         yield process.stdout.readline().strip().removeprefix("listening on http://")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)
         process.stdout.close()
 
 
 def ask(address: str, method: str, path: str, body: object = None) -> dict:
-    connection = HTTPConnection(address, timeout=10)
+    connection = HTTPConnection(address, timeout=PATIENCE_S)
     try:
         connection.request(method, path, None if body is None else json.dumps(body))
         return json.loads(connection.getresponse().read())

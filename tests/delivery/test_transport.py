@@ -9,6 +9,7 @@ import ssl
 import threading
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd import __version__
 from outboxd.delivery import dialing
@@ -161,7 +162,7 @@ def test_a_lookup_that_hangs_ends_with_the_connect_timeout_and_does_not_hold_the
     release = threading.Event()
 
     def hangs(*_args, **_kwargs):
-        release.wait(30)
+        release.wait(PATIENCE_S)
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
     monkeypatch.setattr(dialing.socket, "getaddrinfo", hangs)
@@ -270,7 +271,7 @@ def test_a_client_certificate_is_shown_and_its_absence_told(loopback, authority,
         thread.start()
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/mgmt/v1/events"
         answer = asyncio.run(loopback.send_once(loopback.Komodor(url, **files)))
-        thread.join(10)
+        thread.join(PATIENCE_S)
     if shown:
         assert answer.status == 201
     else:
@@ -349,7 +350,7 @@ async def silent(writer, _number, _request):
     ],
 )
 def test_what_ends_after_the_request_left_may_have_arrived(loopback, script, fault):
-    answer, server = answer_of(loopback, script, request_timeout_s=0.3)
+    answer, server = answer_of(loopback, script, request_timeout_s=1.5)
     assert (answer.fault, answer.status, answer.sent) == (fault, None, True)
     assert len(server.requests) == 1  # and was not sent again behind our back
     assert decide(answer, 0, 60).may_have_arrived
@@ -366,7 +367,7 @@ def test_a_server_that_closes_without_reading_may_have_read_after_all(loopback):
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/mgmt/v1/events"
         answer = asyncio.run(loopback.send_once(loopback.Komodor(url), b"x" * 300_000))
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert (answer.fault, answer.sent) == (Fault.LOST, True)
 
 
@@ -412,7 +413,7 @@ def half_a_body(writer, _number, _request):
 
 @pytest.mark.parametrize("script", [drips_a_head, drips_a_body, half_a_body])
 def test_what_does_not_end_cannot_take_the_status_back(loopback, script):
-    answer, _ = answer_of(loopback, script, request_timeout_s=0.3)
+    answer, _ = answer_of(loopback, script, request_timeout_s=1.5)
     assert (answer.status, answer.fault, answer.complete) == (201, None, False)
     assert len(answer.body_start) <= 2048
 
@@ -422,7 +423,7 @@ def test_an_answer_whose_body_never_comes_is_judged_by_its_status(loopback):
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 9999\r\n\r\n")
         await asyncio.Event().wait()
 
-    answer, _ = answer_of(loopback, script, request_timeout_s=0.3)
+    answer, _ = answer_of(loopback, script, request_timeout_s=1.5)
     verdict = decide(answer, 0, 60)
     assert (verdict.outcome, verdict.may_have_arrived) == (Outcome.DELIVERED, False)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 from support.agent import ENVIRON, AgentProcess
+from support.waiting import PATIENCE_S
 
 EVENT = b'{"eventType": "deploy", "summary": "out"}'
 
@@ -38,7 +39,7 @@ class Background:
             self._run(server.__aexit__())
         self._run(self._loop.shutdown_asyncgens())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
         self._loop.close()
 
     def _run(self, work):
@@ -51,7 +52,7 @@ def agent_for(directory: Path, url: str, environ: dict[str, str], **komodor) -> 
 
 
 def until(agent: AgentProcess, state: str) -> None:
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + PATIENCE_S
     while agent.status()["destination"]["state"] != state:
         assert time.monotonic() < deadline_s, agent.log_text()[-3000:]
         time.sleep(0.05)
@@ -159,7 +160,7 @@ def test_a_reload_with_a_broken_certificate_file_is_refused(loopback, authority,
         try:
             ca_file.write_bytes(ca_file.read_bytes()[:99])
             agent.signal(signal.SIGHUP)
-            deadline_s = time.monotonic() + 30
+            deadline_s = time.monotonic() + PATIENCE_S
             while "config.refused" not in agent.log_text():
                 assert time.monotonic() < deadline_s, agent.log_text()[-3000:]
                 time.sleep(0.05)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.agent import AgentProcess
 from support.receiver import OK, Receiver
+from support.waiting import PATIENCE_S
 
 DAY_S = 86_400
 JUMPING = """
@@ -67,7 +68,7 @@ class JumpingAgent(AgentProcess):
 
 
 def arrived(receiver: Receiver, summaries: set[str]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while not all(receiver.arrivals[summary] for summary in summaries):
         assert time.monotonic() < deadline, f"stalled: {dict(receiver.arrivals)}"
         time.sleep(0.02)

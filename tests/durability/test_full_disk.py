@@ -19,6 +19,7 @@ from support import smalldisk
 from support.agent import AgentProcess
 from support.receiver import OK, Receiver
 from support.smalldisk import SmallDisk
+from support.waiting import PATIENCE_S
 
 from outboxd.producer.spool import NotStored, put
 
@@ -41,8 +42,8 @@ def post(agent: AgentProcess, summary: str) -> tuple[int, object]:
     return agent.request("POST", "/mgmt/v1/events", event(summary))
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain until {what}"
         threading.Event().wait(0.05)

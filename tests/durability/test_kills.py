@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from support.agent import GONE, AgentProcess, UnixConnection, Zygote
 from support.receiver import Receiver
+from support.waiting import PATIENCE_S
 
 IN_FLIGHT_MAX = 16
 
@@ -42,7 +43,7 @@ class Producers:
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
         assert self.errors == []
 

@@ -364,7 +364,7 @@ def test_komodors_own_template_works_with_the_gateways_host_and_token(
             ],
             input=json.dumps(TEMPLATE).encode(),
             capture_output=True,
-            timeout=30,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["status"] == "accepted"

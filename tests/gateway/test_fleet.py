@@ -27,6 +27,7 @@ import trustme
 from support.agent import GONE, AgentProcess, Zygote
 from support.ports import free_port
 from support.receiver import OK, Receiver
+from support.waiting import PATIENCE_S
 from support.wires import Wires, needed_wires
 
 from outboxd.gateway.tokens import ProducerLimits, append_token, new_token
@@ -303,10 +304,10 @@ def assert_cut_off(wires: Wires, fleet: Fleet, komodor: Komodor) -> None:
         return bool(wires.run_in(name, connect))
 
     gateway, hosts = (wires.addresses[GATEWAY], 8443), host_names(len(fleet.hosts))
-    assert connects(GATEWAY, komodor.address, 10.0)
+    assert connects(GATEWAY, komodor.address, PATIENCE_S)
     with ThreadPoolExecutor(len(hosts)) as threads:
         tried = {
-            "the gateway": threads.map(lambda name: connects(name, gateway, 10.0), hosts),
+            "the gateway": threads.map(lambda name: connects(name, gateway, PATIENCE_S), hosts),
             "Komodor": threads.map(lambda name: connects(name, komodor.address, 1.0), hosts),
         }
         reached = {what: set(each) for what, each in tried.items()}

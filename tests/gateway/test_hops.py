@@ -6,6 +6,7 @@ import time
 
 import pytest
 from support.outside import Agent, answer
+from support.waiting import PATIENCE_S
 
 from outboxd.delivery.next_hop import hop_body
 from outboxd.outbox.model import Claimed
@@ -184,7 +185,7 @@ def test_a_gateway_that_is_killed_loses_nothing_that_it_had_a_receipt_for(
     gateway.agent.kill()
     komodor.respond = lambda arrival: answer(201)
     gateway.agent.start()
-    ends_s = time.monotonic() + 20
+    ends_s = time.monotonic() + PATIENCE_S
     while gateway.agent.status()["outbox"]["pending"] and time.monotonic() < ends_s:
         time.sleep(0.05)
     delivered = {a.event["summary"] for a in komodor.arrivals}

@@ -43,6 +43,7 @@ async def test_behind_too_many_faults_nothing_is_looked_at_and_each_line_says_so
 
 
 @pytest.mark.parametrize("lines", [1, 40])
+@pytest.mark.usefixtures("own_garbage")
 async def test_long_faults_do_not_keep_the_loop(intake, lines):
     # A line of this kind takes some 100 ms to explain.
     bad = b'{"eventType": "a", "summary": "b", "details": {"x": [' + b"1," * 100_000 + b"}}\n"
@@ -79,7 +80,7 @@ async def test_nobody_reads_on_for_a_client_that_left(intake, line):
             nonlocal portions
             portions += 1
             taken.set()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.001)
             return await real(*arguments)
 
         parts.door.take_lines = counted

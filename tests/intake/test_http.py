@@ -8,6 +8,7 @@ import subprocess
 import zlib
 
 import pytest
+from support.waiting import PATIENCE_S
 
 HEAD = b"POST /mgmt/v1/events HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -219,7 +220,7 @@ async def test_a_body_that_drips_is_ended_too(intake):
                 await asyncio.sleep(0.02)
 
         dripping = asyncio.create_task(drip())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 408")
         dripping.cancel()
         writer.close()
@@ -342,7 +343,7 @@ async def test_a_batch_without_a_length_is_cut_at_64_mib_and_the_rest_told(intak
             writer.write(b"100000\r\n" + block + b"\r\n")
             await writer.drain()
         writer.write(b"0\r\n\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             head = await reader.readuntil(b"\r\n\r\n")
             body = json.loads(await reader.read())
         assert head.startswith(b"HTTP/1.1 200")

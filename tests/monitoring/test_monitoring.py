@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from support.ports import free_port
+from support.waiting import PATIENCE_S
 
 from outboxd.clock import Clock
 from outboxd.monitoring import NAMES, read
@@ -152,7 +153,7 @@ def test_the_command_prints_the_file_as_it_is(name):
         [sys.executable, "-m", "outboxd", "monitoring", name],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -181,7 +182,7 @@ def test_the_runbooks_stand_where_the_reader_keeps_them():
         ],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=True,
     )
     assert 'runbook_url: "https://wiki/outboxd#outboxddown"' in result.stdout
@@ -216,7 +217,7 @@ def start():
     yield started
     for process in running:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE_S)
 
 
 @pytest.fixture
@@ -312,10 +313,10 @@ def serve(request, metrics: Metrics) -> None:
 def metrics_of(port: int) -> str:
     """What the exporter on a port tells, also where it refuses to."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    ends_at = time.monotonic() + 60
+    ends_at = time.monotonic() + PATIENCE_S
     while True:
         try:
-            with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as refused:
             return refused.read().decode()
@@ -326,13 +327,13 @@ def metrics_of(port: int) -> str:
 
 def ask(port: int, path: str):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+    with opener.open(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as answer:
         return json.loads(answer.read())
 
 
 def until_both(port: int, query: str):
     """The result of a query, once both agents are in it."""
-    ends_at = time.monotonic() + 60
+    ends_at = time.monotonic() + PATIENCE_S
     while time.monotonic() < ends_at:
         try:
             path = f"/api/v1/query?query={urllib.parse.quote(query)}"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.observe import logs
 from outboxd.observe.logs import captured, get_logger
@@ -44,7 +45,11 @@ def written(tmp_path):
 
 def run(code: str, **options) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, timeout=30, check=False, **options
+        [sys.executable, "-c", code],
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+        **options,
     )
 
 
@@ -70,7 +75,7 @@ def test_a_line_is_readable_on_a_terminal():
     process = subprocess.Popen([sys.executable, "-c", SAY], stderr=secondary)
     os.close(secondary)
     text = os.read(primary, 65536).decode()
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
     os.close(primary)
     assert "destination.held" in text
     assert not text.startswith("{")

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.errors import DiskShort, SyncFailed, UnknownId
 from outboxd.outbox.model import EntryChange, EntryFilter, SpoolMark
@@ -28,7 +29,7 @@ class Failing(SqliteEngine):
         if self.committing is not None:
             self.committing.set()
         if self.gate is not None:
-            self.gate.wait(10)
+            self.gate.wait(PATIENCE_S)
         if self.failures:
             code, name = self.failures.pop(0)
             error = sqlite3.OperationalError(name)

@@ -9,6 +9,7 @@ import uuid
 import pytest
 from support import clusters
 from support.gateways import check
+from support.waiting import PATIENCE_S
 
 from outboxd.errors import CommitUnknown
 from outboxd.outbox.model import Incoming
@@ -103,7 +104,7 @@ def test_commits_wait_for_a_missing_standby_and_nobody_is_told_otherwise(
         two.producers.start()
         two.producers.await_more(50)
         pair.standby.kill()
-        ends_s = time.monotonic() + 60
+        ends_s = time.monotonic() + PATIENCE_S
         while not two.producers.refusals.get(503):
             assert time.monotonic() < ends_s, "they wait for ever"
             time.sleep(0.05)
@@ -158,7 +159,7 @@ def test_a_cancelled_commit_is_no_receipt(template, only_full, monkeypatch, beli
         pair.primary.sql(
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         )
-        thread.join(30)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
         pair.primary.kill()
         pair.standby.start()

@@ -6,6 +6,7 @@ import time
 
 from support import clusters, smalldisk
 from support.gateways import check
+from support.waiting import PATIENCE_S
 
 
 def test_behind_a_pooler_in_transaction_mode(node, fleet, need, only_full):
@@ -57,7 +58,7 @@ def test_a_full_database_refuses_and_goes_on_when_there_is_room(node, fleet, nee
         two.producers.start()
         two.producers.await_more(100)
         disk.fill()
-        ends_s = time.monotonic() + 60
+        ends_s = time.monotonic() + PATIENCE_S
         while not two.producers.refusals.get(507):
             assert time.monotonic() < ends_s, two.producers.refusals
             time.sleep(0.05)

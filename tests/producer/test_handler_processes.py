@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE_S
 
 import outboxd
 
@@ -303,7 +304,7 @@ class Server:
 
     def ask(self, number):
         """One request, on a connection of its own; waits until the server is up."""
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + PATIENCE_S
         while True:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(60)

@@ -129,11 +129,18 @@ def slow_texts(texts: Iterable[str] = REPEATED) -> list[str]:
 
 
 def _took_s(text: str) -> float:
-    began_s = time.process_time()
-    assert len(masked_text(text)) <= len(text) + 20_000
-    return time.process_time() - began_s
+    """Of its own processor time, in the best of three: whatever else this machine does only
+    adds to it."""
+
+    def once_s() -> float:
+        began_s = time.process_time()
+        assert len(masked_text(text)) <= len(text) + 20_000
+        return time.process_time() - began_s
+
+    return min(once_s() for _ in range(3))
 
 
+@pytest.mark.usefixtures("own_garbage")
 def test_a_huge_text_is_read_in_no_time_at_all():
     assert slow_texts() == []
     for text in REPEATED:

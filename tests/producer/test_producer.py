@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.waiting import PATIENCE_S
 
 from outboxd import emit
 from outboxd.errors import EventError, EventTooLarge, OutboxdError
@@ -128,7 +129,7 @@ def test_many_at_once_make_a_missing_spool_together(place):
     processes = [
         subprocess.Popen([sys.executable, "-c", program, place.config, start_at]) for _ in range(8)
     ]
-    assert [process.wait(30) for process in processes] == [0] * 8
+    assert [process.wait(PATIENCE_S) for process in processes] == [0] * 8
     assert len(place.spooled()) == 8
 
 
@@ -149,7 +150,7 @@ def test_a_rename_that_fails_leaves_nothing_behind(place):
 def test_an_agent_that_hangs_ends_in_the_spool_with_the_same_key(place, agent):
     agent.behaviour = "hang"
     config = load(place.config)
-    stored = hand_in(build("t", "s"), config, answer_timeout_s=0.2)
+    stored = hand_in(build("t", "s"), config, answer_timeout_s=1.0)
     assert stored.where == "spool"
     assert place.spooled()[0]["dedupKey"] == agent.events[0]["dedupKey"]
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+from support.waiting import PATIENCE_S
 
 GOOD = {"eventType": "deploy", "summary": "v2 is out"}
 
@@ -50,7 +51,7 @@ class SandboxProcess:
         key: str | None = "any",
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         try:
             sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
             keyed = {} if key is None else {"x-api-key": key}
@@ -71,7 +72,7 @@ class SandboxProcess:
 
     def stop(self) -> tuple[int, str]:
         self.process.terminate()
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, errors
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import uvloop
+from support.waiting import PATIENCE_S
 
 from outboxd.serve.answers import Response, Streamed
 from outboxd.serve.request import read_body
@@ -77,7 +78,7 @@ class Site(SimpleNamespace):
             return await asyncio.open_connection("127.0.0.1", self.port, ssl=self.client_tls)
         return await asyncio.open_unix_connection(str(self.path))
 
-    async def raw(self, data, timeout_s=20.0):
+    async def raw(self, data, timeout_s=PATIENCE_S):
         """Write bytes, read until the server closes."""
         reader, writer = await self.open()
         try:

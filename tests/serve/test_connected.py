@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
-from support.waiting import until
+from support.waiting import PATIENCE_S, until
 
 from outboxd.budgets import ListenerLimits
 from outboxd.serve.answers import Refusal
@@ -50,7 +50,7 @@ async def ask(peer, request=KNOWN):
     """The status; "" where the connection has ended."""
     reader, writer = peer
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])

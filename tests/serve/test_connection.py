@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 import trustme
-from support.waiting import until
+from support.waiting import PATIENCE_S, until
 
 from outboxd.budgets import ListenerLimits
 from outboxd.serve import peer
@@ -142,7 +142,7 @@ def test_over_the_limit_a_connection_is_told_and_idle_ones_give_way(serve, run, 
             assert (await site.raw(b"")).startswith(b"HTTP/1.1 503")
             monkeypatch.setattr("outboxd.serve.connected._SETTLED_S", 0.0)
             assert (await site.raw(LAST)).startswith(b"HTTP/1.1 200")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await first[0].read() == b""  # the one that was idle longest
             second[1].write(LAST)
             assert (await second[0].read()).startswith(b"HTTP/1.1 200")
@@ -251,7 +251,7 @@ def test_a_receipt_goes_out_though_its_peers_budget_is_used_up(serve, run):
             size = FREE_BYTES + 1024
             for _ in range(2):
                 writer.write(head % size + b"a" * size)
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_S):
                     answer = await reader.readuntil(b"bytes")
                 assert answer.startswith(b"HTTP/1.1 201 "), "what was taken is not refused"
             writer.close()

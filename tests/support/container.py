@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from support.waiting import PATIENCE_S
+
 PROJECT = Path(__file__).parents[2]
 PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,python3-pip,acl,cron"
 SYSTEM_PYTHON = "/usr/bin/python3"  # that of the tree too: it is of the host's release
@@ -138,7 +140,7 @@ class Container:
                 self._process.wait(90)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait(30)
+                self._process.wait(PATIENCE_S)
             self._process = None
 
     def reboot(self) -> None:

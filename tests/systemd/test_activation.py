@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE_S
 
 AGENT = [sys.executable, "-m", "outboxd", "run"]
 EVENT = json.dumps({"eventType": "deploy", "summary": "rolled out"})
@@ -28,7 +29,7 @@ class Manager:
         self.write_config()
         self.notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notified.bind(str(directory / "notify"))
-        self.notified.settimeout(30)
+        self.notified.settimeout(PATIENCE_S)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def write_config(self, more: str = "") -> None:
@@ -61,9 +62,9 @@ class Manager:
                 return message
 
     def hand_in(self) -> tuple[int, dict]:
-        connection = http.client.HTTPConnection("localhost", timeout=30)
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE_S)
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(30)
+        connection.sock.settimeout(PATIENCE_S)
         connection.sock.connect(self.path)
         connection.request("POST", "/mgmt/v1/events", EVENT)
         answer = connection.getresponse()
@@ -78,7 +79,7 @@ class Manager:
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
-            process.wait(30)
+            process.wait(PATIENCE_S)
             if process.stderr:
                 process.stderr.close()
         self.notified.close()
@@ -101,7 +102,7 @@ def test_a_producer_that_came_before_the_agent_gets_its_receipt(manager, need):
     assert status == 201, manager.log()
     assert receipt["status"] == "accepted"
     process.terminate()
-    assert process.wait(30) == 0, manager.log()
+    assert process.wait(PATIENCE_S) == 0, manager.log()
     assert os.path.exists(manager.path), "a socket that was passed is not the agent's to remove"
 
 
@@ -119,7 +120,7 @@ def test_the_service_manager_is_told_of_start_reload_and_stop(manager):
     # The manager must not cut a drain short that the configuration allows.
     drain_s = int(manager.hear("EXTEND_TIMEOUT_USEC")["EXTEND_TIMEOUT_USEC"]) / 1e6
     assert drain_s > 77
-    assert process.wait(30) == 0, manager.log()
+    assert process.wait(PATIENCE_S) == 0, manager.log()
 
 
 def test_a_reload_of_a_bad_configuration_ends_and_the_agent_goes_on(manager):
@@ -145,4 +146,4 @@ def test_a_socket_meant_for_another_process_is_left_alone(manager):
     manager.hear("READY")
     assert manager.hand_in()[0] == 201
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0

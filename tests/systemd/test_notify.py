@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.agent.systemd import Notifier, passed_sockets
 from outboxd.clock import FakeClock
@@ -17,7 +18,7 @@ from outboxd.clock import FakeClock
 def manager(request, tmp_path):
     """A stand-in for systemd: (what NOTIFY_SOCKET says, its socket)."""
     receiving = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    receiving.settimeout(10)
+    receiving.settimeout(PATIENCE_S)
     if request.param == "file":
         address = str(tmp_path / "notify")
         receiving.bind(address)
@@ -125,7 +126,7 @@ def take(*sockets: socket.socket, pid: str = "", names: str = "") -> subprocess.
         pass_fds=[each.fileno() for each in sockets],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
 

@@ -96,6 +96,7 @@ def afternoon(tmp_path, full: bool) -> Iterator[Afternoon]:
     world.close()
 
 
+@pytest.mark.alone
 def test_a_stranger_replays_the_dead_letters_of_a_bad_afternoon_within_a_minute(
     afternoon, open_page
 ) -> None:

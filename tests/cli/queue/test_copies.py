@@ -120,15 +120,14 @@ def test_what_is_no_regular_file_is_no_outbox_and_nothing_is_made_beside_it(worl
 
 @root_only
 @pytest.mark.parametrize("suffix", ["", "-wal", ".lock", ".recovery", ".suspect"])
-def test_root_follows_no_link_that_the_agents_user_has_put_there(world, tmp_path, suffix):
+def test_root_follows_no_link_that_the_agents_user_has_put_there(world, suffix):
     """What root alone may read or write stays so, whatever stands beside the outbox."""
-    for directory in (tmp_path, *tmp_path.parents[:-2]):  # up to /tmp: the other user comes in
-        directory.chmod(directory.stat().st_mode | 0o711)
     world.start_agent()
     world.dead("a dead letter")
     world.stop_agent()
-    theirs, secret = tmp_path / "theirs", tmp_path / "secret.db"
-    theirs.mkdir()
+    place = world.directory / f"links{suffix}"  # where the other user comes in
+    theirs, secret = place / "theirs", place / "secret.db"
+    theirs.mkdir(parents=True)
     secret.write_bytes(world.outbox.read_bytes() if not suffix else b"only root's")
     secret.chmod(0o600)
     before = secret.read_bytes()

@@ -14,6 +14,7 @@ import termios
 import threading
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.outbox.sqlite.opening import open_offline
 
@@ -489,7 +490,7 @@ def on_a_terminal(world, *words, columns=80, **environment):
     except OSError:
         pass  # the other side has closed it
     os.close(leader)
-    assert process.wait(30) == 0, process.stderr.read()
+    assert process.wait(PATIENCE_S) == 0, process.stderr.read()
     process.stderr.close()
     return written.decode().replace("\r\n", "\n").splitlines()
 

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from support.postgresql import Server, binaries
 from support.server_home import server_home
+from support.waiting import PATIENCE_S
 
 from outboxd.errors import (
     CommitUnknown,
@@ -97,7 +98,7 @@ def test_the_same_keys_in_both_orders_never_lock_each_other_out(
         barrier = threading.Barrier(2)
 
         def give(gateway, items, barrier=barrier):
-            barrier.wait(10)
+            barrier.wait(PATIENCE_S)
             found.extend(keep(gateway, *items))
 
         threads = [
@@ -107,7 +108,7 @@ def test_the_same_keys_in_both_orders_never_lock_each_other_out(
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE_S)
     assert len(found) == 1200
     accepted = [receipt for receipt in found if receipt.status == "accepted"]
     assert len(accepted) == len({receipt.id for receipt in found}) == 200
@@ -128,7 +129,7 @@ def test_keys_that_are_not_sorted_would_lock_each_other_out(url, clock, event, m
     failed: list[str] = []
 
     def give(gateway, items, barrier):
-        barrier.wait(10)
+        barrier.wait(PATIENCE_S)
         try:
             keep(gateway, *items)
         except OutboxdError as error:
@@ -144,7 +145,7 @@ def test_keys_that_are_not_sorted_would_lock_each_other_out(url, clock, event, m
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE_S)
         if failed:
             break
     assert "deadlock" in failed[0]

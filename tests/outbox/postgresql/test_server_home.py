@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from support.postgresql import needed_binaries
 from support.server_home import memory, server_home, sweep
+from support.waiting import PATIENCE_S
 
 RUN = """
 import sys, time
@@ -46,7 +47,7 @@ def test_a_killed_runs_directory_and_server_go_and_a_living_ones_stay(tmp_path, 
         sweep(within)
         assert left.exists(), "its run lives"
         run.send_signal(signal.SIGKILL)
-        run.wait(30)
+        run.wait(PATIENCE_S)
         run.stdout.close()
         with server_home(within) as living:
             assert not left.exists()
