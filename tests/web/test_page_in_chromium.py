@@ -489,6 +489,25 @@ def test_the_strip_shades_an_outage(agent_site, open_page) -> None:
     expect(page.get_by_role("img", name=re.compile("outage 20m"))).to_be_visible()
 
 
+def test_thousands_in_a_bucket_and_how_far_a_search_has_come_are_told_whole(
+    agent_site, event, open_page
+) -> None:
+    agent_site.accept(*[event(received_at=int(time.time() * 1000))] * 1_234)
+    page = open_page(agent_site.url)
+    label = page.locator("#histogram .grid text").filter(has_text="1,234")
+    assert label.evaluate("(text) => text.getBBox().x") >= 0
+
+    def cut_short(route) -> None:
+        answer = route.fetch().json()
+        route.fulfill(json={**answer, "complete": False, "expected": 1_000, "searched": 140})
+
+    page.route("**/v1/facets*", cut_short)
+    page.locator("#q").fill("nothing like it")
+    expect(page.locator("#searching")).to_contain_text("Searching… 14 %")
+    expect(page.locator("#filters > .progress")).to_have_text("Counting… 14 %")
+    page.unroute_all(behavior="wait")
+
+
 def test_the_strip_says_as_many_wait_as_the_head_and_how_long_it_has_looked(
     agent_site, event, open_page
 ) -> None:

@@ -69,7 +69,8 @@ export class Filters {
     this.answer = answer;
     noteNames(answer.names ?? {});
     for (const group of GROUPS) this.paint(group, answer.facets[group.name]);
-    const share = answer.expected ? Math.min(99, Math.floor((answer.total / answer.expected) * 100)) : null;
+    const looked = answer.searched ?? answer.total; // a search may have come less far
+    const share = answer.expected ? Math.min(99, Math.floor((looked / answer.expected) * 100)) : null;
     let text = '';
     if (!answer.complete) text = share === null ? 'Counting…' : `Counting… ${share} %`;
     else if (answer.limited) text = 'There are too many different events to count each: rare ones are left out.';

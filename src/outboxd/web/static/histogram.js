@@ -7,7 +7,7 @@ import { compact, count, range, ticks } from './format.js';
 const SEVERITIES = ['information', 'warning', 'error']; // from the bottom up
 const HEIGHT = 84;
 const AXIS = 18;
-const LEFT = 34;
+const LEFT = 46; // room for 999.9K
 
 export class Histogram {
   /** `onSelect(since, until)` hears of a selected range. */
