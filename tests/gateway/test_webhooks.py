@@ -137,6 +137,25 @@ def test_argocd_degraded_is_a_warning_and_all_well_is_information():
     assert events("argocd", well)[0]["severity"] == "warning"
 
 
+@pytest.mark.parametrize("since_version_3", [True, False])
+def test_argocd_each_loss_of_health_between_two_syncs_is_one_event_of_its_time(since_version_3):
+    operation = {**APPLICATION["status"]["operationState"], "phase": "Succeeded"}
+
+    def degraded(at, looked_at):
+        health = {"status": "Degraded"} | ({"lastTransitionTime": at} if since_version_3 else {})
+        status = {"health": health, "reconciledAt": looked_at, "operationState": operation}
+        (event,) = events("argocd", {**APPLICATION, "status": status})
+        return event["dedupKey"], event["occurredAt"]
+
+    first = degraded("2026-11-22T10:00:00Z", "2026-11-22T10:00:01Z")
+    again = degraded("2026-11-22T10:00:00Z", "2026-11-22T10:00:01Z")
+    later = degraded("2026-11-24T10:00:00Z", "2026-11-24T10:00:01Z")
+    assert first == again
+    assert first[0] != later[0]
+    expected = "2026-11-24T10:00:00.000Z" if since_version_3 else "2026-11-24T10:00:01.000Z"
+    assert later[1] == expected
+
+
 def test_grafana_has_an_event_for_each_alert():
     firing = {
         "status": "firing",
