@@ -18,6 +18,8 @@ NOBODY = pwd.getpwnam("nobody").pw_uid
 AS_HOMELESS = """
 import os, sys
 import outboxd.producer.emit_command, outboxd.producer.hand_in, pwd
+import outboxd.cli.events, outboxd.cli.hold, outboxd.cli.offline, outboxd.cli.status
+import outboxd.cli.wait, outboxd.cli.watch, outboxd.outbox.sqlite.opening
 from outboxd.cli.main import main
 os.setgroups([]); os.setgid(54321); os.setuid(54321)
 sys.exit(main(sys.argv[1:]))
@@ -99,6 +101,23 @@ def test_a_user_without_a_home_is_one_as_others_where_the_configuration_names_th
     assert result.returncode == 0, result.stderr
     assert "warning" not in result.stderr
     assert len(spooled(tmp_path / "spool")) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_a_user_without_a_home_asks_the_agent_whose_socket_it_names(agent, tmp_path):
+    id = agent.accept()
+    os.chmod(agent.socket, 0o666)
+    for directory in (agent.directory, *agent.directory.parents[:-2]):
+        directory.chmod(directory.stat().st_mode | 0o711)
+    at = ("--socket", str(agent.socket))
+    assert "the agent at" in homeless(tmp_path, "status", *at).stdout
+    assert homeless(tmp_path, "status", "--check", *at).returncode in (0, 1)
+    assert homeless(tmp_path, "events", *at).returncode == 0
+    assert homeless(tmp_path, "wait", id, *at).returncode == 65, "another user's is none"
+    assert homeless(tmp_path, "hold", *at).returncode == 77
+    nobody = homeless(tmp_path, "events", "--socket", str(tmp_path / "none"))
+    assert nobody.returncode == 69
+    assert homeless(tmp_path, "events").returncode == 78
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")

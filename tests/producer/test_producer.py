@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -111,6 +113,19 @@ def test_a_spool_without_room_for_it_says_so(place):
         emit("t", "s", config=place.config)
     assert raised.value.exit_code == 75
     assert raised.value.hint
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="there is no second file system")
+def test_parts_of_the_spool_on_two_file_systems_are_told_as_such(place):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        if os.stat(elsewhere).st_dev == os.stat(place.spool.parent).st_dev:
+            pytest.skip("/dev/shm is no second file system")
+        (place.spool / "new").mkdir(parents=True)
+        (place.spool / "tmp").symlink_to(elsewhere)
+        with pytest.raises(NotStored) as raised:
+            emit("t", "s", config=place.config)
+        assert "on one file system" in str(raised.value.hint)
+        assert os.listdir(elsewhere) == []
 
 
 def test_a_part_of_the_spool_that_is_missing_is_made(place):

@@ -19,7 +19,7 @@ from outboxd.cli.agent import AgentQueue, AgentUnreachable
 from outboxd.cli.rows import ListedPage, Params, read_entry
 from outboxd.config.load import load_client
 from outboxd.config.sections import Config
-from outboxd.errors import EventError, UnknownId
+from outboxd.errors import ConfigError, EventError, UnknownId
 from outboxd.outbox.filters import may_begin_an_id
 from outboxd.outbox.model import EntryChange
 from outboxd.producer.command_line import Arguments
@@ -73,9 +73,7 @@ def connect(arguments: Arguments, config: Config, longest_s: float = math.inf) -
     try:
         return AgentQueue(socket_path(arguments, config), longest_s)
     except AgentUnreachable:
-        if arguments.socket and not (arguments.config or os.environ.get("OUTBOXD_CONFIG")):
-            # Whoever names a socket means that agent; the default
-            # configuration's outbox may be quite another's.
+        if _means_an_agent(arguments):
             raise
     from outboxd.cli.offline import FileQueue
 
@@ -84,7 +82,21 @@ def connect(arguments: Arguments, config: Config, longest_s: float = math.inf) -
 
 def client_config(arguments: Arguments) -> Config:
     """The configuration, read as a client reads it."""
-    return load_client(arguments.config)
+    try:
+        return load_client(arguments.config)
+    except ConfigError:
+        if not _means_an_agent(arguments):
+            raise
+    # That agent can be asked whatever is wrong with the host's file, and by a user without
+    # a home; the places in this one are not looked at.
+    beside = os.path.dirname(os.path.abspath(arguments.socket))
+    return load_client(os.devnull, {"STATE_DIRECTORY": beside, "RUNTIME_DIRECTORY": beside})
+
+
+def _means_an_agent(arguments: Arguments) -> bool:
+    """Whoever names a socket alone means that agent; the default configuration's outbox may
+    be quite another's."""
+    return bool(arguments.socket) and not (arguments.config or os.environ.get("OUTBOXD_CONFIG"))
 
 
 def socket_path(arguments: Arguments, config: Config) -> str:

@@ -11,6 +11,7 @@ producer may have no right to list it.
 from __future__ import annotations
 
 import os
+from errno import EROFS, EXDEV
 from time import time_ns
 
 from outboxd.disk import room_hint, sync_directory
@@ -185,4 +186,8 @@ def _hint(spool: str, error: OSError) -> str:
         return _how_to_join(spool)
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return f"make {spool}/tmp and {spool}/new, or start the agent once, which does"
+    if error.errno == EXDEV:
+        return f"put {spool}/tmp and {spool}/new on one file system, or start the agent"
+    if error.errno == EROFS:
+        return "mount it with the right to write, or name another spool with -c"
     return f"{room_hint(spool)}, or start the agent; then hand it in again"
