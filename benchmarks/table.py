@@ -62,7 +62,7 @@ def print_table(rows: list[Row], machine: dict[str, str]) -> None:
     """As Markdown, so that it can be pasted where it is needed."""
     print(f"\n{machine['cpu']}, Linux {machine['kernel']}, Python {machine['python']}, "
           f"SQLite {machine['sqlite']}\n")  # fmt: skip
-    print("| row | measured | ceiling in the same run | ratio | bound | |")
+    print("| row | measured | ceiling in the same run | ratio | wanted | |")
     print("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         ceiling = f"{number(row.ceiling)} ({row.ceiling_name})" if row.ceiling else "-"
@@ -72,7 +72,7 @@ def print_table(rows: list[Row], machine: dict[str, str]) -> None:
             bound = f"at least {row.at_least:g}"
         elif row.at_most is not None:
             bound = f"at most {row.at_most:g}"
-        verdict = "" if not bound else ("yes" if row.holds() else "**no**")
+        verdict = "" if not bound else ("kept" if row.holds() else "missed")
         note = f"; {row.note}" if row.note else ""
         print(f"| {row.name} | {number(row.value)} {row.unit}{note} | {ceiling} | {ratio} "
               f"| {bound} | {verdict} |")  # fmt: skip

@@ -489,18 +489,22 @@ class Sender:
 
     async def _launch(self, batch: list[Claimed]) -> None:
         """Start the requests, as far as the gate still allows after the commit."""
-        changes = self._claims.changes
+        changes, allowed = self._claims.changes, 0
         for position, entry in enumerate(batch):
             if position and position % LAUNCHED_AT_ONCE == 0:
                 await asyncio.sleep(0)
+                allowed = 0  # meanwhile some have ended
             if changes != self._claims.changes:
                 self._overstated = True  # perhaps one of them is held now, or gone
                 return
-            if self._start_at_most(self._clock.monotonic_s()) == 0:
+            # Between two of them nothing happens but that one more is under way.
+            allowed = allowed or self._start_at_most(self._clock.monotonic_s())
+            if allowed == 0:
                 self._claims.put_back(batch[position:])
                 self._overstated = True
                 return
             self._in_flight.launch(entry)
+            allowed -= 1
 
 
 def _held_by(hold: DestinationHold) -> str:
