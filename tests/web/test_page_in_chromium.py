@@ -918,6 +918,25 @@ def test_a_pause_keeps_everything_as_it_is(agent_site, event, open_page) -> None
     expect(rows(page)).to_have_count(2)
 
 
+def test_what_was_asked_before_a_pause_changes_nothing_after_it(
+    agent_site, event, open_page
+) -> None:
+    agent_site.accept(event("Deployment", "the first"))
+    page = open_page(agent_site.url)
+    expect(rows(page)).to_have_count(1)
+    expect(page.locator("#live")).to_have_text("Live")
+    page.route("**/v1/events?*", lambda _: None)  # it gets no answer
+    with page.expect_request("**/v1/events?*"):
+        agent_site.accept(event("Deployment", "the second"))
+    with page.expect_event("requestfailed"):
+        page.locator("#live").click()
+    page.unroute("**/v1/events?*")
+    expect(page.locator("#live")).to_have_text("Paused")
+    expect(rows(page)).to_have_count(1)
+    page.get_by_role("button", name="Paused").click()
+    expect(rows(page)).to_have_count(2)
+
+
 def test_a_selected_text_in_the_drawer_survives_what_happens(
     agent_site, event, settled, open_page
 ) -> None:

@@ -40,7 +40,7 @@ const drawer = new Drawer({
   onFilter: (name, value, wish) => go({ ...withValue(view, name, value, wish), event: null }),
 });
 const range = new Range({ onSelect: (since, until) => go({ ...view, last: '', since, until }) });
-const live = new Live({ onChange: changed, onStatus: status, onStale: stale });
+const live = new Live({ onChange: changed, onStatus: status, onStale: stale, onPause: () => list.keep() });
 const search = byId('q');
 
 // --- the address ---
@@ -200,12 +200,18 @@ function changed() {
   if (document.hidden) return;
   list.refresh().catch(() => {}); // the mark 'offline' tells; the next change tries again
   if (drawer.isOpen) drawer.open(drawer.id, null);
-  countTimer ??= setTimeout(counts, Math.max(0, countedAt + COUNTS_MIN_MS - Date.now()));
+  countTimer ??= setTimeout(countChanges, Math.max(0, countedAt + COUNTS_MIN_MS - Date.now()));
+}
+
+function countChanges() {
+  countTimer = null;
+  if (!live.paused) counts();
 }
 
 function acted(path) {
   if (view.event && path === `/v1/events/${encodeURIComponent(view.event)}/drop`) closeDrawer();
   changed();
+  counts(); // also in a view that is paused
 }
 
 // --- the drawer ---

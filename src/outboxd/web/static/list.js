@@ -1,7 +1,7 @@
 // The list of events: only the rows in sight are elements. More are fetched as
 // one scrolls, new ones join at the top where that moves nothing else.
 
-import { get, isStale } from './api.js';
+import { forget, get, isStale } from './api.js';
 import { announce, byId, h, isSelectedIn, setSeverity, setText, severityIcon, shown } from './dom.js';
 import { briefly, detailsLine, ending, occurredAt, sentence, service } from './entry.js';
 import { count, full, moment } from './format.js';
@@ -139,6 +139,11 @@ export class List {
     } catch (error) {
       if (!isStale(error)) throw error;
     }
+  }
+
+  /** The rows stay as they are: the answer to a look again is wanted no longer. */
+  keep() {
+    forget('refresh');
   }
 
   find(id) {

@@ -2,7 +2,7 @@
 // that nobody sees lets go of its connection and fetches nothing: a browser has
 // only six for one listener. Of those that are seen a few listen, the others ask.
 
-import { get } from './api.js';
+import { forget, get } from './api.js';
 import { byId, setText } from './dom.js';
 
 const ASK_MS = 3000;
@@ -15,11 +15,13 @@ const WORDS = { connecting: 'Connecting', live: 'Live', asking: 'Live, every 3 s
 
 export class Live {
   /** `onChange()` hears that something changed, `onStatus(status)` how things stand,
-   * `onStale(since)` since when there is no answer (null: there is one again). */
-  constructor({ onChange, onStatus, onStale }) {
+   * `onStale(since)` since when there is no answer (null: there is one again), `onPause()`
+   * that nothing may change any more. */
+  constructor({ onChange, onStatus, onStale, onPause }) {
     this.onChange = onChange;
     this.onStatus = onStatus;
     this.onStale = onStale;
+    this.onPause = onPause;
     this.failures = 0;
     this.paused = false;
     this.heardAt = Date.now();
@@ -38,6 +40,7 @@ export class Live {
     this.paused = !this.paused;
     if (this.paused) {
       this.letGo();
+      this.onPause();
       this.say('paused');
     } else this.goOn();
   }
@@ -49,6 +52,7 @@ export class Live {
     this.giveBack = null;
     this.turn = (this.turn ?? 0) + 1;
     clearTimeout(this.timer);
+    forget('status');
   }
 
   async goOn() {
