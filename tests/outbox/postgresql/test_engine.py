@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -319,8 +320,9 @@ def test_the_change_of_a_held_entry_is_counted(engine, event):
 # --- commits ---
 
 
-def test_a_commit_whose_end_was_not_seen_is_told_from_one_that_failed(engine, url, clock, event):
-    """The server ends the connection while it commits: nobody knows, nobody is answered."""
+@contextmanager
+def ends_in_commit(url, change):
+    """The server ends a connection that commits such a change of an entry."""
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(
             "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS"
@@ -328,14 +330,74 @@ def test_a_commit_whose_end_was_not_seen_is_told_from_one_that_failed(engine, ur
             " RETURN NULL; END'"
         )
         admin.execute(
-            "CREATE CONSTRAINT TRIGGER die AFTER INSERT ON states DEFERRABLE INITIALLY DEFERRED"
-            " FOR EACH ROW EXECUTE FUNCTION die()"
+            f"CREATE CONSTRAINT TRIGGER die AFTER {change} ON states DEFERRABLE INITIALLY"
+            " DEFERRED FOR EACH ROW EXECUTE FUNCTION die()"
         )
-        with pytest.raises(CommitUnknown):
-            keep(engine, event(key="k"))
+        yield
         admin.execute("DROP TRIGGER die ON states")
+
+
+def test_a_commit_whose_end_was_not_seen_is_told_from_one_that_failed(engine, url, clock, event):
+    """The server ends the connection while it commits: nobody knows, nobody is answered."""
+    with ends_in_commit(url, "INSERT"), pytest.raises(CommitUnknown):
+        keep(engine, event(key="k"))
     assert keep(engine, event(key="k"))[0].status == "accepted", "asked again with the same key"
     assert engine.counts().pending == 1
+
+
+def turn(engine, *settlements, sending=()):
+    with engine.transaction():
+        engine.settle(settlements)
+        engine.set_sending(sending)
+
+
+@pytest.fixture
+def sent(engine, event):
+    """An entry in flight, and what its answer means: it is to be sent again later."""
+    engine.take_lease()
+    keep(engine, event())
+    (seq,) = list(engine.seq_range())
+    turn(engine, sending=[seq])
+    return Settlement(seq, "pending", Attempt(5, 5, "unavailable", 500, "busy"), due_at=7)
+
+
+def test_a_renewal_does_not_make_a_failed_commit_pass_for_one_that_was_made(engine, url, sent):
+    """The turn grows with each; what was not written would be forgotten and sent twice."""
+    with ends_in_commit(url, "UPDATE"), pytest.raises(CommitUnknown):
+        turn(engine, sent)
+    with engine.transaction():
+        engine.renew_lease()
+    turn(engine, sent)
+    (entry,) = listed(engine)
+    assert (entry.attempt_count, entry.due_at) == (1, 7)
+
+
+def test_what_was_committed_unseen_is_written_once_whatever_comes_between(engine, sent):
+    connection = engine.connection
+    execute = connection.execute
+
+    def ends_behind(statement, *more):
+        cursor = execute(statement, *more)
+        if statement == "COMMIT":
+            connection.close()
+            raise psycopg.OperationalError("server closed the connection")
+        return cursor
+
+    connection.execute = ends_behind
+    with pytest.raises(CommitUnknown):
+        turn(engine, sent)
+    with engine.transaction():
+        engine.renew_lease()
+    with pytest.raises(ZeroDivisionError), engine.transaction():
+        engine.settle([sent])
+        raise ZeroDivisionError  # what is known of it stays known
+    turn(engine, sent)
+    (entry,) = listed(engine)
+    assert (entry.attempt_count, entry.due_at) == (1, 7)
+
+
+def listed(engine):
+    return read_page(engine, EntryFilter(), None, 9).entries
 
 
 def test_what_was_committed_before_the_server_died_is_a_duplicate_of_itself(clock, event, tmp_path):

@@ -64,16 +64,19 @@ class LeaseRow:
         self._before: Lease | None = None  # as it was before this transaction
         self._settling: list[Settlement] = []  # in this transaction
         self._doubt: _Doubt | None = None
+        self._settled: set[Settlement] = set()  # for certain, though whoever asked heard otherwise
+        self._left_out: set[Settlement] = set()  # in this transaction, because they are settled
 
     # --- around a transaction ---
 
     def begin(self) -> None:
         """A transaction begins."""
-        self._before, self._settling = self.lease, []
+        self._before, self._settling, self._left_out = self.lease, [], set()
 
     def committed(self) -> None:
         """It is there for certain."""
         self.proven = self.lease
+        self._settled -= self._left_out
 
     def rolled_back(self) -> None:
         """It is not there, or nobody knows (the link was `in_commit`)."""
@@ -146,6 +149,7 @@ class LeaseRow:
 
     def _renew(self, more: str, values: tuple[object, ...]) -> None:
         """One statement that renews and is the fence: it changes nothing for a former holder."""
+        self._end_doubt()  # the turn tells of it, until it grows
         lease = self.lease
         asked_at_s = self._clock.since_boot_s()
         row = None
@@ -186,19 +190,25 @@ class LeaseRow:
 
     def unsettled(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
         """Those that are to be written: the connection may have ended while they were
-        committed. The turn tells whether they were: so no attempt counts twice. Waits
-        for that commit, should it go on."""
-        doubt, self._doubt = self._doubt, None
-        if doubt is not None:
-            row = self._link.connection.execute(
-                "SELECT turn FROM deliverers WHERE destination = %s AND holder = %s FOR UPDATE",
-                (self._destination, doubt.lease.holder),
-            ).fetchone()
-            if row is not None and row[0] >= doubt.lease.turn:
-                done = set(doubt.settlements)
-                settlements = [each for each in settlements if each not in done]
+        committed, and no attempt may count twice."""
+        self._end_doubt()
+        self._left_out |= self._settled.intersection(settlements)
+        settlements = [each for each in settlements if each not in self._left_out]
         self._settling += settlements
         return settlements
+
+    def _end_doubt(self) -> None:
+        """The turn tells whether a commit was made whose end was not seen. Waits for that
+        commit, should it go on."""
+        if self._doubt is None:
+            return
+        row = self._link.connection.execute(
+            "SELECT turn FROM deliverers WHERE destination = %s AND holder = %s FOR UPDATE",
+            (self._destination, self._doubt.lease.holder),
+        ).fetchone()
+        if row is not None and row[0] >= self._doubt.lease.turn:
+            self._settled.update(self._doubt.settlements)
+        self._doubt = None
 
     # --- everybody's ---
 
