@@ -244,7 +244,8 @@ def huge_and_nested(target: str, seconds: float) -> None:
 def large_webhooks(target: str, seconds: float) -> None:
     """With a good token: all that the mappings can be made to work on, none of it allowed.
 
-    Of a group the last alert is for another's cluster, so that all before it are read.
+    Of Alertmanager's groups each alert is for another's cluster. Of another webhook's request
+    the last is, so that all before it are read: there it refuses them all.
     """
     attacker = Attacker(target, seconds)
     alert = {
@@ -256,14 +257,15 @@ def large_webhooks(target: str, seconds: float) -> None:
         "generatorURL": "http://prometheus.example/graph?g0.expr=up",
     }
     foreign = {**alert, "labels": {**alert["labels"], "cluster": "other"}}  # type: ignore[dict-item]
+    group = {"alerts": [{**foreign, "fingerprint": f"{n:016x}"} for n in range(5_000)]}
     alerts = {"alerts": [{**alert, "fingerprint": f"{n:016x}"} for n in range(5_000)] + [foreign]}
-    long = {"alerts": [{**alert, "annotations": {"a": "\u00e9\n" * 500_000}}] * 2 + [foreign]}
+    long = {"alerts": [{**foreign, "annotations": {"a": "\u00e9\n" * 500_000}}] * 2}
     flag: dict[str, Any] = {"kind": "flag", "name": "f", "title": "t", "_id": "1"}
     nested: Any = 1
     for _ in range(99):
         nested = {"a": nested}
     payloads = (
-        ("/v1/alertmanager", alerts),
+        ("/v1/alertmanager", group),
         ("/v1/alertmanager", long),
         ("/v1/alertmanager", {"alerts": [{}] * 2_000_000}),
         ("/v1/webhooks/grafana", alerts),
