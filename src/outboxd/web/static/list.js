@@ -413,8 +413,8 @@ function fillRow(row, entry, index, active) {
   if (element.dataset.id !== entry.id) {
     element.dataset.id = entry.id;
     element.id = `row-${entry.id}`;
-    row.link.setAttribute('href', rowAddress(entry.id));
   }
+  setAttribute(row.link, 'href', rowAddress(entry.id));
   setAttribute(element, 'aria-rowindex', String(index + 2));
   setAttribute(element, 'aria-selected', String(active));
   if (row.entry === entry && entry.state !== 'pending') return;
