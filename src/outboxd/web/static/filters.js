@@ -20,6 +20,9 @@ const GROUPS = [
   { name: 'service', title: 'Services' },
 ].filter((group) => KIND === 'agent' || !group.agent);
 
+let isPressed = false; // a pointer's button
+for (const kind of ['pointerdown', 'pointerup', 'pointercancel']) addEventListener(kind, () => { isPressed = kind === 'pointerdown'; }, true);
+
 export class Filters {
   /** `onChange(view)` hears of the view that the reader wants now. */
   constructor({ onChange }) {
@@ -30,7 +33,13 @@ export class Filters {
     this.progress = h('p', { class: 'progress', role: 'status' });
     // What somebody points at, or has the focus in, must not move.
     this.panel.addEventListener('pointerleave', () => this.catchUp());
-    this.panel.addEventListener('focusout', () => setTimeout(() => this.catchUp()));
+    // Nor what takes the focus by a press, before the click is over: a page that is shorter
+    // then would move it away from under the pointer.
+    this.panel.addEventListener('focusout', () => {
+      const later = () => setTimeout(() => this.catchUp());
+      if (isPressed) addEventListener('pointerup', later, { once: true });
+      else later();
+    });
     this.groups = new Map(GROUPS.map((group) => [group.name, makeGroup(group)]));
     this.panel.append(
       h('div', { class: 'filters-head' }, h('h2', {}, 'Filters'), this.clearButton),
