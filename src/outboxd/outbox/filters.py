@@ -110,6 +110,7 @@ def check_names(query: Pairs, *others: str) -> None:
     known = (*FILTERS, *others)
     for name, _ in query:
         if name not in known:
+            # Here, because only a wrong name pays for it.
             from difflib import get_close_matches
 
             near = get_close_matches(name[:60], known, n=1)

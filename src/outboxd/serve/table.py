@@ -62,6 +62,7 @@ class RouteTable:
                     return self._of_method(methods, method, path), unquote(argument)
         if method == "OPTIONS" and path == "*":
             return _options("GET, HEAD, OPTIONS, POST"), ""
+        # Here, because only a wrong name pays for it.
         from difflib import get_close_matches
 
         near = get_close_matches(path[:200], self._paths, n=1)

@@ -50,6 +50,7 @@ from outboxd.outbox.postgresql.cursor import Cursor
 from outboxd.outbox.postgresql.lease import Lease
 from outboxd.outbox.postgresql.lease_row import LeaseRow, LookAround
 from outboxd.outbox.postgresql.link import Link
+from outboxd.outbox.postgresql.rows import shown
 from outboxd.outbox.postgresql.schema import DESTINATION
 from outboxd.outbox.postgresql.tallies import CountChanges, Tallies
 from outboxd.status import OtherAccount
@@ -383,9 +384,10 @@ class PostgresEngine:
     def list_step(
         self, where: EntryFilter, place: ListPlace, limit: int, bytes_max: int, is_begun: bool
     ) -> ListStep:
-        return listing.step(
+        found = listing.step(
             self.connection, self.destination, where, place, limit, bytes_max, is_begun
         )
+        return found._replace(entries=shown(self.connection, self.destination, found.entries))
 
     def entries_of(self, where: EntryFilter, seqs: Sequence[int]) -> list[Entry]:
         return listing.entries_of(self.connection, self.destination, where, seqs)

@@ -87,7 +87,7 @@ def step(
     bytes_max: int,
     is_begun: bool,
 ) -> ListStep:
-    """Look at the next rows, newest first."""
+    """Look at the next rows, newest first. Their entries have no short ids yet: see `shown`."""
     dead = where.states == ("dead",) or bool(where.dead_reasons)
     driver = "state = 'dead'" if dead else "held" if where.held else "true"
     ((floor,),) = connection.execute(
@@ -103,20 +103,18 @@ def step(
         (destination, place.before_seq, floor, *values),
     )
     found: list[Entry] = []
-    size, next_seq, is_full = 0, floor, False
+    size = 0
     for row in rows:
         entry = entry_of(row)
         if not _matches(where, entry):
             continue
         if size + len(entry.body) > bytes_max and (is_begun or found):
-            next_seq, is_full = entry.seq + 1, True
-            break
+            return ListStep(found, ListPlace(entry.seq + 1), True)
         found.append(entry)
         size += len(entry.body)
         if len(found) == limit:
-            next_seq, is_full = entry.seq, True
-            break
-    return ListStep(shown(connection, destination, found), ListPlace(next_seq), is_full)
+            return ListStep(found, ListPlace(entry.seq), True)
+    return ListStep(found, ListPlace(floor), False)
 
 
 def _matches(where: EntryFilter, entry: Entry) -> bool:
