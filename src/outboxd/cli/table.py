@@ -192,9 +192,18 @@ _BACKUP = Command(
         "duplicates, because it may have been delivered since. To copy the outbox's file with cp "
         "is not enough: what came in last stands in its log."
     ),
-    positionals=(Positional("FILE", "the copy; replaced when there is one", complete="file"),),
+    positionals=(
+        Positional(
+            "FILE", "the copy; only an older one, or an empty file, is replaced", complete="file"
+        ),
+    ),
     options=AGENT,
-    exits=(DONE, USAGE, UNREACHED, FORBIDDEN, CONFIGURATION),
+    exits=(
+        *(DONE, USAGE, UNREACHED),
+        (74, "the disk failed a sync"),
+        (75, "there is no room for it"),
+        *(FORBIDDEN, CONFIGURATION),
+    ),
     examples=(("outboxd backup /var/backups/outbox.db", ""),),
 )
 
