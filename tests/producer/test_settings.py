@@ -80,6 +80,14 @@ def test_a_setting_of_ours_that_is_wrong_gives_way_to_the_built_in(load):
     assert "socket = 5" in found.warning
 
 
+@pytest.mark.parametrize("name", ['"""a\nb"""', '"\\u001b[2J"', '"\\u202e"', f'"{"a" * 60_000}"'])
+def test_a_warning_shows_a_place_of_any_name_on_one_short_line(load, name):
+    found = load(f"[intake]\nsocket = {name}\nspool = {name}\n[delivry]\n")
+    assert found.warning.isprintable()
+    assert len(found.warning) < 1500
+    assert found.warning.endswith("see `outboxd check`")
+
+
 def test_a_file_that_cannot_be_read_means_the_packaged_paths(tmp_path, monkeypatch):
     Path(locations.PACKAGED_SPOOL).mkdir(parents=True)
     for path in (str(tmp_path), str(tmp_path / "missing.toml")):

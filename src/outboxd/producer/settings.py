@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CONFIG_BYTES_MAX = 128 * 1024
 SOCKET_NAME = "outboxd.sock"
+PATH_SHOWN_MAX = 300  # characters of a path in a warning
 
 
 class ProducerSettings:
@@ -125,10 +126,7 @@ def _apply(
     take(komodor, "event_type_max", _count)
     faults += _unknown(tables)
     if faults:
-        settings.warning = (
-            f"{source}: {faults[0]}; going on with the socket {settings.socket}"
-            f" and the spool {settings.spool}; see `outboxd check`"
-        )
+        _warn(settings, f"{shown(source, PATH_SHOWN_MAX)}: {faults[0]}", "see `outboxd check`")
 
 
 def _section(tables: dict[str, Any], name: str, faults: list[str]) -> dict[str, Any]:
@@ -166,10 +164,7 @@ def _built_in(environ: Mapping[str, str]) -> ProducerSettings:
         spool = f"{locations.user_state_dir(environ)}/spool"
     except ConfigError as error:
         settings = ProducerSettings(locations.PACKAGED_SOCKET, locations.PACKAGED_SPOOL)
-        settings.warning = (
-            f"{error.message}; going on with the socket {settings.socket} and the spool"
-            f" {settings.spool}; {error.hint}"
-        )
+        _warn(settings, error.message, error.hint)
         return settings
     sockets = [f"{directory}/{SOCKET_NAME}" for directory in directories]
     return ProducerSettings(next(filter(os.path.exists, sockets), sockets[0]), spool)
@@ -184,11 +179,16 @@ def _packaged(environ: Mapping[str, str]) -> ProducerSettings:
 
 def _unread(source: str, fault: str, environ: Mapping[str, str]) -> ProducerSettings:
     settings = _packaged(environ)
-    settings.warning = (
-        f"{source}: {fault}; going on with the socket {settings.socket} and the spool"
-        f" {settings.spool}"
-    )
+    _warn(settings, f"{shown(source, PATH_SHOWN_MAX)}: {fault}")
     return settings
+
+
+def _warn(settings: ProducerSettings, fault: str, hint: str | None = None) -> None:
+    """What is wrong, and where events go all the same. A file may give a place any name."""
+    socket, spool = shown(settings.socket, PATH_SHOWN_MAX), shown(settings.spool, PATH_SHOWN_MAX)
+    settings.warning = f"{fault}; going on with the socket {socket} and the spool {spool}"
+    if hint:
+        settings.warning += f"; {hint}"
 
 
 def _unknown(tables: dict[str, Any]) -> list[str]:
