@@ -9,11 +9,16 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from support import seeds
+
+seeds.settle_hypothesis()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the full durability figures")
-    parser.addoption("--soak", action="store_true", help="the hour-long soak as well")
+    parser.addoption(
+        "--soak", action="store_true", help="the hour-long soak as well, and other seeds"
+    )
 
 
 def pytest_configure() -> None:
@@ -27,6 +32,7 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A test that has a short form and full figures is found with `-m full`, and one that
     is marked as long is among the full figures alone."""
+    seeds.seed_hypothesis(items)
     for item in items:
         is_long = item.get_closest_marker("long") is not None
         if is_long or "full" in getattr(item, "fixturenames", ()):
@@ -39,6 +45,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether the full figures are wanted rather than the short form."""
     return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """What the test draws from; a failing one shows how to draw the same again."""
+    number = seeds.seed_of(request.node)
+    option = " --full" if request.config.getoption("--full") else ""
+    print(f"again: OUTBOXD_SEED={number} python -m pytest{option} '{request.node.nodeid}'")
+    return number
 
 
 @pytest.fixture

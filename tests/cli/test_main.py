@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -301,11 +302,10 @@ WORDS = st.one_of(
 
 
 @pytest.mark.timeout(900)
-def test_any_command_line_is_read_or_refused_with_a_reason(full):
+def test_any_command_line_is_read_or_refused_with_a_reason(full, seed):
+    @hypothesis.seed(seed)
     @settings(
         max_examples=20_000 if full else 300,
-        deadline=None,
-        database=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(st.lists(WORDS, max_size=8))
@@ -329,7 +329,7 @@ def test_any_command_line_is_read_or_refused_with_a_reason(full):
 
 
 @pytest.mark.timeout(900)
-def test_what_is_written_as_options_is_what_is_read(full):
+def test_what_is_written_as_options_is_what_is_read(full, seed):
     command = Command(
         "x",
         "test",
@@ -342,7 +342,8 @@ def test_what_is_written_as_options_is_what_is_read(full):
     )
     texts = st.text(max_size=6)
 
-    @settings(max_examples=2_000 if full else 100, deadline=None, database=None)
+    @hypothesis.seed(seed)
+    @settings(max_examples=2_000 if full else 100)
     @given(st.one_of(st.none(), texts), st.lists(texts, max_size=3), st.booleans(), st.lists(texts))
     def check(alpha, beta, gamma, free):
         words = [] if alpha is None else [f"--alpha={alpha}"]

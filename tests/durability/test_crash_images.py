@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -69,9 +68,8 @@ def recordings(tmp_path: Path, loads: Sequence[dict]) -> list[Path]:
 
 
 @pytest.mark.timeout(1500)
-def test_every_image_of_a_power_cut_keeps_every_promise(tmp_path, need, full):
+def test_every_image_of_a_power_cut_keeps_every_promise(tmp_path, need, full, seed):
     need("strace")
-    seed = int(os.environ.get("OUTBOXD_SEED", "0")) or random.randrange(1 << 30)
     loads = [{"runs": 2, "posts": 30}]
     if full:
         loads = [{"runs": 4, "posts": 36}] * 4 + [{"runs": 2, "posts": 15, "pauses": 2}]

@@ -7,8 +7,6 @@ code, and a full disk refuses and goes on.
 
 from __future__ import annotations
 
-import os
-import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,9 +36,8 @@ def strike_all(points: list[Point], base: Path) -> list[tuple[Point, Outcome]]:
 
 
 @pytest.mark.timeout(1500)
-def test_nothing_is_lost_by_a_fault_at_any_write_or_sync(tmp_path, need, full):
+def test_nothing_is_lost_by_a_fault_at_any_write_or_sync(tmp_path, need, full, seed):
     need("strace")
-    seed = int(os.environ.get("OUTBOXD_SEED", "0")) or random.randrange(1 << 30)
     points = faults.given() or faults.points(600 if full else 12, seed)
     done = strike_all(points, tmp_path)
     wrong = [faults.told(point, outcome) for point, outcome in done if outcome.faults]

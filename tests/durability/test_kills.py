@@ -120,10 +120,8 @@ CYCLES_A_ROUND = 50
 
 
 @pytest.mark.timeout(1800)
-def test_nothing_is_lost_when_the_agent_is_killed_again_and_again(tmp_path, full):
+def test_nothing_is_lost_when_the_agent_is_killed_again_and_again(tmp_path, full, seed):
     rounds, cycles = (20, CYCLES_A_ROUND) if full else (1, 25)
-    seed = int(os.environ.get("OUTBOXD_SEED", "0")) or random.randrange(1 << 30)
-    print(f"replay with OUTBOXD_SEED={seed}")
     zygote = Zygote()
     try:
         for number in range(rounds):

@@ -3,40 +3,36 @@
 Hypothesis draws structured inputs; each of them is checked as it is and then
 in mutants of it (tokens cut out, doubled, swapped, replaced by nasty ones),
 which costs a hundredth of drawing another. 300 inputs a test, 20,000 with
---full. A failing test prints its seed: OUTBOXD_FUZZ_SEED=N draws the same
-inputs again.
+--full. They are the same ones in each run, from the seed of the test's own name:
+`--soak` draws others, and OUTBOXD_SEED=N, which a failing test prints, those again.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import re
 
+import hypothesis
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 TOKEN = re.compile(rb'[\w.+-]+|\s+|"[^"\n]*"|.', re.DOTALL)
 
 
 @pytest.fixture
-def fuzz(full, request):
+def fuzz(full, seed):
     """Call with a strategy and a check, and for mutants a list of nasty tokens."""
-    number = int(os.environ.get("OUTBOXD_FUZZ_SEED") or random.randrange(1 << 32))
 
     def run(strategy, check, nasty: list[bytes] | None = None):
         mutant_count = 0 if nasty is None else 9 if full else 2
         input_count = (20_000 if full else 300) if nasty else (3000 if full else 100)
 
-        @seed(number)
+        @hypothesis.seed(seed)
         @settings(
             max_examples=input_count // (1 + mutant_count),
-            deadline=None,
-            database=None,
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
-            print_blob=False,
         )
         @given(strategy, st.integers(0, 1 << 32))
         def examples(example, mutation):
@@ -50,15 +46,7 @@ def fuzz(full, request):
                     error.add_note(f"with the mutant {mutant[:2000]!r}")
                     raise
 
-        try:
-            examples()
-        except BaseException:
-            option = " --full" if full else ""
-            print(
-                f"seed {number}; replay with\n"
-                f"OUTBOXD_FUZZ_SEED={number} python -m pytest{option} '{request.node.nodeid}'"
-            )
-            raise
+        examples()
 
     return run
 

@@ -11,7 +11,6 @@ has arrived; what arrived twice says so.
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 import threading
@@ -259,25 +258,30 @@ def wired(host_count: int) -> Iterator[Wires]:
         yield wires
 
 
-def test_a_fleet_loses_nothing_whoever_is_killed(tmp_path):
+def test_a_fleet_loses_nothing_whoever_is_killed(tmp_path, seed):
     with fleet_of(tmp_path, HOST_COUNT, None) as (fleet, komodor):
-        hand_in_and_count(fleet, komodor, wanted=2_000, cycles=1)
+        hand_in_and_count(fleet, komodor, wanted=2_000, cycles=1, seed=seed)
 
 
 @pytest.mark.timeout(900)
-def test_a_fleet_without_a_way_out_loses_nothing_whoever_is_killed_and_cut_off(tmp_path, full):
+def test_a_fleet_without_a_way_out_loses_nothing_whoever_is_killed_and_cut_off(
+    tmp_path, full, seed
+):
     if not full:
         pytest.skip("20,000 events through 22 namespaces: --full")
     with wired(HOST_COUNT) as wires, fleet_of(tmp_path, HOST_COUNT, wires) as (fleet, komodor):
         assert_cut_off(wires, fleet, komodor)
-        hand_in_and_count(fleet, komodor, wanted=20_000, cycles=6, wires=wires)
+        hand_in_and_count(fleet, komodor, wanted=20_000, cycles=6, seed=seed, wires=wires)
 
 
 def hand_in_and_count(
-    fleet: Fleet, komodor: Komodor, wanted: int, cycles: int, wires: Wires | None = None
+    fleet: Fleet,
+    komodor: Komodor,
+    wanted: int,
+    cycles: int,
+    seed: int,
+    wires: Wires | None = None,
 ) -> None:
-    seed = int(os.environ.get("OUTBOXD_SEED", "0")) or random.randrange(1 << 30)
-    print(f"replay with OUTBOXD_SEED={seed}")
     producers = Producers(fleet.hosts, wanted)
     producers.start()
     done = play(fleet, komodor, producers, wanted, cycles, random.Random(seed), wires)

@@ -10,10 +10,8 @@ from support.gateways import check
 
 
 @pytest.mark.timeout(600)
-def test_nothing_is_lost_when_gateways_are_killed_again_and_again(node, fleet, full):
+def test_nothing_is_lost_when_gateways_are_killed_again_and_again(node, fleet, full, seed):
     kills = 200 if full else 3
-    seed = random.randrange(1 << 30)
-    print(f"seed {seed}")
     chance = random.Random(seed)
     two = fleet(node.url())
     two.producers.start()
@@ -28,14 +26,15 @@ def test_nothing_is_lost_when_gateways_are_killed_again_and_again(node, fleet, f
     assert figures["receipts"] > kills
 
 
-def test_nothing_is_lost_when_the_database_is_killed(node, fleet, only_full):
+def test_nothing_is_lost_when_the_database_is_killed(node, fleet, only_full, seed):
     """Its commits are on its disk, or nobody was told of them."""
     kills = 10
+    chance = random.Random(seed)
     two = fleet(node.url())
     two.producers.start()
     for number in range(kills):
         two.producers.await_more(20)
-        time.sleep(random.uniform(0.0, 0.1))
+        time.sleep(chance.uniform(0.0, 0.1))
         node.kill()
         if number % 2:
             time.sleep(0.3)  # long enough to be noticed by everybody

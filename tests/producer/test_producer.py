@@ -10,6 +10,7 @@ import tempfile
 import time
 from datetime import UTC, datetime, timedelta, timezone
 
+import hypothesis
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -230,11 +231,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
 
 @pytest.mark.timeout(900)
-def test_what_is_composed_is_the_event_that_was_given(full):
+def test_what_is_composed_is_the_event_that_was_given(full, seed):
+    @hypothesis.seed(seed)
     @settings(
         max_examples=2_000 if full else 100,
-        deadline=None,
-        database=None,
         suppress_health_check=list(HealthCheck),
     )
     @given(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 import pytest
 from simulation.checks import Broken
 from simulation.hops import Fleet
+from support import seeds
 
 from outboxd.delivery import next_hop
 from outboxd.delivery.in_flight import InFlight
@@ -30,10 +30,8 @@ def played(seed: int) -> Fleet:
 
 @pytest.mark.timeout(1200)
 def test_behind_a_gateway_nothing_is_lost_doubled_unmarked_or_told_a_wrong_delay(full):
-    given = os.environ.get("OUTBOXD_SEED")
-    seeds = [int(given)] if given else range(SEEDS_FULL if full else SEEDS)
     seen: Counter[str] = Counter()
-    for seed in seeds:
+    for seed in seeds.histories(SEEDS_FULL if full else SEEDS):
         fleet = played(seed)
         arrived = Counter(s.name for s in fleet.last.sent if s.arrived_at_s is not None)
         marked = [s for s in fleet.last.sent if s.body["details"].get("possibleDuplicate")]
@@ -47,7 +45,7 @@ def test_behind_a_gateway_nothing_is_lost_doubled_unmarked_or_told_a_wrong_delay
         seen["doubtful"] += any(s.is_doubtful for link in links[:2] for s in link.sent)
         seen["two gateways"] += len(fleet.gateways) == 2
     print(seen)
-    if not given:
+    if seeds.given() is None:
         assert {"twice", "marked", "forgotten", "doubtful", "two gateways"} <= (+seen).keys()
 
 

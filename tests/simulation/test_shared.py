@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from functools import partial
 
 import pytest
@@ -12,7 +11,7 @@ from simulation.history import play
 from simulation.shared import LEASE_S, LOOK_S, SharedStore, with_virtual_clock
 from simulation.two_gateways import TwoGateways, play_two
 from simulation.virtual_loop import VirtualClock
-from support import clusters, unfenced
+from support import clusters, seeds, unfenced
 from support.clusters import template  # noqa: F401
 
 from outboxd.agent import election
@@ -49,8 +48,7 @@ def fresh(url: str, clock: VirtualClock, repeat_window_s: float) -> SharedStore:
 
 @pytest.mark.timeout(900)
 def test_in_no_history_on_postgresql_is_anything_lost_or_doubled_unmarked(url, full):
-    given = os.environ.get("OUTBOXD_SEED")
-    for seed in [int(given)] if given else range(SEEDS_FULL if full else SEEDS):
+    for seed in seeds.histories(SEEDS_FULL if full else SEEDS):
         try:
             play(seed, partial(fresh, url))
         except Exception as error:
@@ -77,8 +75,7 @@ def play_all(url: str) -> None:
 
 @pytest.mark.timeout(600)
 def test_two_gateways_on_one_database_lose_nothing_and_one_sends_at_a_time(url, full):
-    given = os.environ.get("OUTBOXD_SEED")
-    for seed in [int(given)] if given else range(TWO_FULL if full else TWO):
+    for seed in seeds.histories(TWO_FULL if full else TWO):
         try:
             play_two(url, seed)
         except Exception as error:

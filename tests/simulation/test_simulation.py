@@ -5,7 +5,6 @@ A failing seed says how to play it again: OUTBOXD_SEED=N pytest tests/simulation
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from functools import lru_cache
 
@@ -14,6 +13,7 @@ from simulation import network
 from simulation.checks import Broken
 from simulation.history import World, play
 from simulation.virtual_loop import BusyLoop, Deadlock
+from support import seeds
 
 from outboxd.delivery import in_flight, sender
 from outboxd.delivery.backoff import Backoff
@@ -43,9 +43,7 @@ def played(seed: int) -> World:
 
 @pytest.mark.timeout(1200)
 def test_in_no_history_is_anything_lost_doubled_unmarked_or_asked_too_often(full):
-    given = os.environ.get("OUTBOXD_SEED")
-    seeds = [int(given)] if given else range(SEEDS_FULL if full else SEEDS)
-    for seed in seeds:
+    for seed in seeds.histories(SEEDS_FULL if full else SEEDS):
         played(seed)
 
 

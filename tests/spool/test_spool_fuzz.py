@@ -3,7 +3,7 @@
 Each file is built with its expectation beside it, so no second parser is
 needed to judge: every good line becomes exactly one entry, every file with a
 bad part lies in `rejected/` with its reason, nothing else happens. A failure
-prints its seed; replay with OUTBOXD_FUZZ_SEED.
+prints its seed; OUTBOXD_SEED draws the same files again.
 """
 
 from __future__ import annotations
@@ -93,9 +93,8 @@ def make(dice, mark):
     return ends.join(lines) + dice.choice([b"", ends]), marks, bad or not marks
 
 
-def test_files_of_every_kind_end_as_they_should(intake, full):
+def test_files_of_every_kind_end_as_they_should(intake, full, seed):
     count = 20_000 if full else 400
-    seed = int(os.environ.get("OUTBOXD_FUZZ_SEED") or random.randrange(1 << 32))
     dice = random.Random(seed)
 
     async def main():
