@@ -3,7 +3,7 @@
 // origin's storage, which no other port of the host can read.
 
 import { get, post } from './api.js';
-import { announce, byId, h } from './dom.js';
+import { announce, byId, h, setText } from './dom.js';
 import { count } from './format.js';
 import { KIND } from './view.js';
 
@@ -17,6 +17,17 @@ export class Acting {
     this.onDone = onDone;
     this.may = false;
     this.by = '';
+    this.until = 0; // by this browser's clock, in ms
+    this.isUnanswered = false;
+  }
+
+  /** Whether the agent answers: nothing can be done while it does not, and whether this
+   * browser may act is looked at anew when it does again, as it may be another process. */
+  setUnanswered(isUnanswered) {
+    const isBack = this.isUnanswered && !isUnanswered;
+    this.isUnanswered = isUnanswered;
+    if (isBack && this.may) this.start();
+    else this.told();
   }
 
   /** Hands in the token of a link, or looks whether this browser may act already. */
@@ -41,14 +52,36 @@ export class Acting {
   set({ mayAct, by = '', leftSeconds = 0, trouble = '' }) {
     this.may = mayAct;
     this.by = by;
+    this.trouble = trouble;
+    this.until = Date.now() + leftSeconds * 1000;
     clearTimeout(this.ends);
     if (mayAct) this.ends = setTimeout(() => this.set({ mayAct: false }), leftSeconds * 1000);
+    this.told();
+  }
+
+  /** Says whether this browser may act, and has the buttons follow. */
+  told() {
     const mark = byId('acting');
-    mark.replaceChildren(mayAct ? 'May act' : trouble || 'Read only');
-    mark.title = mayAct ? `As ${by}, until ${new Date(Date.now() + leftSeconds * 1000).toLocaleTimeString()}`
-      : 'outboxd page, run by root or the agent’s own user, opens this page with the right to act';
-    mark.dataset.may = String(mayAct);
+    const isIdle = this.may && this.isUnanswered;
+    setText(mark, isIdle ? 'Cannot act now' : this.may ? 'May act' : this.trouble || 'Read only');
+    if (isIdle) mark.title = 'The agent does not answer';
+    else if (this.may) mark.title = `As ${this.by}, until ${new Date(this.until).toLocaleTimeString()}`;
+    else mark.title = 'outboxd page, run by root or the agent’s own user, opens this page with the right to act';
+    mark.dataset.may = String(this.may && !isIdle);
     this.onChange();
+  }
+
+  /** A button that acts: while the agent does not answer it can be seen, and not pressed. */
+  button(word, onclick, { danger = false, ...attributes } = {}) {
+    return h('button', {
+      type: 'button', class: danger ? 'button danger' : 'button', onclick, ...attributes,
+      ...(this.isUnanswered ? { disabled: true, title: 'The agent does not answer' } : {}),
+    }, word);
+  }
+
+  /** Says something that stands until it is closed. */
+  tell(text) {
+    return told(text);
   }
 
   /** Does something after a question; `what` says it in words, with its number. */

@@ -1,11 +1,12 @@
 // Puts the page together: the address says what is shown, the parts show it,
 // what the reader chooses goes into the address.
 
-import { Acting, deadCount } from './acting.js';
+import { Acting } from './acting.js';
 import { get, isStale } from './api.js';
+import { Bulk } from './bulk.js';
 import { browserAheadMs } from './clock.js';
-import { announce, byId, h, setText } from './dom.js';
-import { copied, Drawer } from './drawer.js';
+import { byId, h, setText } from './dom.js';
+import { Drawer } from './drawer.js';
 import { Filters } from './filters.js';
 import { count } from './format.js';
 import { Histogram } from './histogram.js';
@@ -18,7 +19,7 @@ import { Range } from './range.js';
 import { toThisAgent } from './standing.js';
 import { Strip } from './strip.js';
 import { moveNothing, showStale, showStatus } from './topbar.js';
-import { address, apiQuery, bounds, chosen, commandWords, KIND, RANGES, read, sameEvents, withValue } from './view.js';
+import { address, apiQuery, bounds, chosen, KIND, RANGES, read, sameEvents, withValue } from './view.js';
 
 const TYPING_MS = 250;
 const COUNTS_MIN_MS = 1500; // between two counts because of changes
@@ -35,6 +36,7 @@ const histogram = new Histogram({
   onClear: () => go({ ...view, last: '', since: null, until: null }),
 });
 const acting = new Acting({ onChange: paintActing, onDone: acted });
+const bulk = new Bulk({ acting, view: () => view });
 const drawer = new Drawer({
   onClose: closeDrawer, onStep: step, inventory: () => inventory?.inventory, acting,
   onFilter: (name, value, wish) => go({ ...withValue(view, name, value, wish), event: null }),
@@ -57,6 +59,7 @@ function show(wanted) {
   const isOther = !sameEvents(wanted, view);
   view = wanted;
   paintControls();
+  paintMoments();
   if (isOther) again();
   paintActing();
   if (view.event) openDrawer();
@@ -72,7 +75,6 @@ function paintControls() {
   }
   range.show(view.since, view.until);
   paintChosen();
-  byId('export').setAttribute('href', `/v1/export?${apiQuery(view)}`);
 }
 
 const NAMES = { q: 'text', key: 'dedup key', producer: 'handed in by' };
@@ -94,7 +96,6 @@ function take(name, value) {
 
 // --- acting on the destination and on all that is filtered ---
 
-let destinationHeld = false;
 let leads = ''; // the words of a command to this agent, which the first status tells
 moveNothing((change, undo) => list.keepStill(change, undo));
 
@@ -106,8 +107,8 @@ function status(now) {
   producers?.setStatus(now);
   if (now.outbox) strip?.setWaiting(now.outbox.pending);
   const held = now.destination?.state === 'held';
-  if (held !== destinationHeld || toThisAgent() !== leads) {
-    destinationHeld = held;
+  if (held !== bulk.destinationHeld || toThisAgent() !== leads) {
+    bulk.destinationHeld = held;
     leads = toThisAgent();
     paintActing();
   }
@@ -116,6 +117,7 @@ function status(now) {
 /** Since when there is no answer; what is shown stays, and looks old. */
 function stale(since) {
   showStale(since);
+  acting.setUnanswered(since !== null);
   if (since === null) again();
 }
 
@@ -127,37 +129,13 @@ function again() {
 function paintActing() {
   if (KIND !== 'agent') return;
   if (drawer.isOpen) drawer.repaint();
-  const words = commandWords(view);
-  const command = `outboxd dead-letters retry --all${words ? ` ${words}` : ''}${toThisAgent()}`;
-  const button = (word, onclick, kind = 'button') => h('button', { type: 'button', class: kind, onclick }, word);
-  const bulk = ([word, path, question, danger]) => button(word, async () => {
-    const query = apiQuery(view);
-    query.delete('state');
-    const number = await deadCount(query);
-    if (number === 0) {
-      announce('No dead letter is among these events.');
-      return;
-    }
-    acting.act(question(count(number, 'dead letter', 'dead letters')), `${path}?${query}`, {}, { danger, number });
-  }, danger ? 'button danger' : 'button');
-  byId('act').replaceChildren(
-    ...(acting.may ? [
-      bulk(['Retry all dead letters shown', '/v1/dead-letters/retry', (all) => `Send ${all} that these filters leave once more?`, false]),
-      bulk(['Drop them', '/v1/dead-letters/drop', (all) => `Remove ${all} that these filters leave for good?`, true]),
-      destinationHeld ? '' : button('Hold the destination', () => acting.act('Send nothing more until somebody releases it?', '/v1/hold', { reason: 'from the page' })),
-      button(destinationHeld ? 'Release the destination' : 'Try now', () => acting.act(destinationHeld ? 'Let the destination go on?' : 'End every wait and send now?', '/v1/release')),
-    ] : []),
-    h('span', { class: 'bulk-command' }, h('span', {}, 'All dead letters of this view: '), h('code', {}, command), copyCommand(command)));
+  bulk.paint();
 }
 
-function copyCommand(command) {
-  const own = h('button', { type: 'button', class: 'copy', 'aria-label': 'Copy the command for all dead letters of this view' }, 'Copy');
-  own.addEventListener('click', async () => {
-    own.textContent = (await copied(command)) ? 'Copied' : 'Press Ctrl+C';
-    announce(own.textContent);
-    setTimeout(() => { own.textContent = 'Copy'; }, 1600);
-  });
-  return own;
+/** Where a range ends now it moves, and so do the command and the export. */
+function paintMoments() {
+  byId('export').setAttribute('href', `/v1/export?${apiQuery(view)}`);
+  if (view.last && KIND === 'agent') bulk.paintMoment();
 }
 
 // --- counts and pictures ---
@@ -170,6 +148,7 @@ async function counts() {
   countTimer = null;
   if (document.hidden) return;
   countedAt = Date.now();
+  paintMoments();
   const query = apiQuery(view);
   const withBuckets = new URLSearchParams(query);
   withBuckets.set('buckets', histogram.buckets());
@@ -273,7 +252,8 @@ async function step(by) {
 
 addEventListener('keydown', (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey || event.defaultPrevented) return;
-  const typing = event.target.closest?.('input[type=search], input[type=text], textarea, select, dialog');
+  if (document.querySelector('dialog[open]')) return; // a question's keys are its own
+  const typing = event.target.closest?.('input[type=search], input[type=text], textarea, select');
   const steps = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 };
   if (drawer.isOpen && !typing && event.key in steps && !event.target.closest?.('#grid, #histogram, pre')) {
     event.preventDefault();
@@ -298,12 +278,12 @@ addEventListener('keydown', (event) => {
 });
 
 function escape(typing) {
-  if (typing) {
-    if (search.value) {
-      search.value = '';
-      go({ ...view, q: '' });
-    } else list.focus();
-  } else if (drawer.isOpen) closeDrawer();
+  if (typing === search && search.value) {
+    search.value = '';
+    go({ ...view, q: '' });
+  } else if (range.form.contains(typing)) range.close();
+  else if (typing) list.focus();
+  else if (drawer.isOpen) closeDrawer();
   else if (filters.panel.classList.contains('open')) {
     filters.toggle();
     filters.button.focus();
@@ -333,6 +313,7 @@ byId('ranges').prepend(...RANGES.map(([key, label, title]) => h('button', {
 }, label)));
 
 document.addEventListener('visibilitychange', () => document.hidden || counts());
+for (const kind of ['pointerdown', 'click']) byId('export').addEventListener(kind, paintMoments);
 byId('overview').addEventListener('click', (event) => {
   const open = document.body.classList.toggle('overview');
   event.target.setAttribute('aria-expanded', String(open));

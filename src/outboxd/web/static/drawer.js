@@ -133,10 +133,8 @@ export class Drawer {
   actions(entry) {
     const found = this.acting?.may ? actions(entry) : [];
     if (!found.length) return '';
-    return h('div', { class: 'actions', role: 'group', 'aria-label': 'Act' }, ...found.map(([word, path, content, question, danger]) => h('button', {
-      type: 'button', class: danger ? 'button danger' : 'button', 'data-keep': word,
-      onclick: () => this.acting.act(question, path, content, { danger, number: 1 }),
-    }, word)));
+    return h('div', { class: 'actions', role: 'group', 'aria-label': 'Act' }, ...found.map(([word, path, content, question, danger]) => this.acting.button(word,
+      () => this.acting.act(question, path, content, { danger, number: 1 }), { danger, 'data-keep': word })));
   }
 
   /** What one filters by, each a button that filters, and one that leaves out. */

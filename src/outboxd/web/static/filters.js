@@ -1,6 +1,6 @@
 // The panel of filters: each value with how many events it would leave.
 
-import { byId, h, setText } from './dom.js';
+import { byId, h, setText, shown } from './dom.js';
 import { compact, count, number } from './format.js';
 import { noteNames, producerName, producerTitle } from './names.js';
 import { chosen, EMPTY, filterCount, KIND, withValue, without } from './view.js';
@@ -128,12 +128,12 @@ export class Filters {
       }
       if (group.word) {
         setText(own.text, label); // its name may have been found since
-        own.text.title = group.hint(value);
+        own.text.title = shown(group.hint(value));
       }
       if (parts.list.children[index] !== own.element) parts.list.insertBefore(own.element, parts.list.children[index] ?? null);
       const events = counts.get(value) ?? 0;
       mark(own, this.view, group.name);
-      own.box.setAttribute('aria-label', `${label}, ${count(events, 'event', 'events')}`);
+      own.box.setAttribute('aria-label', shown(`${label}, ${count(events, 'event', 'events')}`));
       own.element.classList.toggle('none', events === 0);
       setText(own.count, compact(events));
       own.count.title = number(events);

@@ -32,6 +32,11 @@ export class Range {
     if (open) this.from.focus();
   }
 
+  close() {
+    this.toggle(false);
+    this.button.focus();
+  }
+
   /** Shows the present range in the fields. */
   show(since, until) {
     this.since = since;

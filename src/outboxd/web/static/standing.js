@@ -2,6 +2,7 @@
 // event (why it waits, which command reaches the agent) ask here.
 
 import { noteTime, now as currentTime } from './clock.js';
+import { quoted } from './shell.js';
 
 let last = null;
 
@@ -31,5 +32,5 @@ export function waitsFor(entry, dueAt, now = currentTime()) {
 /** The words that lead a command to this agent; none where it is the packaged one. */
 export function toThisAgent() {
   const socket = last?.socket;
-  return socket && socket !== '/run/outboxd/outboxd.sock' ? ` --socket ${/^[\w@%+=:,./-]+$/.test(socket) ? socket : `'${socket.replaceAll("'", "'\\''")}'`}` : '';
+  return socket && socket !== '/run/outboxd/outboxd.sock' ? ` --socket ${quoted(socket)}` : '';
 }

@@ -2,7 +2,7 @@
 // do, in the words of `outboxd status --check`. What is old looks old.
 
 import { browserAheadMs } from './clock.js';
-import { become, byId, h, isSelectedIn, setText } from './dom.js';
+import { become, byId, h, isSelectedIn, setText, shown as safe } from './dom.js';
 import { ago, compact, count, largest, moment } from './format.js';
 import { note, toThisAgent } from './standing.js';
 import { KIND } from './view.js';
@@ -61,7 +61,7 @@ function setTitle(isStale = false) {
   const name = last?.host ?? '';
   const parts = [KIND === 'agent' ? name || 'Events' : 'Events', 'outboxd'];
   const what = isStale ? 'no answer' : KIND === 'agent' && last ? number(last) : '';
-  document.title = [what, ...parts].filter(Boolean).join(' · ');
+  document.title = safe([what, ...parts].filter(Boolean).join(' · '));
 }
 
 /** The number that matters: what is wrong first, then what waits. */

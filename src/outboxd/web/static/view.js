@@ -2,13 +2,14 @@
 // them. The address is the one place where they are kept.
 
 import { now as currentTime } from './clock.js';
+import { quoted } from './shell.js';
 
 export const LISTS = ['type', 'severity', 'state', 'held', 'cluster', 'namespace', 'service', 'reason', 'status', 'source', 'producer'];
 /** The filter that leaves a value out: `notType` for `type`. */
 export const without = (name) => `not${name[0].toUpperCase()}${name.slice(1)}`;
 const EXCLUDABLE = LISTS.filter((name) => name !== 'held');
 const ALL = [...LISTS, ...EXCLUDABLE.map(without)];
-const SINGLE = ['q', 'id', 'key', 'error'];
+const SINGLE = ['q', 'key', 'error'];
 
 const HOUR_MS = 3_600_000;
 export const RANGES = [
@@ -27,6 +28,7 @@ export function read(search = location.search) {
   const query = new URLSearchParams(search);
   const view = { event: query.get('event'), last: '', since: null, until: null };
   for (const name of SINGLE) view[name] = query.get(name) ?? '';
+  view.q ||= query.get('id') ?? ''; // a search finds an id by its beginning, too
   for (const name of ALL) view[name] = [...new Set(query.getAll(name).filter(Boolean))];
   view.since = time(query.get('since'));
   view.until = time(query.get('until'));
@@ -102,8 +104,9 @@ export function commandWords(view, now = currentTime()) {
   return words.map(quoted).join(' ');
 }
 
-/** A word as a shell takes it. */
-export const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+/** Whether dead letters may be among the events of a view. */
+export const hasDead = ({ state, notState, held }) => (state.length === 0 || state.includes('dead'))
+  && !notState.includes('dead') && !held.includes('true');
 
 /** How many filters there are, the time range and the text among them. */
 export function filterCount(view) {
