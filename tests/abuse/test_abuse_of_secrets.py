@@ -101,6 +101,7 @@ def told_of(tmp_path: Path, patch: str = "") -> dict[str, str]:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(run, COMMANDS))
         run(wrote, "\n".join(WRITTEN))
+        agent.await_taken()  # what a slow answer has sent there
         entries = agent.request("GET", "/v1/events?limit=1000")[1]["events"]  # type: ignore[index]
         assert len(entries) == len(COMMANDS) + 1, agent.log_text()
         return {entry["id"]: json.dumps(entry) for entry in entries}

@@ -7,6 +7,7 @@ import os
 import socket
 
 import pytest
+from support.ports import free_port
 from support.waiting import PATIENCE_S
 
 FAILURES = 'outboxd_part_failures_total{part="%s"}'
@@ -23,9 +24,9 @@ def test_a_taken_port_stops_nothing_and_is_taken_over_when_it_is_free(make_agent
         pytest.skip("waits for the next time that it is tried: --full")
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind(("127.0.0.1", 0))
+        port = free_port()  # which nobody else takes when it is let go
+        other.bind(("127.0.0.1", port))
         other.listen()
-        port = other.getsockname()[1]
         agent = make_agent(http={"listen": f"127.0.0.1:{port}"})
         agent.accept("taken all the same")
         assert "socket.lost" in agent.log_text()
@@ -58,16 +59,20 @@ def test_a_text_file_that_cannot_be_written_stops_nothing(make_agent, tmp_path, 
 def test_a_socket_whose_path_has_gone_is_bound_anew(agent, how):
     held = agent.connection()
     held.connect()
-    other = socket.socket(socket.AF_UNIX)
-    os.unlink(agent.socket)
-    if how == "replaced by a file":
-        agent.socket.write_text("")
+    # What replaces it does so in one step: the agent would bind a path that it finds free.
+    in_its_place = agent.directory / "other"
+    if how == "removed":
+        os.unlink(agent.socket)
+    elif how == "replaced by a file":
+        in_its_place.write_text("")
+        os.rename(in_its_place, agent.socket)
         agent.await_log("socket.lost")
         os.unlink(agent.socket)
-    elif how == "replaced by a socket":
-        other.bind(str(agent.socket))  # and nobody answers there
+    else:
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(in_its_place))  # and nobody answers there
+        os.rename(in_its_place, agent.socket)
     agent.await_log("socket.rebound")
-    other.close()
     agent.accept("at the new door")
     assert failures(agent, "socket") >= (how == "replaced by a file")
     held.request("GET", "/readyz")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import HTTPSConnection
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,7 +74,10 @@ class Gateway:
             "localhost", self.port, timeout=PATIENCE_S, context=context or self.context
         )
         try:
-            connection.request(method, path, body, sent)
+            connection.connect()
+            # What is refused unread may be ended before all of it was sent.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, path, body, sent)
             response = connection.getresponse()
             data = response.read()
         finally:

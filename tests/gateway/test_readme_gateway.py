@@ -179,7 +179,7 @@ def test_what_a_token_does_not_allow_is_answered_as_the_table_says(place):
     place.make_gateway()
     file = f"--tokens-file {place.etc}/tokens"
     scoped = place.run(f"outboxd token new scoped --require-scope {file}").strip()
-    paced = place.run(f"outboxd token new paced --rate 1 {file}").strip()
+    paced = place.run(f"outboxd token new paced --rate 0.01 {file}").strip()
     elsewhere = place.run(f"outboxd token new dev --namespace dev {file}").strip()
     event = {"eventType": "t", "summary": "s"}
 

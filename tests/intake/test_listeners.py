@@ -52,9 +52,9 @@ def remove(path):
 
 
 def replace_by_a_dead_socket(path):
-    os.unlink(path)
     with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(path))
+        other.bind(f"{path}2")
+    os.rename(f"{path}2", path)  # in one step: the agent binds a path that it finds free
 
 
 @pytest.mark.parametrize("harm", [remove, replace_by_a_dead_socket])
@@ -75,10 +75,10 @@ def test_a_socket_whose_path_goes_is_bound_anew_and_open_connections_stay(start,
 
 def test_the_socket_of_another_process_in_its_place_is_left_alone_and_told(start):
     agent = start()
-    os.unlink(agent.socket)
     with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(agent.socket))
+        other.bind(f"{agent.socket}2")
         other.listen(16)
+        os.rename(f"{agent.socket}2", agent.socket)
         until(lambda: "socket.lost" in agent.log_text())
         assert "another process answers there" in agent.log_text()
     os.unlink(agent.socket)

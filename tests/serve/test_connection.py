@@ -65,7 +65,7 @@ def test_pipelined_requests_wait_in_the_kernel_and_are_answered_in_order(serve, 
         async with serve() as site:
             reader, writer = await site.open()
             writer.write(b"".join(GET % number for number in range(20_000)) + LAST)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 answer = await reader.read()
             writer.close()
             places = [answer.index(b"GET %d []" % number) for number in range(0, 20_000, 500)]
@@ -139,6 +139,7 @@ def test_over_the_limit_a_connection_is_told_and_idle_ones_give_way(serve, run, 
             first = await site.open()
             second = await site.open()
             await until(lambda: site.server.connection_count == 2)
+            monkeypatch.setattr("outboxd.serve.connected._SETTLED_S", PATIENCE_S)
             assert (await site.raw(b"")).startswith(b"HTTP/1.1 503")
             monkeypatch.setattr("outboxd.serve.connected._SETTLED_S", 0.0)
             assert (await site.raw(LAST)).startswith(b"HTTP/1.1 200")
@@ -210,13 +211,23 @@ def test_a_handshake_that_stalls_is_ended_and_counts_meanwhile(serve, run, certi
     write, context = certificates
 
     async def main():
-        async with serve(tcp=True, tls=write("x"), client_tls=context, stall_s=0.3) as site:
-            _, writer = await asyncio.open_connection("127.0.0.1", site.port)
-            writer.write(b"\x16\x03\x01")
+        async with serve(tcp=True, tls=write("x"), client_tls=context, stall_s=PATIENCE_S) as site:
+
+            async def begin():
+                _, writer = await asyncio.open_connection("127.0.0.1", site.port)
+                writer.write(b"\x16\x03\x01")
+                return writer
+
+            stalled = await begin()
             await until(lambda: site.server.connection_count == 1)
+            site.server.stall_s = 0.2
+            ended = await begin()
+            await until(lambda: "handshake" in site.seen.limits)
+            assert site.server.connection_count == 1, "the first one, which has longer"
+            site.server.stall_s = PATIENCE_S
+            for writer in (stalled, ended):
+                writer.close()
             await until(lambda: site.server.connection_count == 0)
-            assert "handshake" in site.seen.limits
-            writer.close()
             assert (await site.raw(LAST)).startswith(b"HTTP/1.1 200")
 
     run(main)
