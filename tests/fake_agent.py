@@ -6,6 +6,7 @@ made to refuse, to hang or to lose an answer on command.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -26,6 +27,7 @@ class FakeAgent:
         self.behaviour: str | bytes = "answer"
         self.bodies: list[bytes] = []
         self.heads: list[bytes] = []
+        self._heard = threading.Condition()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(str(path))
         path.chmod(0o666)
@@ -42,11 +44,17 @@ class FakeAgent:
         self.status = status
         self.answer = {"error": error, "field": field, "hint": None}
 
+    def wait_for(self, count: int) -> list[dict[str, Any]]:
+        """The events, once it was asked so often: who asks may give up before it hears."""
+        with self._heard:
+            assert self._heard.wait_for(lambda: len(self.bodies) >= count, 90.0)
+            return self.events
+
     def close(self) -> None:
         self._ended.set()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._thread.join(5)
+        self._thread.join()
 
     def _serve(self) -> None:
         while not self._ended.is_set():
@@ -71,16 +79,24 @@ class FakeAgent:
                 if line.lower().startswith(b"content-length")
             ]
             while len(body) < lengths[0]:
-                body += connection.recv(65536)
-            self.heads.append(head)
-            self.bodies.append(body)
+                data = connection.recv(65536)
+                if not data:
+                    return
+                body += data
+            with self._heard:
+                self.heads.append(head)
+                self.bodies.append(body)
+                self._heard.notify_all()
             if self.behaviour == "hang":
-                self._ended.wait(30)
-            elif isinstance(self.behaviour, bytes):
-                connection.sendall(self.behaviour)
-            elif self.behaviour == "answer":
-                answer = json.dumps(self.answer).encode()
-                connection.sendall(
-                    b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n%b"
-                    % (self.status, len(answer), answer)
-                )
+                self._ended.wait()
+            elif self.behaviour != "close":
+                # Who has read enough, or waits no more, may have gone.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.sendall(self._whole_answer())
+
+    def _whole_answer(self) -> bytes:
+        if isinstance(self.behaviour, bytes):
+            return self.behaviour
+        answer = json.dumps(self.answer).encode()
+        head = b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n"
+        return head % (self.status, len(answer)) + answer

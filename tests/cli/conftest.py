@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.waiting import PATIENCE_S
 
 _SPEC = importlib.util.spec_from_file_location(
     "fake_agent", Path(__file__).parent.parent / "fake_agent.py"
@@ -73,7 +74,7 @@ class Place:
             input=input,
             capture_output=True,
             env=options.pop("env", self.environment),
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
             **options,
         )

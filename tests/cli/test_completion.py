@@ -41,7 +41,11 @@ def test_the_shell_itself_finds_no_fault(shell, need, tmp_path):
     script.write_text(completion.script(shell))
     check = "--no-execute" if shell == "fish" else "-n"
     done = subprocess.run(
-        [program, check, str(script)], capture_output=True, check=False, timeout=PATIENCE_S
+        [program, check, str(script)],
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
     assert (done.returncode, done.stderr) == (0, b"")
 

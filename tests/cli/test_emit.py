@@ -272,7 +272,7 @@ def test_a_reader_that_has_gone_is_no_traceback(place, agent):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.stderr == ""
     assert done.stdout.strip() == "0"
@@ -289,7 +289,9 @@ def test_an_event_whose_id_could_not_be_written_is_stored_all_the_same(place, ag
 
 def test_closed_standard_streams_do_not_matter(place, agent):
     script = f"exec {sys.executable} -m outboxd emit t s >&- 2>&- <&-"
-    done = subprocess.run(["bash", "-c", script], env=place.environment, check=False, timeout=60)
+    done = subprocess.run(
+        ["bash", "-c", script], env=place.environment, check=False, timeout=PATIENCE_S
+    )
     assert done.returncode == 0
     assert json.loads(agent.bodies[0])["summary"] == "s"
 

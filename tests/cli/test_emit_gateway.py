@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import trustme
+from support.waiting import PATIENCE_S
 
 from outboxd.errors import Unavailable
 from outboxd.producer.build import build
@@ -109,7 +110,7 @@ def test_the_installed_program_reaches_it_as_well(place, gateway, tmp_path):
     build(tmp_path / "outboxd", sys.prefix)
     done = subprocess.run(
         [tmp_path / "outboxd", "emit", "t", "s"],
-        env=place.environment, capture_output=True, text=True, timeout=60, check=False,
+        env=place.environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, f"{ID}\n"), done.stderr
 

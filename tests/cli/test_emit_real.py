@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 
 import pytest
@@ -25,8 +26,10 @@ def run_agent(place):
             process = place.start("run", stderr=log)
         processes.append(process)
         for _ in range(9_000):
-            if place.socket.exists():
-                return process
+            # Bound is not yet listening.
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(place.socket)) == 0:
+                    return process
             assert process.poll() is None, (place.directory / "log").read_text()
             time.sleep(0.01)
         raise AssertionError("the agent did not open its socket")

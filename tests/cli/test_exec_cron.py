@@ -78,7 +78,7 @@ def test_a_crontabs_failing_jobs_are_told_and_the_others_are_not(place, cron, tm
     )
     endings = ("it broke\n3\n", "fine\n0\n", "137\n", "143\n")
     # Each ends with its exit status, written when all else is done.
-    wait_for(lambda: all(_is_whole(each) for each in outputs), process, 60)
+    wait_for(lambda: all(_is_whole(each) for each in outputs), process, PATIENCE_S)
     assert [each.read_text() for each in outputs] == list(endings)
     events = {event["details"]["command"]: event["details"] for event in place.spooled()}
     assert len(events) == 3
@@ -97,6 +97,6 @@ def test_a_job_on_the_minute_is_told_to_the_agent(place, agent, cron, full, tmp_
         pytest.skip("waits for the next full minute: --full")
     output = tmp_path / "output"
     process = cron(job("* * * * *", "exec --type nightly -- false", output))
-    wait_for(lambda: output.exists() and output.read_text() == "1\n", process, 90)
+    wait_for(lambda: output.exists() and output.read_text() == "1\n", process, 60 + PATIENCE_S)
     assert agent.events[0]["eventType"] == "nightly"
     assert agent.events[0]["details"]["exitCode"] == 1

@@ -46,7 +46,9 @@ def test_a_held_entry_stays_held_over_a_restart_and_others_pass_it(agent, komodo
     agent.await_entry(id, state="delivered")
 
 
-def test_a_hold_by_an_answer_is_looked_at_afresh_on_start_with_one_probe(agent, komodor):
+def test_a_hold_by_an_answer_is_looked_at_afresh_on_start_with_one_probe(make_agent, komodor):
+    # The second opinion comes after `backoff_initial`: not while this test looks.
+    agent = make_agent(delivery={"backoff_initial": "1h", "backoff_max": "1h"})
     komodor.respond = lambda _: answer(401)
     for number in range(5):
         agent.accept(f"event {number}")

@@ -97,7 +97,7 @@ def test_a_request_that_hangs_is_not_the_only_one_for_long(make_agent, komodor):
     def respond(arrival):
         if b"DROP TABLE" in arrival.body:
             begun.set()
-            over.wait(60)
+            over.wait(PATIENCE_S)
         return CREATED
 
     komodor.respond = respond

@@ -10,6 +10,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd import OutboxdHandler
 from outboxd.errors import EventError
@@ -30,6 +31,14 @@ def add(logger, place, **options):
     handler = OutboxdHandler(config=place.config, **options)
     logger.addHandler(handler)
     return handler
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """The handler gives no answer up that is only late, and no time passes for it."""
+    monkeypatch.setattr(handler_module, "CONNECT_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(handler_module, "ANSWER_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(handler_module, "monotonic", lambda: 1000.0)
 
 
 def summaries(place):
@@ -95,6 +104,7 @@ def test_an_agent_that_hangs_is_not_waited_for(place, agent, logger):
     assert agent.heads == []
 
 
+@pytest.mark.usefixtures("patient")
 def test_where_no_agent_reads_the_spool_records_go_over_the_socket(place, agent):
     logger = logging.Logger("in a container")
     add(logger, place)
@@ -107,6 +117,7 @@ def test_where_no_agent_reads_the_spool_records_go_over_the_socket(place, agent)
     assert summaries(place) == ["kept for later", "not asked so soon again"]
 
 
+@pytest.mark.usefixtures("patient")
 def test_after_a_rest_the_socket_is_asked_again(place, agent, monkeypatch):
     agent.behaviour = "close"
     logger = logging.Logger("in a container")
@@ -119,12 +130,14 @@ def test_after_a_rest_the_socket_is_asked_again(place, agent, monkeypatch):
     assert agent.events[-1]["summary"] == "over the socket"
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_socket_that_is_named_goes_first(place, agent, logger):
     add(logger, place, socket=place.socket)
     logger.error("over the socket")
     assert [event["summary"] for event in agent.events] == ["over the socket"]
 
 
+@pytest.mark.usefixtures("patient")
 def test_who_may_not_write_into_the_spool_hands_in_over_the_socket(place, agent, logger):
     (place.spool / "tmp").rmdir()
     (place.spool / "tmp").write_text("no directory")
@@ -149,6 +162,7 @@ def test_what_cannot_be_stored_is_counted_and_told_each_time_it_doubles(place, l
     assert all(str(place.spool) in line for line in told)
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_next_event_that_can_be_stored_tells_how_many_were_not(place, logger, capsys):
     handler = add(logger, place, records_per_minute_max=2)
     for number in range(5):
@@ -244,6 +258,7 @@ def test_what_logs_without_end_is_ended_counted_and_told(place, logger, capsys):
     assert len(told) == 1
 
 
+@pytest.mark.usefixtures("patient")
 def test_threads_lose_none_and_count_right(place, logger, capsys):
     handler = add(logger, place, records_per_minute_max=150)
     threads = [

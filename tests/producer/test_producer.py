@@ -168,7 +168,7 @@ def test_an_agent_that_hangs_ends_in_the_spool_with_the_same_key(place, agent):
     config = load(place.config)
     stored = hand_in(build("t", "s"), config, answer_timeout_s=1.0)
     assert stored.where == "spool"
-    assert place.spooled()[0]["dedupKey"] == agent.events[0]["dedupKey"]
+    assert place.spooled()[0]["dedupKey"] == agent.wait_for(1)[0]["dedupKey"]
 
 
 def test_a_queue_of_connections_that_is_full_is_waited_for_but_not_for_ever(place):

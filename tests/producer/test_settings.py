@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd import locations
 from outboxd.producer import settings
@@ -170,7 +171,7 @@ def test_a_plain_configuration_needs_no_toml_library(tmp_path):
         env={"PYTHONPATH": source},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert (result.stdout, result.stderr) == ("[]\n", "")

@@ -206,7 +206,8 @@ async def test_hidden_names_are_left_alone(intake, line):
 async def test_a_young_file_that_does_not_parse_is_waited_for(intake, line):
     async with intake(serve=False) as parts:
         text = line("whole")
-        path = parts.put("growing", text[:20], age_s=0)
+        # Of the future: young until it has been seen for a while, whenever it is looked at.
+        path = parts.put("growing", text[:20], age_s=-60)
         await parts.until(lambda: "growing" in parts.reader.waiting)
         with path.open("a") as file:
             file.write(text[20:])
@@ -498,7 +499,7 @@ async def test_large_files_of_nothing_and_of_one_endless_line_are_rejected(intak
 async def test_a_large_file_that_may_still_grow_is_waited_for(intake, line):
     async with intake(serve=False, event_bytes_max=1000) as parts:
         text = "\n".join(line(str(number)) for number in range(100))
-        path = parts.put("large", text[:-5], age_s=0)
+        path = parts.put("large", text[:-5], age_s=-60)
         await parts.until(lambda: "large" in parts.reader.waiting)
         assert await parts.entries() == []
         with path.open("a") as file:

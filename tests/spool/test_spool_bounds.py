@@ -7,6 +7,7 @@ import errno
 import os
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.intake.admission import Shares
 from outboxd.outbox.model import EntryChange
@@ -90,7 +91,7 @@ async def test_a_hole_of_a_gigabyte_behind_a_good_line_costs_no_room(intake, lin
             file.truncate(1 << 30)
         os.utime(path, (1, 1))
         os.rename(path, parts.spool / "new" / "sparse")
-        await parts.emptied(60)
+        await parts.emptied()
         assert await parts.summaries() == ["good"]
         kept = (parts.spool / "rejected" / "sparse").stat()
         assert kept.st_size == rejects.FILE_KEPT_BYTES_MAX
@@ -105,7 +106,7 @@ async def test_a_file_of_nothing_good_is_cut(intake, size):
             file.truncate(size)
         os.utime(path, (1, 1))
         os.rename(path, parts.spool / "new" / "hole")
-        await parts.emptied(60)
+        await parts.emptied()
         kept = (parts.spool / "rejected" / "hole").stat()
         assert kept.st_size == rejects.FILE_KEPT_BYTES_MAX
         assert f"its first {rejects.FILE_KEPT_BYTES_MAX} bytes are kept" in parts.reason("hole")
@@ -179,7 +180,7 @@ async def test_a_file_of_another_owner_does_not_wait_for_a_flood(intake, line):
             owned_put(parts, f"a{number:04}", line(str(number)), 64_301)
         owned_put(parts, "z", line("the other's"), 64_302)
     async with intake(serve=False) as parts:
-        await parts.emptied(60)
+        await parts.emptied()
         seen = [entry.body for entry in await parts.first_entries(512)]
         assert any(b"the other's" in body for body in seen)
 
@@ -204,7 +205,7 @@ async def test_who_has_the_whole_of_a_share_keeps_no_other_owners_files_waiting(
 
 
 async def until(condition):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 (what is waited for is the reader's own state)
             await asyncio.sleep(0.01)
 
@@ -221,7 +222,8 @@ async def test_a_directory_that_cannot_be_moved_is_told_once_and_left_alone(inta
     monkeypatch.setattr(rejects, "_write_error", write)
     async with intake(serve=False) as parts:
         (parts.spool / "new" / "theirs").mkdir()
-        await parts.until(lambda: written)
+        # The text is written in a thread; only then is the name to be tried again.
+        await parts.until(lambda: written and "theirs" in parts.reader.waiting)
         first = parts.reader.waiting._names["theirs"].until_s
         # Tried again twice, each time later.
         for _ in range(2):

