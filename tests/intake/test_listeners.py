@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+import sys
 import time
 
 import pytest
@@ -70,6 +71,29 @@ def test_a_socket_whose_path_goes_is_bound_anew_and_open_connections_stay(start,
     assert kept.getresponse().status == 201
     kept.close()
     assert agent.stop() == 0
+    assert not agent.socket.exists()
+
+
+MANY_LOOKS_WHILE_IT_STOPS = """
+import asyncio, sys
+from outboxd.agent import listeners
+listeners.LOOK_S = 0.001
+stop = listeners.Listeners.stop
+async def later(self):
+    for _ in range(50):
+        await asyncio.sleep(0.002)
+    await stop(self)
+listeners.Listeners.stop = later
+from outboxd.cli.main import main
+sys.exit(main(sys.argv[4:]))
+"""
+
+
+def test_an_agent_that_stops_does_not_bind_its_path_anew(start):
+    agent = start(prefix=(sys.executable, "-c", MANY_LOOKS_WHILE_IT_STOPS))
+    assert takes(agent)
+    assert agent.stop() == 0
+    assert "socket.rebound" not in agent.log_text()
     assert not agent.socket.exists()
 
 

@@ -115,6 +115,7 @@ class Listeners:
             server = gateway(limits.fit(descriptors, 1.0))
             self._others.append(SecondaryListener(server, bind, lambda _: None))
         self._bound: sockets.BoundSocket | None = None
+        self._is_stopping = False
         self._told: dict[str, OutboxdError] = {}  # troubles that were told, by listener
 
     async def open(self, passed: Sequence[PassedSocket]) -> None:
@@ -129,11 +130,13 @@ class Listeners:
             await self._open(other)
 
     async def watch(self) -> None:
-        """Look after them until cancelled."""
-        while True:
+        """Look after them until they are to take nothing more, or it is cancelled."""
+        while not self._is_stopping:
             await asyncio.sleep(LOOK_S)
             self._bound = await self._look_after(self._server, self._bound, self._bind_socket)
             for other in self._others:
+                if self._is_stopping:
+                    return
                 if other.bound is not None:
                     other.bound = await self._look_after(other.server, other.bound, other.bind)
                 elif self._clock.monotonic_s() >= other.tried_s + RETRY_S:
@@ -162,6 +165,7 @@ class Listeners:
 
     def stop_accepting(self) -> None:
         """The paths go, and no new connection is taken."""
+        self._is_stopping = True
         for bound in (self._bound, *(other.bound for other in self._others)):
             if bound is not None:
                 sockets.remove(bound)
@@ -191,6 +195,8 @@ class Listeners:
         if bound is None or bound.path is None:
             return bound
         found = await asyncio.to_thread(sockets.in_place, bound)
+        if self._is_stopping:
+            return bound  # it is gone because it was removed
         if found is not None:
             self._told.pop(server.name, None)
             return found
