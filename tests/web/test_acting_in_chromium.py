@@ -13,6 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
+from outboxd.outbox.model import EntryChange
+
 WORDS = (
     "plain",
     '/run/a dir\'s "odd"/$HOME/`id`/\\n.sock',
@@ -191,3 +193,44 @@ def test_a_row_on_a_phone_says_which_of_its_times_is_which(
     assert ended.evaluate(words) == '"delivered "'
     for cell in (occurred, ended):
         assert cell.evaluate("(cell) => cell.scrollWidth <= cell.clientWidth"), "it is cut"
+
+
+@pytest.mark.long
+def test_the_focus_in_the_drawer_stays_on_what_it_was_on_as_one_steps(
+    agent_site, event, open_page
+) -> None:
+    agent_site.accept(*(event("Rollout", f"number {number}") for number in range(3)))
+    page = open_to_act(agent_site, open_page)
+    page.locator(".row").first.click()
+    drawer = page.locator(".drawer")
+    for name in ("Close", "Try now"):
+        drawer.get_by_role("button", name=name).focus()
+        for key, shown in (("j", "number 1"), ("k", "number 2")):
+            page.keyboard.press(key)
+            expect(drawer.locator(".summary")).to_have_text(shown)
+            expect(drawer.locator(".commands")).to_be_visible()
+            expect(drawer.get_by_role("button", name=name)).to_be_focused()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("width", [360, 420, 901, 1000])
+def test_what_the_head_counts_is_whole_while_much_is_wrong(
+    agent_site, event, settled, open_page, width: int
+) -> None:
+    agent_site.accept(*(event() for _ in range(2)))
+    ((id,),) = agent_site.query("SELECT id FROM entries WHERE seq = 1")
+
+    async def hold() -> None:
+        await agent_site.outbox.change(lambda engine: engine.change(EntryChange.HOLD, id))
+
+    agent_site.call(hold())
+    add_dead(agent_site, event, settled)
+    agent_site.destination.now = agent_site.destination.now._replace(
+        state="backingOff", reason="connection refused"
+    )
+    page = open_to_act(agent_site, open_page, size=(width, 800))
+    counted = page.locator("#status > *")
+    expect(counted).to_have_text(["Komodor is unavailable", "2 waiting", "1 held", "1 dead letter"])
+    for box in (part.bounding_box() for part in [*counted.all(), page.locator("#live")]):
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width

@@ -67,11 +67,7 @@ export class Drawer {
   repaint() {
     this.postponed = this.isReading();
     if (this.postponed || !this.text) return;
-    const held = this.element.contains(document.activeElement) ? document.activeElement.dataset.keep : null;
     this.paint(parse(this.text), memberText(this.text, 'sentBody'));
-    if (held && !this.element.contains(document.activeElement)) {
-      (this.element.querySelector(`[data-keep="${held}"]`) ?? this.element).focus({ preventScroll: true });
-    }
   }
 
   close() {
@@ -118,8 +114,17 @@ export class Drawer {
     );
   }
 
-  /** Puts parts in the place of those that differ from them, and leaves the others alone. */
+  /** Puts parts in the place of those that differ from them, and leaves the others alone.
+   * The focus stays within: on what does the same, where there is such a part. */
   fill(...parts) {
+    const held = this.element.contains(document.activeElement) ? document.activeElement.dataset.keep : undefined;
+    this.replace(parts);
+    if (held !== undefined && !this.element.contains(document.activeElement)) {
+      (this.element.querySelector(`[data-keep="${CSS.escape(held)}"]`) ?? this.element).focus({ preventScroll: true });
+    }
+  }
+
+  replace(parts) {
     const wanted = parts.filter((part) => part !== '');
     wanted.forEach((part, index) => {
       const old = this.element.children[index];

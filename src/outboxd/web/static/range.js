@@ -1,5 +1,6 @@
 // A time range to type, in local time or in UTC; the zone is always shown.
 
+import { now as currentTime } from './clock.js';
 import { byId, h, setText } from './dom.js';
 
 const ZONE = new Intl.DateTimeFormat().resolvedOptions().timeZone;
@@ -23,7 +24,7 @@ export class Range {
       event.preventDefault();
       this.give();
     });
-    this.utc.addEventListener('change', () => this.show(this.since, this.until));
+    this.utc.addEventListener('change', () => this.rewrite());
   }
 
   toggle(open = this.form.hidden) {
@@ -47,12 +48,28 @@ export class Range {
     this.to.value = until === null ? '' : written(until, this.utc.value === 'utc');
   }
 
+  /** In the other zone; what somebody has typed stays, and is meant in that one. */
+  rewrite() {
+    const isUtc = this.utc.value === 'utc';
+    for (const [field, at] of [[this.from, this.since], [this.to, this.until]]) {
+      if (at !== null && field.value === written(at, !isUtc)) field.value = written(at, isUtc);
+    }
+  }
+
+  /** What a field says: null for nothing, NaN for what is no time. What nobody changed is the
+   * moment that it was: its text has no fraction of a second, and an hour may come twice. */
+  read(text, before) {
+    const isUtc = this.utc.value === 'utc';
+    if (text === '') return null;
+    return before !== null && text === written(before, isUtc) ? before : read(text, isUtc);
+  }
+
   give() {
     const bounds = [];
-    for (const field of [this.from, this.to]) {
-      const at = field.value.trim() === '' ? null : read(field.value.trim(), this.utc.value === 'utc');
+    for (const [field, shown] of [[this.from, this.since], [this.to, this.until]]) {
+      const at = this.read(field.value.trim(), shown);
       if (Number.isNaN(at)) {
-        setText(this.trouble, `“${field.value}” is no time: write it as 2026-11-21 23:31 or 2026-11-21T23:31:36Z`);
+        setText(this.trouble, `“${field.value}” is no time: write it as 2026-11-21 23:31, 2026-11-21T23:31:36Z, 23:31 (of today) or 2h (ago)`);
         field.focus();
         return;
       }
@@ -67,16 +84,28 @@ export class Range {
   }
 }
 
-/** "2026-11-21 23:31:36" as milliseconds; with an offset of its own that one counts. */
-export function read(text, isUtc) {
-  const parts = /^(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.\d+)?)?)?\s*(Z|[+-]\d\d:\d\d)?$/i.exec(text);
+const AGO = /^-?(\d{1,5})\s*([smhd])$/i;
+const UNITS_MS = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const CLOCK = /^(\d?\d):(\d\d)(?::(\d\d))?$/;
+const DATE = /^(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(\.\d+)?)?)?\s*(?:(Z)|([+-])(\d\d):?(\d\d))?$/i;
+
+/** "2026-11-21 23:31:36" as milliseconds; with an offset of its own that one counts. A time
+ * alone is one of today, "2h" was so long ago, as in the commands. NaN for what is no time. */
+export function read(text, isUtc, now = currentTime()) {
+  const ago = AGO.exec(text);
+  if (ago) return now - Number(ago[1]) * UNITS_MS[ago[2].toLowerCase()];
+  const clock = CLOCK.exec(text);
+  const today = written(now, isUtc).slice(0, 10);
+  const parts = DATE.exec(clock ? `${today} ${text.padStart(clock[3] ? 8 : 5, '0')}` : text);
   if (!parts) return NaN;
-  if (parts[7]) return Date.parse(text.replace(' ', 'T').replace(/\s+/, ''));
-  const [year, month, day, hour, minute, second] = parts.slice(1, 7).map((part) => Number(part ?? 0));
-  const at = isUtc ? Date.UTC(year, month - 1, day, hour, minute, second) : new Date(year, month - 1, day, hour, minute, second).getTime();
-  const check = new Date(at);
-  const same = isUtc ? check.getUTCDate() === day && check.getUTCMonth() === month - 1 : check.getDate() === day && check.getMonth() === month - 1;
-  return same && hour < 24 && minute < 60 && second < 60 ? at : NaN;
+  const [year, month, day, hour, minute, second, fraction] = parts.slice(1, 8).map((part) => Number(part ?? 0));
+  const offset = parts[9] ? Number(`${parts[9]}1`) * (Number(parts[10]) * 60 + Number(parts[11])) : 0;
+  const date = new Date(0);
+  const set = isUtc || parts[8] || parts[9] ? 'setUTC' : 'set';
+  date[`${set}FullYear`](year, month - 1, day);
+  date[`${set}Hours`](hour, minute, second, Math.floor(fraction * 1000));
+  const [shownMonth, shownDay] = set === 'set' ? [date.getMonth(), date.getDate()] : [date.getUTCMonth(), date.getUTCDate()];
+  return shownMonth === month - 1 && shownDay === day && hour < 24 && minute < 60 && second < 60 ? date.getTime() - offset * 60_000 : NaN;
 }
 
 function written(at, isUtc) {
