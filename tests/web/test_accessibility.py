@@ -117,6 +117,7 @@ def test_every_view_of_the_agents_page(troubled, look, scheme, size) -> None:
     found["question"] = violations(page)
     page.get_by_role("button", name="Leave it").click()
     page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()  # the step back is made
     page.goto(f"{troubled.url}/?notType=Cron&q=nothing+like+it")
     expect(page.get_by_text("No events match.")).to_be_visible()
     found["nothing"] = violations(page)

@@ -63,6 +63,8 @@ def looked_at(page: Page) -> None:
     """A row is selected, a value is left out, a range is chosen, and a link has the focus."""
     expect(page.locator(".row")).to_have_count(3)
     expect(page.locator(".bars rect").first).to_be_attached()
+    expect(page.locator("#findings li").first).to_be_visible()
+    expect(page.locator('.not[aria-pressed="true"]')).to_have_count(1)
     page.locator("#grid").focus()
     page.keyboard.press("j")
     page.locator("#q").focus()

@@ -27,26 +27,29 @@ def test_a_user_and_a_token_have_names_and_what_has_none_stays_as_it_is() -> Non
 
 def test_a_name_that_takes_long_keeps_nobody_waiting_and_is_there_later() -> None:
     now_s = [0.0]
-    found = threading.Event()
+    begun, found = threading.Event(), threading.Event()
     asked = []
 
     def look_up(producer: str) -> str:
         asked.append(producer)
+        begun.set()
         found.wait(PATIENCE_S)
         return producer.upper()
 
     async def main() -> None:
         names = Names(lambda: now_s[0], look_up)
         assert await names.of(["a", "b"]) == {}
+        assert begun.wait(PATIENCE_S)
         assert asked == ["a"]
         found.set()
         async with asyncio.timeout(PATIENCE_S):
             while len(known := await names.of(["b", "a"])) < 2:
                 pass  # each look waits for a moment
-        assert known == {"a": "A", "b": "B"}
-        assert asked == ["a", "b"], "each is looked up once"
-        now_s[0] += KEPT_S
-        await names.of(["a"])
+            assert known == {"a": "A", "b": "B"}
+            assert asked == ["a", "b"], "each is looked up once"
+            now_s[0] += KEPT_S
+            while await names.of(["a"]) == {}:
+                pass
         await names.close()
         assert asked == ["a", "b", "a"]
 

@@ -111,8 +111,9 @@ def test_after_a_rest_the_first_turn_comes_at_once(monkeypatch) -> None:
     asyncio.run(main())
 
 
-def test_work_that_is_short_takes_no_turn() -> None:
+def test_work_that_is_short_takes_no_turn(monkeypatch) -> None:
     async def main() -> None:
+        monkeypatch.setattr("outboxd.web.pace.perf_counter", lambda: 100.0)
         pace = Pace()
         slices = Slices(pace)
         for _ in range(3):

@@ -7,11 +7,13 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import APIResponse, Page, Route, expect
 from support.waiting import PATIENCE_S
 
 from outboxd.outbox.model import EntryChange
@@ -78,6 +80,12 @@ def shown_count(page: Page) -> int:
     """The number beside the title, once it is complete."""
     expect(page.locator("#matched")).to_have_text(re.compile(r"^[\d,]+$"))
     return int(page.locator("#matched").inner_text().replace(",", ""))
+
+
+def is_counted(page: Page, events: int) -> None:
+    """So many are counted, and stand in the histogram: it stands as it stays."""
+    expect(page.locator("#matched")).to_have_text(str(events))
+    expect(page.locator(".histogram .readout")).to_have_text(re.compile("[^…]$"))
 
 
 def test_the_list_shows_each_event_as_komodor_would(stocked, open_page) -> None:
@@ -257,6 +265,24 @@ def test_new_events_and_outcomes_appear_by_themselves(
     )
 
 
+def test_what_comes_while_the_first_rows_are_on_their_way_is_shown_after_them(
+    agent_site, event, open_page
+) -> None:
+    agent_site.accept(event("Deployment", "the first"))
+    page = open_page("about:blank")
+    looks: list[tuple[Route, APIResponse]] = []
+    page.route("**/v1/events?*", lambda look: looks.append((look, look.fetch())), times=1)
+    page.goto(agent_site.url)
+    expect(page.locator("#status")).to_contain_text("1 waiting")
+    while not looks:
+        page.wait_for_timeout(20)
+    agent_site.accept(event("Deployment", "the second"))
+    expect(page.locator("#status")).to_contain_text("2 waiting")
+    ((look, rows_of_before),) = looks
+    look.fulfill(response=rows_of_before)
+    expect(rows(page)).to_have_count(2)
+
+
 def test_new_events_do_not_move_what_is_being_read(agent_site, event, settled, open_page) -> None:
     stock(agent_site, event, settled)
     page = open_page(agent_site.url)
@@ -277,9 +303,9 @@ def test_a_range_is_selected_with_the_pointer(stocked, open_page) -> None:
     page = open_page(stocked.url)
     picture = page.get_by_role("application")
     is_told(page, 2)
-    expect(page.locator(".bars rect").first).to_be_attached()
+    is_counted(page, 120)
     box = picture.bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 40)
+    picture.hover(position={"x": box["width"] * 0.5, "y": 40})
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 40, steps=4)
     expect(page.locator(".histogram .readout")).to_have_text(re.compile(r": \d+ events"))
@@ -301,7 +327,7 @@ def test_a_range_is_selected_with_the_pointer(stocked, open_page) -> None:
 
 def test_a_range_is_selected_with_the_keys(stocked, open_page) -> None:
     page = open_page(stocked.url)
-    expect(page.locator(".bars rect").first).to_be_attached()
+    is_counted(page, 120)
     page.get_by_role("application").focus()
     for key in ("End", "ArrowLeft", "Shift+ArrowLeft", "Shift+ArrowLeft"):
         page.keyboard.press(key)
@@ -320,13 +346,16 @@ def test_the_ranges_of_time_are_buttons(stocked, open_page) -> None:
     page.get_by_role("button", name="24h").click()
     expect(page.locator("#matched")).to_have_text("95")
     assert page.url.endswith("?last=24h")
-    page.get_by_role("button", name="Last night").click()
+    with page.expect_request("**/v1/facets?*") as counting:
+        page.get_by_role("button", name="Last night").click()
     expect(page.get_by_role("button", name="Last night")).to_have_attribute("aria-pressed", "true")
-    night = page.evaluate(
-        "import('/static/view.js').then(({ bounds, read }) => bounds(read('?last=night')))"
-    )
+    asked = parse_qs(urlsplit(counting.value.url).query)
+    night = [datetime.fromisoformat(asked[name][0]) for name in ("since", "until")]
+    assert (night[0].hour, night[0].minute) == (18, 0)
+    assert timedelta(0) < night[1] - night[0] <= timedelta(hours=14)
     (expected,) = stocked.query(
-        "SELECT count(*) FROM entries WHERE received_at >= ? AND received_at < ?", *night
+        "SELECT count(*) FROM entries WHERE received_at >= ? AND received_at < ?",
+        *(int(bound.timestamp() * 1000) for bound in night),
     )[0]
     expect(page.locator("#matched")).to_have_text(str(expected))
 
@@ -680,15 +709,18 @@ def test_everything_that_is_wrong_stands_at_the_top_with_what_to_do(
 
 def test_a_waiting_event_says_why_it_waits_and_until_when(agent_site, event, open_page) -> None:
     agent_site.accept(event())
-    until = int(time.time() * 1000) + 5 * MINUTE_MS
+    until = int(time.time() * 1000) + 20 * MINUTE_MS
     agent_site.destination.now = agent_site.destination.now._replace(
         state="backingOff", reason="connection refused", next_probe_at=until
     )
     page = open_page(agent_site.url)
-    expect(rows(page)).to_contain_text(re.compile("next try in [45]m"))
+    expect(rows(page)).to_contain_text(re.compile("next try in (1[0-9]|20)m"))
     rows(page).click()
     expect(page.get_by_role("dialog").locator(".way")).to_contain_text(
-        re.compile(r"the destination is unavailable: connection refused; next try at .*, in [45]m")
+        re.compile(
+            r"the destination is unavailable: connection refused; "
+            r"next try at .*, in (1[0-9]|20)m"
+        )
     )
 
 
@@ -741,17 +773,19 @@ def test_the_agents_clock_counts_where_the_browsers_is_an_hour_off(
     now = time.time()
     agent_site.accept(event("Deployment", "just now"))
     agent_site.destination.now = agent_site.destination.now._replace(
-        state="backingOff", reason="refused", next_probe_at=int((now + 300) * 1000)
+        state="backingOff", reason="refused", next_probe_at=int((now + 1200) * 1000)
     )
     context = chromium.new_context()
     page = context.new_page()
     page.clock.set_system_time(time.time() + 3600)
     page.goto(f"{agent_site.url}/?last=15m")
-    expect(rows(page)).to_contain_text(re.compile("next try in [45]m"))
+    expect(rows(page)).to_contain_text(re.compile("next try in (1[0-9]|20)m"))
     expect(page.locator("#matched")).to_have_text("1")
     expect(page.locator("#findings")).to_contain_text(re.compile("clock is (1h|59m) ahead of"))
     rows(page).click()
-    expect(page.get_by_role("dialog").locator(".ago")).to_have_text(re.compile("just now|s ago"))
+    expect(page.get_by_role("dialog").locator(".ago")).to_have_text(
+        re.compile("^(just now|[0-9]+s ago|[1-9]m ago)$")
+    )
     context.close()
 
 
@@ -846,7 +880,8 @@ def test_what_is_told_above_the_list_moves_no_row_that_is_pointed_at(
     # There is nothing to scroll by: what was told stays until the pointer has gone.
     agent_site.destination.now = fine
     expect(page.locator(".chip")).not_to_contain_text("unavailable")
-    page.wait_for_timeout(700)
+    # It looks again each half second whether it may tell, so it has since looked once.
+    page.evaluate("new Promise((done) => setTimeout(done, 600))")
     assert abs(target.bounding_box()["y"] - box["y"]) < 1
     expect(page.locator("#findings li")).to_have_count(3)
     page.mouse.move(5, 5)
@@ -928,14 +963,70 @@ def test_the_focus_and_a_selection_in_the_list_let_new_rows_wait(
     expect(rows(page)).to_have_count(4)
 
 
+def test_rows_that_come_move_nothing_that_was_pointed_at_since_they_were_asked_for(
+    agent_site, event, open_page
+) -> None:
+    agent_site.accept(event("Deployment", "the first"))
+    page = open_page(agent_site.url)
+    expect(rows(page)).to_have_count(1)
+    looks: list[Route] = []
+    page.route("**/v1/events?*", lambda look: looks.append(look))
+    agent_site.accept(event("Deployment", "the second"))
+    while not looks:
+        page.wait_for_timeout(20)
+    rows(page).hover()
+    for look in looks:
+        look.continue_()
+    page.unroute("**/v1/events?*")
+    expect(page.get_by_role("button", name="1 new")).to_be_visible()
+    expect(rows(page)).to_have_count(1)
+
+
+@pytest.mark.long
+def test_no_filter_moves_while_a_button_of_the_pointer_is_down(
+    agent_site, event, open_page
+) -> None:
+    """The page might become shorter, and what is pressed move away before the click."""
+    agent_site.accept(*(event("First", "1") for _ in range(2)), event("Second", "2"))
+    page = open_page(agent_site.url)
+    names = page.locator('[data-group="type"] .value')
+    expect(names).to_have_text(["First", "Second"])
+    page.locator("h1").hover()
+    page.mouse.down()
+    agent_site.accept(*(event("Second", "2") for _ in range(9)))
+    expect(page.locator('[data-group="type"] .count')).to_have_text(["2", "10"])
+    page.mouse.up()
+    expect(names).to_have_text(["Second", "First"])
+
+
+@pytest.mark.long
+def test_the_drawer_never_goes_back_to_the_event_before(agent_site, event, open_page) -> None:
+    agent_site.accept(event("Deployment", "the first"), event("Deployment", "the second"))
+    page = open_page(agent_site.url)
+    rows(page).filter(has_text="the second").click()
+    drawer = page.get_by_role("dialog")
+    expect(drawer.locator(".sent")).to_be_visible()
+    page.route("**/v1/events/*", lambda _: None)  # the next one's answer does not come
+    page.keyboard.press("j")
+    expect(drawer.locator(".summary")).to_have_text("the first")
+    agent_site.call(agent_site.destination.hold("a pause", "alice"))
+    expect(page.locator("#status")).to_contain_text("Held")
+    expect(drawer.locator(".summary")).to_have_text("the first")
+    page.unroute("**/v1/events/*")
+
+
 def test_a_pause_keeps_everything_as_it_is(agent_site, event, open_page) -> None:
     agent_site.accept(event("Deployment", "the first"))
     page = open_page(agent_site.url)
     expect(rows(page)).to_have_count(1)
     page.locator("#live").click()
     expect(page.get_by_role("button", name="Paused")).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
     agent_site.accept(event("Deployment", "the second"))
-    page.wait_for_timeout(1500)
+    # Another page has heard of it, and shows it.
+    expect(rows(open_page(agent_site.url))).to_have_count(2)
+    assert not any(re.search("/v1/(stream|events)", url) for url in asked)
     expect(rows(page)).to_have_count(1)
     page.get_by_role("button", name="Paused").click()
     expect(rows(page)).to_have_count(2)
@@ -1112,10 +1203,12 @@ def test_of_seven_tabs_in_sight_each_shows_what_comes(agent_site, event, chromiu
     agent_site.accept(event("Deployment", "the second"))
     for page in pages:
         expect(rows(page)).to_have_count(2)
-    for page in pages:
-        expect(page.locator("#live")).to_have_text(re.compile("^Live"))
-    live = [page.locator("#live").inner_text() for page in pages]
-    assert sorted(live) == ["Live"] * 4 + ["Live, every 3 s"] * 3
+    # On a busy machine one may lose its stream, and another take its place.
+    four_listen = ["Live"] * 4 + ["Live, every 3 s"] * 3
+    ends_s = time.monotonic() + PATIENCE_S
+    while sorted(live := [page.locator("#live").inner_text() for page in pages]) != four_listen:
+        assert time.monotonic() < ends_s, live
+        pages[0].wait_for_timeout(50)
     pages[0].close()
     expect(pages[6].locator("#live")).to_have_text(re.compile("^Live"))
     context.close()
@@ -1142,7 +1235,7 @@ def test_a_click_on_a_value_filters_by_it_or_leaves_it_out(stocked, open_page) -
     page = open_page(f"{stocked.url}/?state=dead")
     rows(page).first.click()
     page.get_by_role("dialog").get_by_role("button", name="400", exact=True).click()
-    assert "status=400" in page.url
+    expect(page).to_have_url(re.compile("status=400"))
     expect(rows(page)).to_have_count(3)
     rows(page).first.click()
     page.get_by_role("dialog").get_by_role("button", name="Without Nightly backup").click()
@@ -1153,7 +1246,9 @@ def test_a_click_on_a_value_filters_by_it_or_leaves_it_out(stocked, open_page) -
     )
     page.get_by_role("button", name="Take away type Nightly backup").click()
     expect(rows(page)).to_have_count(3)
-    page.locator('.filters li:has(input[value="Deployment"]) .not').click(force=True)
+    deployments = page.locator('.filters li:has(input[value="Deployment"])')
+    deployments.hover()
+    deployments.get_by_role("button", name="Leave out Deployment").click()
     expect(rows(page)).to_have_count(2)
 
 

@@ -78,7 +78,7 @@ def test_a_gateways_page_says_who_is_throttled_refused_and_why_and_whose_clock_i
         [
             "2",
             "40",
-            re.compile("^12more events than its rate allows; last .*s ago"),
+            re.compile("^12more events than its rate allows; last (just now|.* ago)$"),
             re.compile("^3 not allowedit may not name '<script>document.title"),
             re.compile(r"^web-7<script>.*</script>\\u202e is 2h ahead$"),
         ]
@@ -104,8 +104,7 @@ def test_nothing_in_the_table_moves_while_it_is_pointed_at(gateway_site, event, 
     page.locator("#producers summary").click()
     second = page.locator("#producers tbody tr").nth(1)
     expect(second).to_contain_text("<script>")
-    box = second.bounding_box()
-    page.mouse.move(box["x"] + 20, box["y"] + 10)
+    second.hover()
     gateway_site.accept(*(event("Deployment", "more") for _ in range(9)))
     expect(page.locator("#producers summary")).to_contain_text("root 10")
     expect(second).to_contain_text("<script>")

@@ -34,6 +34,7 @@ export class Drawer {
   async open(id, known, { focus = false } = {}) {
     const same = this.id === id;
     this.id = id;
+    if (!same) this.text = null; // of another event
     this.element.hidden = false;
     document.body.classList.add('drawer-open');
     if (known && !same) this.paint(known, null);

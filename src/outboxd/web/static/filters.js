@@ -21,7 +21,6 @@ const GROUPS = [
 ].filter((group) => KIND === 'agent' || !group.agent);
 
 let isPressed = false; // a pointer's button
-for (const kind of ['pointerdown', 'pointerup', 'pointercancel']) addEventListener(kind, () => { isPressed = kind === 'pointerdown'; }, true);
 
 export class Filters {
   /** `onChange(view)` hears of the view that the reader wants now. */
@@ -31,15 +30,18 @@ export class Filters {
     this.expanded = new Set();
     this.clearButton = h('button', { class: 'link', type: 'button', onclick: () => this.clear() }, 'Clear all');
     this.progress = h('p', { class: 'progress', role: 'status' });
+    this.isOld = false; // the values stand in the order of older counts
     // What somebody points at, or has the focus in, must not move.
     this.panel.addEventListener('pointerleave', () => this.catchUp());
-    // Nor what takes the focus by a press, before the click is over: a page that is shorter
-    // then would move it away from under the pointer.
-    this.panel.addEventListener('focusout', () => {
-      const later = () => setTimeout(() => this.catchUp());
-      if (isPressed) addEventListener('pointerup', later, { once: true });
-      else later();
-    });
+    this.panel.addEventListener('focusout', () => setTimeout(() => this.catchUp()));
+    // Nor what is pressed anywhere, before the click is over: a page that is shorter then
+    // would move it away from under the pointer.
+    for (const kind of ['pointerdown', 'pointerup', 'pointercancel']) {
+      addEventListener(kind, (event) => {
+        isPressed = kind === 'pointerdown' && event.button === 0; // another one's end may go to a menu
+        if (!isPressed) setTimeout(() => this.catchUp());
+      }, true);
+    }
     this.groups = new Map(GROUPS.map((group) => [group.name, makeGroup(group)]));
     this.panel.append(
       h('div', { class: 'filters-head' }, h('h2', {}, 'Filters'), this.clearButton),
@@ -66,16 +68,17 @@ export class Filters {
   }
 
   isHeld() {
-    return this.panel.matches(':hover') || this.panel.contains(document.activeElement);
+    return isPressed || this.panel.matches(':hover') || this.panel.contains(document.activeElement);
   }
 
   /** Puts the values into the order of their counts, which waited for somebody to go. */
   catchUp() {
-    if (this.answer && !this.isHeld()) this.setCounts(this.answer);
+    if (this.isOld && !this.isHeld()) this.setCounts(this.answer);
   }
 
   setCounts(answer) {
     this.answer = answer;
+    this.isOld = this.isHeld();
     noteNames(answer.names ?? {});
     for (const group of GROUPS) this.paint(group, answer.facets[group.name]);
     const looked = answer.searched ?? answer.total; // a search may have come less far

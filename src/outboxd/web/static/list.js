@@ -25,6 +25,7 @@ export class List {
     this.elements = new Map(); // by the event's id
     this.spare = [];
     this.question = 0; // the newest page that was asked for
+    this.missed = false; // something changed while that one was loading
     this.clear();
     addEventListener('scroll', () => this.schedule(), { passive: true });
     new ResizeObserver(() => this.schedule()).observe(this.body);
@@ -107,30 +108,30 @@ export class List {
 
   /** Something changed: looks again at what is in sight. */
   async refresh() {
-    if (!this.view || this.loading) return;
+    if (!this.view) return;
+    // The page that is loading may have been read before the change.
+    this.missed = this.loading;
+    if (this.loading) return;
     const question = this.question;
-    // Rows that were asked for before others took their place are no longer wanted.
+    // Rows that were asked for before others took their place are no longer wanted: these
+    // are looked at again.
     const isOutdated = () => question !== this.question;
     try {
+      const head = await this.fetch(this.from, 'refresh');
+      if (isOutdated()) return await this.refresh();
+      // Whether rows must stay is asked now: somebody may have come to them since.
       if (this.from) {
-        const first = this.entries[0];
-        const page = await this.fetch(this.from, 'refresh');
-        if (isOutdated()) return;
-        if (first) this.update(page.events);
+        if (this.entries.length) this.update(head.events);
       } else if (this.top() >= -this.rowHeight() / 2 && !this.isHeld()) {
-        const head = await this.fetch(null, 'refresh');
-        if (isOutdated()) return;
         this.merge(head, null);
         this.hideFresh();
       } else {
-        const head = await this.fetch(null, 'refresh');
-        if (isOutdated()) return;
         const newest = this.entries[0]?.id ?? '';
         this.showFresh(head.events.filter((entry) => entry.id > newest).length);
         const page = this.pageInSight();
         if (page.cursor) {
           const inSight = await this.fetch(page.cursor, 'refresh');
-          if (isOutdated()) return;
+          if (isOutdated()) return await this.refresh();
           this.merge(inSight, page.upper);
         } else this.update(head.events);
       }
@@ -143,6 +144,7 @@ export class List {
 
   /** The rows stay as they are: the answer to a look again is wanted no longer. */
   keep() {
+    this.missed = false;
     forget('refresh');
   }
 
@@ -180,7 +182,9 @@ export class List {
 
   /** One that was ended meanwhile says nothing of the newer one, which is still loading. */
   answered(question) {
-    if (question === this.question) this.loading = false;
+    if (question !== this.question) return;
+    this.loading = false;
+    if (this.missed && !document.hidden) this.refresh().catch(() => {}); // as where a change is heard
   }
 
   async more() {
