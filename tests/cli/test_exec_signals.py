@@ -195,6 +195,36 @@ def test_to_exec_and_then_to_the_group_as_timeout_sends_it_is_one(counter):
     ]
 
 
+HELD_UP_WHILE_THE_WITNESS_IS_RENEWED = f"""#!{sys.executable}
+import os, signal, sys, time
+from outboxd.producer import job
+renew, is_with_witness = job.Witness.renew, job.Job._is_with_witness
+def renewed(self):
+    job.Witness.renew = renew
+    os.killpg(0, signal.SIGHUP)
+    return renew(self)
+def later(self):
+    time.sleep(job.GROUP_GRACE_S * 3)
+    return is_with_witness(self)
+job.Witness.renew, job.Job._is_with_witness = renewed, later
+from outboxd.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_what_comes_to_all_while_exec_is_held_up_reaches_the_job_once(place):
+    """A busy machine gives its turn to others, just when it is told of another signal."""
+    program = place.directory / "outboxd"
+    program.write_text(HELD_UP_WHILE_THE_WITNESS_IS_RENEWED)
+    program.chmod(0o755)
+    job = Counter(program, place)
+    try:
+        os.killpg(job.process.pid, signal.SIGTERM)
+        assert job.seen_at_last(2) == [signal.SIGTERM, signal.SIGHUP]
+    finally:
+        job.end()
+
+
 @pytest.mark.long
 def test_timeout_of_coreutils_sends_the_job_one_signal(program, place):
     for round in range(3):

@@ -95,6 +95,7 @@ class Job:
         self._witness: Witness | None = None
         self._output: Output | None = None
         self._woken = -1  # where each signal that arrives leaves its number
+        self._left: list[int] = []  # that have arrived, and are seen to next
         self._due: frozenset[int] = frozenset()  # sent to all, and not yet arrived here
         self._due_until_s = 0.0
         self._is_taking_signals = False
@@ -263,14 +264,16 @@ class Job:
 
     def _arrived(self) -> list[int]:
         """The signals since the last call, each as often as it came, but for our own."""
+        left, self._left = self._left, []
         try:
             numbers = list(os.read(self._woken, READ_BYTES))
         except BlockingIOError:
-            return []
+            return left
         if signals.SIGALRM in numbers and self._is_time_up():
             numbers.remove(signals.SIGALRM)
             self._time_is_up()
-        return [each for each in numbers if each != signals.SIGCHLD and each not in self._ignored]
+        numbers = [n for n in numbers if n != signals.SIGCHLD and n not in self._ignored]
+        return left + numbers
 
     def _pass_on(self, numbers: list[int]) -> None:
         """Give the job those that it does not have already.
@@ -291,6 +294,11 @@ class Job:
             sleep(GROUP_REST_S)  # we may be the last of the group to get it
             numbers += self._arrived()
             sent_to_all |= self._witness.renew()
+            # Of what has come since, the former witness had these too; the others are
+            # looked for with the next one.
+            late = self._arrived()
+            numbers += [number for number in late if number in sent_to_all]
+            self._left = [number for number in late if number not in sent_to_all]
             # What only the former witness had is still to arrive here.
             self._due = sent_to_all.difference(numbers)
             self._due_until_s = monotonic() + GROUP_GRACE_S
