@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from support.outside import CREATED, answer
@@ -26,6 +27,7 @@ def test_one_event_that_a_firewall_refuses_holds_nobody_and_is_given_up(
 ):
     agent = make_agent(delivery={"order": order, "backoff_initial": "100ms"})
     grudge(komodor, answer(status))
+    began_s = time.monotonic()
     bad = agent.accept("DROP TABLE users")
     delivered(agent, [agent.accept(f"good {number}") for number in range(5)])
     for number in range(2000):
@@ -41,7 +43,11 @@ def test_one_event_that_a_firewall_refuses_holds_nobody_and_is_given_up(
     )
     assert f"event {bad} is refused ({status}) while others pass: set aside" in agent.log_text()
     assert agent.status()["destination"]["state"] == "ok"
-    assert sum(b"DROP TABLE" in arrival.body for arrival in komodor.arrivals) <= 12
+    # While none of the others comes, on a busy machine, it is tried all the same: every
+    # 100 ms on average, after a wait of up to `backoff_max`.
+    held_up_s = max(0.0, time.monotonic() - began_s - 1)
+    tries = sum(b"DROP TABLE" in arrival.body for arrival in komodor.arrivals)
+    assert tries <= 12 + 20 * held_up_s
     metrics = agent.metrics()
     assert 'outboxd_events_set_aside_total{outcome="hold"} 1.0' in metrics
 

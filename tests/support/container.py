@@ -20,7 +20,7 @@ from support.waiting import PATIENCE_S
 PROJECT = Path(__file__).parents[2]
 PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,python3-pip,acl,cron"
 SYSTEM_PYTHON = "/usr/bin/python3"  # that of the tree too: it is of the host's release
-BOOT_S = 120.0
+BOOT_S = 300.0
 ENTER = ("nsenter", "-m", "-u", "-i", "-n", "-p", "-C")  # all of its namespaces
 ENVIRON = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -113,7 +113,7 @@ class Container:
             time.sleep(0.2)
         raise AssertionError((self.tree.parent / "console").read_text()[-3000:])
 
-    def sh(self, script: str, *, check: bool = True, timeout_s: float = 300) -> str:
+    def sh(self, script: str, *, check: bool = True, timeout_s: float = 600) -> str:
         """Run shell lines; what they print on both streams."""
         done = subprocess.run(
             [*ENTER, "-t", self._leader, "bash", "-c", script],
@@ -137,7 +137,7 @@ class Container:
         if self._process is not None:
             self.sh("systemctl poweroff", check=False)
             try:
-                self._process.wait(90)
+                self._process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(PATIENCE_S)

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE_S
 
 import outboxd.config.load as configuration
 from outboxd import errors
@@ -28,7 +29,11 @@ def settings(name: str) -> dict[str, list[str]]:
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(each) for each in command], capture_output=True, text=True, timeout=60, check=False
+        [str(each) for each in command],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
 
 

@@ -135,7 +135,7 @@ def test_a_host_from_the_readmes_commands_to_its_removal(system, record_property
     assert code == 77
     assert "usermod -aG outboxd bob" in told
     id = emit(system, "first")
-    system.sh(f"outboxd wait {id} --timeout 60s")
+    system.sh(f"outboxd wait {id} --timeout 120s")
     system.sh("test -s /usr/local/share/man/man1/outboxd.1")
     system.sh("bash -n /usr/local/share/bash-completion/completions/outboxd")
 
@@ -202,7 +202,7 @@ def its_socket_comes_back(system: Container) -> None:
     system.sh("rm -rf /run/outboxd")
     system.sh("systemctl restart outboxd.socket")
     id = emit(system, "at the new socket")
-    system.sh(f"outboxd wait {id} --timeout 60s")
+    system.sh(f"outboxd wait {id} --timeout 120s")
 
 
 def a_new_key_is_used_at_once(system: Container) -> None:
@@ -215,7 +215,7 @@ def a_new_key_is_used_at_once(system: Container) -> None:
     system.sh(
         "printf 'good\\n' | install -m 0400 -o outboxd /dev/stdin /etc/outboxd/komodor-api-key"
     )
-    system.sh(f"outboxd wait {id} --timeout 60s")
+    system.sh(f"outboxd wait {id} --timeout 120s")
 
 
 def a_backlog_outlives_a_reboot(system: Container) -> None:
