@@ -39,7 +39,7 @@ seen = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 os.write(seen, b"ready\\n")
 # Not by handlers: Python calls one for several signals of a number. It ends by itself,
 # where nobody is left to end it.
-while told := signal.sigtimedwait(signal.valid_signals(), 600):
+while told := signal.sigtimedwait(signal.valid_signals(), 120):
     os.write(seen, b"%d\\n" % told.si_signo)
 """
 
@@ -98,8 +98,19 @@ class Counter:
                         found.append(int(entry.name))
         return sorted(found)
 
+    def _jobs(self) -> list[int]:
+        """The job itself, where it has left the session."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                    if os.fsencode(self.file) in words:
+                        found.append(int(entry.name))
+        return found
+
     def end(self) -> None:
-        for pid in self.pids() or [self.process.pid]:
+        for pid in [*(self.pids() or [self.process.pid]), *self._jobs()]:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(PATIENCE_S)
@@ -147,6 +158,7 @@ def test_each_signal_to_exec_alone_reaches_the_job_once(counter):
         sent.append(number)
         job.wait_for(len(sent))
         if number == signal.SIGTSTP:
+            job.settle()
             os.kill(job.process.pid, signal.SIGCONT)
             sent.append(signal.SIGCONT)
             job.wait_for(len(sent))
