@@ -229,7 +229,7 @@ def led_astray(directory: Path, roots: Path, suffix: str, patch: str = "") -> li
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env={**ENVIRON, "PYTHONPATH": str(directory)},
     )
     found = []

@@ -328,7 +328,7 @@ def test_the_operator_sees_which_user_was_refused_and_why(make_house):
                 for line in lines
             )
         count = refused[f"uid:{ALICE}", "full"][0]
-        screen = outboxd("status", "-c", str(house.agent.config), timeout_s=60.0).stdout.decode()
+        screen = outboxd("status", "-c", str(house.agent.config)).stdout.decode()
         assert f"uid:{ALICE}): {count} refused (full), " in screen
         seen_by_bob = json.loads(house.bob.ask("GET", "/v1/status")[1])
         assert {one["told"] for user in seen_by_bob["refusedUsers"] for one in user["refused"]} == {

@@ -21,6 +21,7 @@ from support.agent import ENVIRON
 from support.neighbour import House
 from support.outside import Komodor, answer
 from support.ports import free_address
+from support.waiting import PATIENCE_S
 
 # Title, clear screen (C0 and C1), bell, backspace, delete, hyperlink, device control;
 # what turns a text around or hides in it; what ends a line.
@@ -148,7 +149,7 @@ def raw_texts(house: House, more: tuple[list[str], ...] = ()) -> list[str]:
         input=json.dumps([*commands(house), *more]),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
         env={**ENVIRON, **house.environ},
     )
@@ -218,8 +219,13 @@ def on_the_page(make_house, patch: str = "") -> str:
     """What a browser shows of the list and of an entry."""
     address = free_address()
     with read_house(make_house, patch, http={"listen": address}), sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        browser = driver.chromium.launch(
+            executable_path="/usr/bin/chromium",
+            args=["--no-sandbox"],
+            timeout=PATIENCE_S * 1000,
+        )
         page = browser.new_page()
+        page.set_default_timeout(PATIENCE_S * 1000)
         page.goto(f"http://{address}")
         page.locator("[role=option], [role=row], .row").filter(has_text="owned").first.click()
         page.get_by_role("dialog").locator(".details").wait_for()

@@ -22,6 +22,8 @@ from support.server_home import server_home
 from support.waiting import PATIENCE_S
 
 LEASE_S = 2.0
+# Where nobody is to lose it, however long a busy machine lets the deliverer wait.
+STEADY = {"lease": f"{3 * PATIENCE_S:g}s"}
 OUTAGE_ENDED = "delayed up to"  # in the summary of the agent's own event
 
 
@@ -85,6 +87,14 @@ def pair(make_gateway: Callable[[str], AgentProcess]) -> tuple[AgentProcess, Age
     return first, make_gateway("b")
 
 
+@pytest.fixture
+def steady_pair(make_gateway: Callable[..., AgentProcess]) -> tuple[AgentProcess, AgentProcess]:
+    """The same, and the one goes on delivering as long as it runs."""
+    first = make_gateway("a", delivery=STEADY)
+    until(lambda: delivers(first))
+    return first, make_gateway("b", delivery=STEADY)
+
+
 def until(holds: Callable[[], bool]) -> None:
     ends_s = time.monotonic() + PATIENCE_S
     while not holds():
@@ -109,15 +119,23 @@ def give(gateway: AgentProcess, name: str) -> int:
         return 0
 
 
+def hand_in(gateway: AgentProcess, name: str) -> None:
+    """As a producer does: again until there is a receipt, since a database that is slow to
+    answer has some refused."""
+    until(lambda: give(gateway, name) in (200, 201))
+
+
 def unmarked_duplicates(komodor: Receiver) -> list[str]:
     return [name for name, marks in komodor.arrivals.items() if not all(marks[1:])]
 
 
 @pytest.mark.usefixtures("at_length")
-def test_every_gateway_takes_events_and_one_delivers_each_once(pair, komodor):
+def test_every_gateway_takes_events_and_one_delivers_each_once(steady_pair, komodor):
+    pair = steady_pair
     given = [f"{gateway.directory.name}{n}" for n in range(40) for gateway in pair]
     by_name = {gateway.directory.name: gateway for gateway in pair}
-    assert {give(by_name[name[0]], name) for name in given} == {201}
+    for name in given:
+        hand_in(by_name[name[0]], name)
     assert give(pair[0], "b0") == give(pair[1], "a0") == 200
     until(lambda: len(komodor.order) == len(given))
     until(lambda: all(gateway.status()["outbox"]["delivered"] == 80 for gateway in pair))
@@ -134,19 +152,16 @@ def test_when_the_deliverer_is_killed_the_other_delivers_and_nothing_is_lost(pai
             receipts.add(name)
     first.kill()
     for n in range(10):
-        assert give(other, f"after {n}") == 201
+        hand_in(other, f"after {n}")
         receipts.add(f"after {n}")
     until(lambda: receipts <= set(komodor.order))
-    assert delivers(other)
+    until(lambda: delivers(other))
     assert not unmarked_duplicates(komodor)
 
 
 @pytest.mark.usefixtures("at_length")
-def test_a_gateway_that_stops_lets_another_deliver_at_once(make_gateway, komodor):
-    lease = {"lease": f"{3 * PATIENCE_S:g}s"}  # its end would not come before the test's
-    first = make_gateway("a", delivery=lease)
-    until(lambda: delivers(first))
-    other = make_gateway("b", delivery=lease)
+def test_a_gateway_that_stops_lets_another_deliver_at_once(steady_pair, komodor):
+    first, other = steady_pair
     assert first.stop() == 0
     assert give(other, "after") == 201
     until(lambda: "after" in komodor.order)
@@ -157,12 +172,14 @@ def test_a_stopped_deliverer_that_goes_on_later_sends_nothing_more(pair, komodor
     first, other = pair
     first.signal(signal.SIGSTOP)
     given = [f"while it stands {n}" for n in range(20)]
-    assert {give(other, name) for name in given} == {201}
+    for name in given:
+        hand_in(other, name)
     until(lambda: set(given) <= set(komodor.order))
     first.signal(signal.SIGCONT)
     until(lambda: not delivers(first))
     more = [f"later {n}" for n in range(20)]
-    assert {give(first, name) for name in more} == {201}
+    for name in more:
+        hand_in(first, name)
     until(lambda: set(more) <= set(komodor.order))
     assert delivers(other)
     assert not unmarked_duplicates(komodor)
@@ -206,8 +223,8 @@ def test_an_outage_is_told_of_once_and_from_its_begin_on_though_its_first_witnes
 
 
 @pytest.mark.usefixtures("at_length")
-def test_an_operators_hold_is_everybodys(pair, komodor):
-    first, other = pair
+def test_an_operators_hold_is_everybodys(steady_pair, komodor):
+    first, other = steady_pair
     assert other.request("POST", "/v1/hold", b'{"reason": "maintenance"}')[0] == 200
     until(lambda: first.status()["destination"]["state"] == "held")
     assert give(first, "held back") == 201
@@ -217,8 +234,8 @@ def test_an_operators_hold_is_everybodys(pair, komodor):
 
 
 @pytest.mark.usefixtures("at_length")
-def test_every_gateway_tells_how_the_destination_stands_to_who_delivers(pair, komodor):
-    first, other = pair
+def test_every_gateway_tells_how_the_destination_stands_to_who_delivers(steady_pair, komodor):
+    first, other = steady_pair
     refused = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
     komodor.behave = lambda body: refused
     assert give(other, "waits") == 201
@@ -292,12 +309,13 @@ def test_behind_a_pooler_of_transactions_all_is_the_same(
             url = {"url": bouncer.url(database)}
             pair = [make_gateway("a", outbox=url), make_gateway("b", outbox=url)]
             given = [f"{n}" for n in range(40)]
-            assert {give(pair[n % 2], name) for n, name in enumerate(given)} == {201}
+            for n, name in enumerate(given):
+                hand_in(pair[n % 2], name)
             until(lambda: set(given) <= set(komodor.order))
-            (first,) = [gateway for gateway in pair if delivers(gateway)]
-            (other,) = [gateway for gateway in pair if gateway is not first]
+            until(lambda: any(map(delivers, pair)))
+            first, other = pair if delivers(pair[0]) else pair[::-1]
             first.kill()
-            assert give(other, "after") == 201
+            hand_in(other, "after")
             until(lambda: "after" in komodor.order)
             assert not unmarked_duplicates(komodor)
             assert other.stop() == 0
@@ -318,13 +336,13 @@ def test_a_second_agent_on_the_same_socket_is_refused(make_gateway):
 def run(gateway: AgentProcess, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "outboxd", *words, "-c", str(gateway.config)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=ENVIRON, check=False
+        command, capture_output=True, text=True, timeout=PATIENCE_S, env=ENVIRON, check=False
     )
 
 
 @pytest.mark.usefixtures("at_length")
-def test_commands_work_with_an_agent_and_by_the_database_without_one(pair, komodor):
-    first, other = pair
+def test_commands_work_with_an_agent_and_by_the_database_without_one(steady_pair, komodor):
+    first, other = steady_pair
     assert give(other, "a name") == 201
     until(lambda: "a name" in komodor.order)
     assert "Delivered by: this gateway" in run(first, "status").stdout
@@ -346,25 +364,31 @@ def test_gateways_of_two_accounts_on_one_database_take_hold_and_deliver_their_ow
     """A hold and an outage of one leave the other alone, and so does its end."""
     others = Receiver().start()
     try:
-        own = make_gateway("a")
+        own = make_gateway("a", delivery=STEADY)
         there = {"account": "other", "endpoint": others.endpoint}
         other = make_gateway("b", komodor=there)
+
+        def others_once() -> list[str]:
+            return list(dict.fromkeys(others.order))  # its lease is short, and may be lost
+
         same_key = ["one", "two"]
-        for name in same_key:
-            assert {give(gateway, name) for gateway in (own, other)} == {201}
-        until(lambda: komodor.order == others.order == same_key)
-        assert delivers(own)
-        assert delivers(other)
+        for count, name in enumerate(same_key, 1):
+            for gateway in (own, other):
+                hand_in(gateway, name)
+            until(lambda count=count: komodor.order == others_once() == same_key[:count])
+        until(lambda: delivers(own) and delivers(other))
         until(lambda: [g.status()["outbox"]["delivered"] for g in (own, other)] == [2, 2])
         # One is held by its operator, and then its Komodor refuses and is away.
         assert other.request("POST", "/v1/hold", b'{"reason": "maintenance"}')[0] == 200
-        assert {give(gateway, "held") for gateway in (own, other)} == {201}
+        for gateway in (own, other):
+            hand_in(gateway, "held")
         until(lambda: komodor.order[-1] == "held")
         assert own.status()["destination"]["state"] == "ok"
         others.behave = lambda body: b"HTTP/1.1 503 Away\r\nContent-Length: 0\r\n\r\n"
         assert other.request("POST", "/v1/release", b"{}")[0] == 200
         until(lambda: other.status()["destination"]["state"] == "backingOff")
-        assert {give(gateway, "away") for gateway in (own, other)} == {201}
+        for gateway in (own, other):
+            hand_in(gateway, "away")
         until(lambda: komodor.order[-1] == "away")
         assert own.status()["destination"]["state"] == "ok"
         assert other.status()["outbox"]["pending"] == 2
@@ -372,7 +396,7 @@ def test_gateways_of_two_accounts_on_one_database_take_hold_and_deliver_their_ow
             check_what_is_told(own, other)
         # With its own gateway gone nobody delivers for it; another of it does.
         other.kill()
-        assert give(own, "after") == 201
+        hand_in(own, "after")
         until(lambda: komodor.order[-1] == "after")
         others.behave = lambda body: OK
         make_gateway("c", komodor=there)

@@ -106,7 +106,7 @@ class Place:
             text=True,
             cwd=self.path,
             env={**ENVIRON, "PATH": path, "OUTBOXD_CONFIG": str(self.agent.config), **environ},
-            timeout=60,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

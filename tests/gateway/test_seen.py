@@ -239,7 +239,7 @@ def test_the_status_of_a_gateway_says_who_hands_in_and_who_is_refused_and_why(ma
     assert clock["aheadMs"] > HOUR_MS
     assert [one["reason"] for one in producer_of(gateway, "slow")["refused"]] == ["rate"]
     assert "wrong-and-secret" not in json.dumps(status)
-    screen = outboxd("status", "-c", str(gateway.agent.config), timeout_s=60.0).stdout.decode()
+    screen = outboxd("status", "-c", str(gateway.agent.config)).stdout.decode()
     for told in (
         f"https://127.0.0.1:{gateway.port}",
         "web: 2 taken",
@@ -263,7 +263,7 @@ def test_the_status_tells_what_of_a_gateway_cannot_be_used(gateway, tmp_path):
     (trouble,) = status["gateway"]["troubles"]
     assert "line 1" in trouble["message"]
     assert trouble["message"] in [one["message"] for one in status["findings"]]
-    screen = outboxd("status", "-c", str(gateway.agent.config), timeout_s=60.0).stdout.decode()
+    screen = outboxd("status", "-c", str(gateway.agent.config)).stdout.decode()
     assert trouble["message"] in screen
     gateway.tokens.write_text(text)
     gateway.agent.await_log("gateway.tokens_renewed")
