@@ -20,7 +20,7 @@ from outboxd.status import (
 )
 
 AXE = (resources.files("axe_core_python") / "axe.min.js").read_text()
-TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 def violations(page: Page) -> list[str]:
@@ -139,6 +139,30 @@ def test_every_view_of_the_sandboxs_page(sandbox_site, look, scheme) -> None:
     page.locator(".row").first.click()
     expect(page.get_by_role("dialog").locator(".sent")).to_be_visible()
     found["drawer"] = violations(page)
+    assert {view: told for view, told in found.items() if told} == {}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=str)
+def test_what_is_stale_can_still_be_read(
+    agent_site_of, event, settled, look, tmp_path, scheme, size
+) -> None:
+    site = agent_site_of(str(tmp_path / "outbox.db"))
+    try:
+        site.accept(event("Deployment", "one", details={"a": 1}), event("Backup", "two", "error"))
+        site.settle(settled.dead(2, int(time.time() * 1000)))
+        page = look(site.url, scheme, size)
+        page.locator(".row").first.click()
+        expect(page.get_by_role("dialog").locator(".sent")).to_be_visible()
+    finally:
+        site.close()
+    expect(page.locator(".drawer .stale-here")).to_have_text("No answer: this is how it stood.")
+    expect(page.locator("#live")).to_have_text("No answer")
+    found = {"drawer": violations(page)}
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    found["list"] = violations(page)
     assert {view: told for view, told in found.items() if told} == {}
 
 

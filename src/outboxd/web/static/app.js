@@ -127,9 +127,8 @@ function again() {
 }
 
 function paintActing() {
-  if (KIND !== 'agent') return;
   if (drawer.isOpen) drawer.repaint();
-  bulk.paint();
+  if (KIND === 'agent') bulk.paint();
 }
 
 /** Where a range ends now it moves, and so do the command and the export. */

@@ -100,6 +100,7 @@ export class Drawer {
           h('time', { datetime: new Date(at).toISOString(), title: full(at) }, dated(at)),
           h('span', { class: 'ago', 'data-ago': at }, ago(at))),
       ),
+      this.acting.isUnanswered ? h('p', { class: 'stale-here' }, 'No answer: this is how it stood.') : '',
       h('h2', { id: 'drawer-title' }, entry.eventType),
       h('p', { class: 'summary' }, entry.summary),
       why(entry),

@@ -19,8 +19,8 @@ export class Map {
     this.services.clear();
     this.spaces = [];
     const shown = inventory.total <= SHOWN_MAX;
-    this.element.replaceChildren(...inventory.clusters.map((cluster) => h('section', { class: 'cluster', 'aria-label': `Cluster ${cluster.name}` },
-      h('h4', {}, cluster.name, h('span', {}, 'CLUSTER')),
+    this.element.replaceChildren(...inventory.clusters.map((cluster) => h('div', { class: 'cluster', role: 'group', 'aria-label': `Cluster ${cluster.name}` },
+      h('p', { class: 'cluster-name' }, cluster.name, h('span', {}, 'CLUSTER')),
       h('div', { class: 'spaces' }, ...cluster.namespaces.map((space) => this.space(cluster.name, space, shown))))));
   }
 
@@ -32,8 +32,8 @@ export class Map {
       this.services.set(key(cluster, name, service), chip);
       return chip;
     });
-    return h('section', { class: 'space', 'aria-label': `Namespace ${name}` },
-      h('h5', {}, name, figure), shown ? h('ul', {}, ...chips) : '');
+    return h('div', { class: 'space', role: 'group', 'aria-label': `Namespace ${name}` },
+      h('p', { class: 'space-name' }, name, figure), shown ? h('ul', {}, ...chips) : '');
   }
 
   /** Marks these services; null marks none and dims none. */
