@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from outboxd.clock import Clock
 from outboxd.errors import DiskShort, OutboxFull, Refused
 from outboxd.outbox.model import Counts
+from outboxd.units import format_size
 
 SAMPLE_S = 1.0
 RETRY_AFTER_MAX_S = 300
@@ -190,8 +191,8 @@ class Admission:
 
     def _disk_refusal(self) -> DiskShort:
         return DiskShort(
-            f"the disk is short: {self.free_disk_bytes} bytes are free, "
-            f"{self._disk_free_min} must stay free",
+            f"the disk is short: {format_size(self.free_disk_bytes)} are free, "
+            f"{format_size(self._disk_free_min)} must stay free",
             "make room on the outbox's file system; intake resumes by itself",
             DISK_RETRY_AFTER_S,
         )
