@@ -346,7 +346,8 @@ def test_the_ranges_of_time_are_buttons(stocked, open_page) -> None:
     page.get_by_role("button", name="24h").click()
     expect(page.locator("#matched")).to_have_text("95")
     assert page.url.endswith("?last=24h")
-    with page.expect_request("**/v1/facets?*") as counting:
+    # The 24 hours, which may be counted once more meanwhile, have no end.
+    with page.expect_request(re.compile("/v1/facets[?].*until=")) as counting:
         page.get_by_role("button", name="Last night").click()
     expect(page.get_by_role("button", name="Last night")).to_have_attribute("aria-pressed", "true")
     asked = parse_qs(urlsplit(counting.value.url).query)
