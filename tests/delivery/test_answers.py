@@ -304,7 +304,7 @@ def unasked_before_the_second(loopback):
             go.wait(PATIENCE_S)
             connection.sendall(sized(b'{"unasked":1}'))
             wrote.set()
-            listener.settimeout(10)
+            listener.settimeout(PATIENCE_S)
             try:
                 other, _ = listener.accept()
             except TimeoutError:
@@ -584,10 +584,12 @@ def test_whatever_comes_the_next_request_gets_its_own_answer(loopback, full):
                 transport._request_timeout_s = 0.2
                 answer = await transport.send("wrong", b"{}")
                 decide(answer, 0, 60)
-                if answer.status is None:
+                if answer.fault is Fault.CONNECT_TIMEOUT:  # the machine was busy for so long
+                    assert not answer.sent
+                elif answer.status is None:
                     assert answer.fault in (Fault.LOST, Fault.GARBAGE, Fault.TIMEOUT), sent[-1]
                     assert answer.sent
-                transport._request_timeout_s = 30.0
+                transport._request_timeout_s = PATIENCE_S
                 body = b'{"n":%d}' % number
                 own = await transport.send(f"own-{number}", body)
                 if own.fault is Fault.LOST:  # the server closed behind a good answer

@@ -12,6 +12,7 @@ from outboxd.delivery.outcome import Fault
 from outboxd.delivery.tls import Tls, WatchedTls
 from outboxd.delivery.transport import Transport
 from outboxd.errors import ConfigError
+from outboxd.files import file_version
 
 pytestmark = pytest.mark.usefixtures("each_loop")
 
@@ -69,8 +70,11 @@ def test_authorities_taken_over_after_a_fault_are_told_to_who_looks_next(
 
 
 def test_an_authority_added_to_the_systems_folder_is_seen(system):
+    before = file_version(str(system.parent))
     watched = WatchedTls(Tls())
-    trustme.CA().cert_pem.write_to_path(system.with_name("0a1b2c3d.0"))
+    while file_version(str(system.parent)) == before:  # the file system's clock ticks coarsely
+        system.with_name("0a1b2c3d.0").unlink(missing_ok=True)
+        trustme.CA().cert_pem.write_to_path(system.with_name("0a1b2c3d.0"))
     assert watched.reread()
     assert not watched.reread()
 
@@ -83,8 +87,8 @@ def test_a_renewed_client_certificate_is_shown_without_a_fault_before(
 
     def renew(name):
         issued = authority.issue_cert(name)
-        key.write_bytes(issued.private_key_pem.bytes())
-        cert.write_bytes(issued.cert_chain_pems[0].bytes())
+        replace(key, issued.private_key_pem)
+        replace(cert, issued.cert_chain_pems[0])
 
     def script(writer, _number, _request):
         shown.append(writer.get_extra_info("peercert")["subjectAltName"][0][1])
@@ -104,7 +108,7 @@ def test_a_renewed_client_certificate_is_shown_without_a_fault_before(
             )
             transport = Transport(settings, "secret")
             assert (await transport.send("1", b"{}")).status == 201
-            key.write_bytes(authority.issue_cert("no.test").private_key_pem.bytes())
+            replace(key, authority.issue_cert("no.test").private_key_pem)
             for _ in range(2):  # it has not become right by having been told
                 with pytest.raises(ConfigError, match="client_cert"):
                     transport.reread_files()  # the key is there, its certificate not yet

@@ -43,7 +43,7 @@ class Background:
         self._loop.close()
 
     def _run(self, work):
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
 
 
 def agent_for(directory: Path, url: str, environ: dict[str, str], **komodor) -> AgentProcess:

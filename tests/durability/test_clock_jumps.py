@@ -154,11 +154,12 @@ def test_a_bounded_rate_stays_bounded(tmp_path, receiver, days):
     receiver.behave = behave
     agent = JumpingAgent(tmp_path, receiver, rate_max=20)
     agent.start()
-    summaries = {f"event {number}" for number in range(40)}
+    summaries = {f"event {number}" for number in range(60)}
     for summary in summaries:
         assert agent.post(summary)[0] == 201
     agent.jump(days * DAY_S)
     arrived(receiver, summaries)
-    # 40 at 20 a second; a burst of a second's worth is allowed once.
-    assert times_s[-1] - times_s[0] >= 0.9
+    # 60 at 20 a second take two, a burst of a second's worth being allowed once; half of
+    # it is for a machine that is late to see the first one.
+    assert times_s[-1] - times_s[0] >= 1.0
     assert agent.stop() == 0

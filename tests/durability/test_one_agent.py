@@ -111,8 +111,10 @@ def test_a_file_in_the_sockets_place_is_not_removed(tmp_path, receiver):
 def test_when_the_socket_was_replaced_the_stop_leaves_the_new_one(tmp_path, receiver):
     agent = agent_in(tmp_path / "agent", receiver)
     agent.start()
-    agent.socket.unlink()
     with socket.socket(socket.AF_UNIX) as other:
-        other.bind(str(agent.socket))
+        # In one step, and it answers: the agent, which looks, finds nothing to bind anew.
+        other.bind(str(tmp_path / "other"))
+        other.listen()
+        os.rename(tmp_path / "other", agent.socket)
         assert agent.stop() == 0
         assert agent.socket.exists()

@@ -6,15 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.clock import FakeClock
 from outboxd.outbox.model import Attempt, Incoming, Settlement
 from outboxd.outbox.sqlite.engine import SqliteEngine
+from outboxd.outbox.sqlite.rescue import diagnosis, recovery
 
 BODY = (
     b'{"eventType":"deploy","summary":"release 12","severity":"information",'
     b'"scope":{"clusters":["a"]},"details":{"n":1.10}}'
 )
+
+
+@pytest.fixture(autouse=True)
+def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start looks and salvages for some time and leaves the rest for later: that time is
+    not over on a busy machine, but where a test says so."""
+    monkeypatch.setattr(recovery, "FOREGROUND_S", PATIENCE_S)
+    monkeypatch.setattr(diagnosis, "_PART_CHECK_S", PATIENCE_S)
 
 
 @pytest.fixture

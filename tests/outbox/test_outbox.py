@@ -297,7 +297,7 @@ def test_an_offer_that_is_taken_back_too_late_is_waited_for(path, clock, event):
         claim = offer(outbox)
         engine.gate, engine.committing = threading.Event(), threading.Event()
         accepted = outbox.accept([event("a")])
-        await asyncio.to_thread(engine.committing.wait, 10)
+        await asyncio.to_thread(engine.committing.wait, PATIENCE_S)
         taking = asyncio.create_task(outbox.take_claimed(claim))
         await asyncio.sleep(0)
         assert not taking.done()

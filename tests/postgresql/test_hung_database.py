@@ -79,8 +79,8 @@ def test_a_start_waits_for_no_database_that_hangs(node, fleet, only_full):
         await_logged(gateway, "database.waited_for")
         with node.hanging():
             assert gateway.wait() == 75
-        gateway.start(ready=False)
         before = gateway.log_text().count("database.waited_for")
+        gateway.start(ready=False)
         ends_s = time.monotonic() + NOTICED_S
         while gateway.log_text().count("database.waited_for") == before:
             assert time.monotonic() < ends_s

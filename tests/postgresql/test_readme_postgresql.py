@@ -87,10 +87,10 @@ def test_two_gateways_in_the_readmes_words(template, tmp_path, need, only_full):
                 assert receipt["status"] == "accepted"
             assert not receiver.arrivals, "the hold went along"
             two.run("outboxd release")
-            two.run(f"outboxd wait {held.strip()} --timeout 30s")
+            two.run(f"outboxd wait {held.strip()} --timeout 90s")
             one.agent.kill()
             id = two.run("outboxd emit after 'the first one died'").strip()
-            two.run(f"outboxd wait {id} --timeout 60s")
+            two.run(f"outboxd wait {id} --timeout 90s")
             assert receiver.arrivals["the first one died"] == [False]
     finally:
         for host in hosts:

@@ -201,6 +201,11 @@ class Campaign:
             gateway.signal(signal.SIGTERM)
             came_by = gateway.await_stopped(COMES_BY_S)
         launched = self._judged(gateway) if came_by else None
+        ends_s = time.monotonic() + NOTICED_S
+        while not gateway.has_ended():  # it may come by there later
+            assert time.monotonic() < ends_s, self.two.logs()
+            gateway.resume()
+            time.sleep(0.05)
         gateway.wait()
         gateway.start()
         return launched
@@ -216,17 +221,27 @@ class Campaign:
             gateway.resume()
             came_by = gateway.await_stopped(COMES_BY_S)
         if not came_by:
-            gateway.order("stop at nothing")
+            self._call_off(gateway)
         return self._judged(gateway) if came_by else None
 
     def _comes_by(self, gateway: Gateway, order: str) -> bool:
         gateway.order(f"stop {order}")
         if gateway.await_stopped(COMES_BY_S):
             return True
-        gateway.order("stop at nothing")
-        if gateway.await_stopped(0.1):
-            gateway.resume()
+        self._call_off(gateway)
         return False
+
+    def _call_off(self, gateway: Gateway) -> None:
+        """No stop any more, and where it comes by just now it goes on."""
+        gateway.order("stop at nothing")
+        heard = gateway.directory / "heard"
+        heard.unlink(missing_ok=True)
+        gateway.order(f"turns {heard}")
+        ends_s = time.monotonic() + NOTICED_S
+        while (not heard.exists() or gateway.is_stopped()) and not gateway.has_ended():
+            assert time.monotonic() < ends_s, self.two.logs()
+            gateway.resume()
+            time.sleep(0.02)
 
     def _judged(self, gateway: Gateway) -> list[str]:
         """Another takes over, it goes on: what it launches then without the lease."""

@@ -77,15 +77,21 @@ class Node:
     def postmaster(self) -> int:
         return int((self.data / "postmaster.pid").read_text().split("\n")[0])
 
-    def processes(self) -> list[int]:
-        """The postmaster, and all that it started."""
+    def _frozen(self) -> list[int]:
+        """The postmaster, stopped so that it starts nobody more, and all that it started."""
         first = self.postmaster()
+        with suppress(ProcessLookupError):
+            os.kill(first, signal.SIGSTOP)
+        ends_s = time.monotonic() + READY_S
+        while _state(first) not in ("T", "Z", ""):
+            assert time.monotonic() < ends_s
+            time.sleep(0.002)
         found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(first)], capture_output=True)
         return [first, *map(int, found.stdout.split())]
 
     def kill(self) -> None:
         """As a host that goes down: nobody says goodbye to anybody."""
-        for pid in self.processes():
+        for pid in self._frozen():
             with_suppressed_kill(pid)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         (self.home / f".s.PGSQL.{self.port}").unlink(missing_ok=True)
@@ -95,7 +101,7 @@ class Node:
     def hanging(self) -> Iterator[None]:
         """As on a disk that answers no more: connections stay, and nobody says anything.
         Whoever connects meanwhile is not even refused."""
-        processes = self.processes()
+        processes = self._frozen()
         for pid in processes:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)

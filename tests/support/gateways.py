@@ -80,10 +80,13 @@ class Gateway(AgentProcess):
     def await_stopped(self, timeout_s: float = PATIENCE_S) -> bool:
         ends_s = time.monotonic() + timeout_s
         while time.monotonic() < ends_s:
-            if self._state() == "T":
+            if self.is_stopped():
                 return True
             time.sleep(0.005)
         return False
+
+    def is_stopped(self) -> bool:
+        return self._state() == "T"
 
     def has_ended(self) -> bool:
         """Whether `wait` would not wait."""
@@ -189,12 +192,14 @@ class Fleet:
         return "\n".join(f"--- {g.name}\n{g.log_text()[-3000:]}" for g in self.gateways)
 
     def await_delivered(self, timeout_s: float = PATIENCE_S) -> None:
-        """Until nothing is pending any more."""
-        ends_s = time.monotonic() + timeout_s
+        """Until nothing is pending any more; for so long none may be delivered meanwhile."""
+        fewest: int | None = None
         while True:
             ((pending,),) = self.sql("SELECT count(*) FROM states WHERE state = 'pending'")
             if not pending:
                 return
+            if fewest is None or pending < fewest:
+                fewest, ends_s = pending, time.monotonic() + timeout_s
             assert time.monotonic() < ends_s, f"{pending} still pending\n{self.logs()}"
             time.sleep(0.05)
 
@@ -260,6 +265,7 @@ class Producers:
         self.receipts: list[str] = []
         self.receipted_s: list[float] = []
         self.refusals: dict[int, int] = {}
+        self._refused = [0] * count  # each of them, how often
         self.errors: list[str] = []
         self.unanswered = 0
         self._gateways = gateways
@@ -289,6 +295,14 @@ class Producers:
             assert time.monotonic() < ends_s, f"no receipts; refused: {self.refusals}"
             time.sleep(0.005)
 
+    def await_refused(self) -> None:
+        """Until each of them has been refused once more: then whatever was answered to what
+        it had asked before is counted."""
+        before, ends_s = list(self._refused), time.monotonic() + PATIENCE_S
+        while not all(now > then for now, then in zip(self._refused, before, strict=True)):
+            assert time.monotonic() < ends_s, f"not all are refused: {self.refusals}"
+            time.sleep(0.005)
+
     def _work(self, number: int) -> None:
         at, connection, count = number % 2, None, 0
         while not self._stop.is_set():
@@ -308,10 +322,11 @@ class Producers:
                 else:
                     status = response.status
                 if status in (200, 201):
+                    self.receipted_s.append(time.monotonic())  # before: who counts looks there
                     self.receipts.append(summary)
-                    self.receipted_s.append(time.monotonic())
                     break
                 if status:
+                    self._refused[number] += 1
                     self.refusals[status] = self.refusals.get(status, 0) + 1
                     if status not in (503, 507):
                         self.errors.append(f"{status} {told!r}")

@@ -60,7 +60,7 @@ class Server:
         self.run("pg_ctl", "-D", str(self.data), "-m", mode, "-w", "stop")
 
     def url(self, database: str = "postgres") -> str:
-        return f"host={self.sockets} dbname={database} user=postgres"
+        return f"host={self.sockets} dbname={database} user=postgres connect_timeout=60"
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         with psycopg.connect(self.url(database), autocommit=True) as connection:

@@ -87,7 +87,7 @@ def test_what_comes_in_after_a_move_is_new_and_a_known_key_is_known(filled, data
 
 def test_a_database_that_a_gateway_has_is_refused(database, tmp_path, capsys):
     url = database()
-    gateway = PostgresEngine(url, lease_s=1)
+    gateway = PostgresEngine(url, lease_s=600)
     gateway.take_lease()
     try:
         assert main(["move", url, str(tmp_path / "to.db")]) == 75

@@ -31,6 +31,8 @@ def without_standby(server):
         while server.shown("synchronous_standby_names") != name:
             assert time.monotonic() < end_s
             time.sleep(0.02)
+        # Commits wait from when the checkpointer has read the setting, and not before.
+        server.execute("CHECKPOINT")
 
     standby("nobody")
     yield
@@ -79,12 +81,12 @@ def test_the_servers_clock_is_every_gateways(url, event, monkeypatch, wrong_by_s
     clock = CorrectedClock()
     assert abs(clock.wall_ms() - true_ns() / 1e6) > 3_000_000
     engine = PostgresEngine(url, clock)
-    assert abs(clock.wall_ms() - true_ns() / 1e6) < 5000
+    assert abs(clock.wall_ms() - true_ns() / 1e6) < 60_000
     monkeypatch.setattr(time, "time_ns", lambda: 0)  # somebody sets it while it runs
-    assert abs(clock.wall_ms() - true_ns() / 1e6) < 5000
-    clock.correct(clock.wall_ms() + 60_000)  # another server was promoted
+    assert abs(clock.wall_ms() - true_ns() / 1e6) < 60_000
+    clock.correct(clock.wall_ms() + 600_000)  # another server was promoted
     engine.look_around()
-    assert abs(clock.wall_ms() - true_ns() / 1e6) < 5000
+    assert abs(clock.wall_ms() - true_ns() / 1e6) < 60_000
     engine.close()
 
 

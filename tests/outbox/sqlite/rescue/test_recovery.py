@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.outbox.model import DestinationHold, Incoming
 from outboxd.outbox.outbox import Outbox
@@ -267,6 +268,7 @@ KILLED = """
 import os, signal, sys
 from outboxd.outbox.sqlite.rescue import recovery
 from outboxd.outbox.sqlite.opening import open_outbox
+recovery.FOREGROUND_S = 1e9  # each run comes to the same lines, however long it takes
 path, step = sys.argv[1], int(sys.argv[2])
 seen = 0
 def tracer(frame, event, arg):
@@ -305,7 +307,7 @@ def test_a_start_killed_at_any_line_of_the_recovery_is_repeated_without_loss(
     def run(directory: Path, step: int) -> subprocess.CompletedProcess[str]:
         shutil.copytree(source.parent, directory)
         command = [sys.executable, "-c", KILLED, str(directory / source.name), str(step)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
 
     lines = int(run(tmp_path / "all", 0).stdout)
     steps = random.Random(seed).sample(range(1, lines), 60 if full else 4)
