@@ -8,14 +8,18 @@ import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from outboxd.clock import FakeClock
 from outboxd.outbox.engine import SearchLimits
 from outboxd.outbox.mentions import Texts
 from outboxd.outbox.model import Attempt, EntryChange, EntryFilter, Incoming, Settlement
 from outboxd.outbox.outbox import Outbox
+from outboxd.outbox.sqlite import query
 from outboxd.outbox.sqlite.engine import SqliteEngine
 from outboxd.web import outbox_index, searches
 from outboxd.web.outbox_index import OutboxIndex
+from outboxd.web.pace import IDLE_SLICE_S, SLICE_S
 from outboxd.web.tally import BLOCK_ROWS
 
 NOW = 1_750_000_000_000
@@ -203,6 +207,32 @@ def test_every_look_is_at_a_small_part_so_that_the_writer_can_go_on(tmp_path) ->
             await index.catch_up(30)
             assert max(seen) <= BLOCK_ROWS + 1
             assert sum(seen) > entries
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("slice_s", "most"), [(IDLE_SLICE_S, 256), (SLICE_S, 128)])
+def test_beside_traffic_half_as_much_is_read_at_once(
+    tmp_path, monkeypatch, slice_s: float, most: int
+) -> None:
+    monkeypatch.setattr(outbox_index.Pace, "slice_s", slice_s)
+    monkeypatch.setattr(query, "SLICE_S", 3600.0)  # a busy machine reads even less
+    read: list[int] = []
+    index_rows = SqliteEngine.index_rows
+
+    def noted(engine, seqs):
+        rows = index_rows(engine, seqs)
+        read.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(SqliteEngine, "index_rows", noted)
+
+    async def main() -> None:
+        async with opened(str(tmp_path / "outbox.db")) as (outbox, index, _):
+            await outbox.accept([item(n) for n in range(3 * BLOCK_ROWS)])
+            await index.catch_up(30)
+            assert len(index.tally) == 3 * BLOCK_ROWS
+            assert max(read) == most
 
     asyncio.run(main())
 

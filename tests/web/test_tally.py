@@ -12,7 +12,8 @@ import pytest
 
 from outboxd.outbox.model import UNLISTED, EntryFilter
 from outboxd.outbox.model import IndexRow as Row
-from outboxd.web.tally import BLOCK_ROWS, DIMENSIONS, Tally
+from outboxd.web import tally as tally_room
+from outboxd.web.tally import BLOCK_ROWS, DIMENSIONS, VALUES_MAX, Tally
 
 TYPES = ("backup", "deploy", "cron")
 STATES = ("pending", "delivered", "dead")
@@ -186,7 +187,7 @@ def test_a_block_that_is_put_again_replaces_what_was_known_of_it() -> None:
     assert facets.values["state"] == [("delivered", len(rows))]
     tally.put(0, ())
     assert len(tally) == 0
-    assert tally.span is None
+    assert asyncio.run(tally.span()) is None
 
 
 def test_too_many_kinds_of_events_are_counted_together_and_said_so() -> None:
@@ -285,3 +286,52 @@ def test_a_long_answer_leaves_the_loop_to_others() -> None:
         return turns
 
     assert asyncio.run(main()) > 5
+
+
+def test_the_most_frequent_values_are_shown_whatever_their_order() -> None:
+    counts = {f"type {number}": 1 + number * 7919 % 13 for number in range(3 * VALUES_MAX)}
+    types = [name for name, count in counts.items() for _ in range(count)]
+    random.Random(5).shuffle(types)
+    tally = Tally()
+    put_all(tally, [plain_row(seq, name) for seq, name in enumerate(types, 1)])
+    facets = asyncio.run(tally.facets(EntryFilter()))
+    by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    assert facets.values["type"] == by_count[:VALUES_MAX]
+    assert facets.distinct["type"] == len(counts)
+
+
+PIECE_MAX = 2 * max(BLOCK_ROWS, VALUES_MAX)
+
+
+def of_a_piece(function):
+    """A builtin that goes through all that it is given, and may not be given much."""
+
+    def bounded(*given, **named):
+        if len(given) > 1:
+            return function(*given, **named)
+        items = list(given[0])
+        assert len(items) <= PIECE_MAX, f"{function.__name__} of {len(items)} at once"
+        return function(items, **named)
+
+    return bounded
+
+
+def test_nothing_is_gone_through_in_one_piece(monkeypatch) -> None:
+    """What a builtin does no rest interrupts: so it is given few at a time."""
+    count = 3 * PIECE_MAX
+    tally = Tally()
+    for number in range(count):
+        tally.put(number, [plain_row(number * BLOCK_ROWS + 1, f"type {number}")])
+    for function in (min, max, sum, sorted):
+        monkeypatch.setattr(tally_room, function.__name__, of_a_piece(function), raising=False)
+
+    async def main() -> None:
+        first_at, last_at = await tally.span() or (0, 0)
+        assert (first_at, last_at) == (1, (count - 1) * BLOCK_ROWS + 1)
+        assert (await tally.facets(EntryFilter())).distinct["type"] == count
+        histogram = await tally.histogram(EntryFilter(), first_at, last_at + 1, BLOCK_ROWS)
+        assert sum(histogram.counts["error"]) == count
+
+    asyncio.run(main())
+    with pytest.raises(AssertionError, match="at once"):
+        tally_room.sorted(range(count))

@@ -52,7 +52,7 @@ class SandboxSource:
     ) -> Json:
         await self._catch_up()
         now = self._sandbox.clock.wall_ms()
-        span = self._tally.span or (now, now)
+        span = await self._tally.span() or (now, now)
         low, high, step_ms = axis(
             span[0] if since is None else since,
             max(now, span[1] + 1) if until is None else until,

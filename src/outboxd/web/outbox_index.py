@@ -28,7 +28,7 @@ from outboxd.clock import Clock
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.mentions import Texts
 from outboxd.outbox.model import IndexRow, Place, State, Unsettled, UnsettledSums
-from outboxd.web.pace import Pace, ReadableOutbox
+from outboxd.web.pace import IDLE_SLICE_S, Pace, ReadableOutbox
 from outboxd.web.searches import Searches
 from outboxd.web.tally import BLOCK_ROWS, Tally
 from outboxd.web.text_scan import TextScan
@@ -167,13 +167,14 @@ class OutboxIndex:
         return await self._pace.read(self._outbox, verb)
 
     async def _read_block(self, number: int) -> list[IndexRow]:
-        start, stop = number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS
+        at_once = round(BLOCK_ROWS * self._pace.slice_s / IDLE_SLICE_S)
+        stop = (number + 1) * BLOCK_ROWS
         rows: list[IndexRow] = []
-        while some := await self._index_rows(range(start, stop)):
-            rows += some
-            start = some[-1].seq + 1
-            if start >= stop:
-                break
+        for start in range(number * BLOCK_ROWS, stop, at_once):
+            part = range(start, min(start + at_once, stop))
+            while part and (some := await self._index_rows(part)):
+                rows += some
+                part = range(some[-1].seq + 1, part.stop)
         return rows
 
     async def _index_rows(self, seqs: range) -> list[IndexRow]:

@@ -135,7 +135,7 @@ class OutboxSource:
         complete = await self._index.catch_up(BUDGET_S)
         matches, searched = await self._matches(where)
         now = self._clock.wall_ms()
-        span = self._index.tally.span or (now, now)
+        span = await self._index.tally.span() or (now, now)
         low, high, step_ms = axis(
             span[0] if since is None else since,
             max(now, span[1] + 1) if until is None else until,

@@ -11,8 +11,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from outboxd.outbox.engine import Engine
 from outboxd.outbox.mentions import Texts
-from outboxd.web.pace import Pace, ReadableOutbox
+from outboxd.web.pace import IDLE_SLICE_S, Pace, ReadableOutbox
 from outboxd.web.text_scan import TextScan
 
 WANTED_S = 3.0  # a page asks again sooner than this
@@ -40,7 +41,7 @@ class Searches:
         self._asked_s[texts] = self._monotonic_s()
         while len(self._scans) > TEXTS_KEPT:
             self._drop(next(iter(self._scans)))
-        await self._outbox.read(scan.step)  # what came in since, at least
+        await self._outbox.read(self._step(scan))  # what came in since, at least
         end_s = time.monotonic() + budget_s
         while not scan.is_done and time.monotonic() < end_s:
             if self._running is None or self._running.done():
@@ -69,7 +70,11 @@ class Searches:
     async def _run(self) -> None:
         while wanted := self._wanted():
             for scan in wanted:
-                await self._pace.read(self._outbox, scan.step)
+                await self._pace.read(self._outbox, self._step(scan))
+
+    def _step(self, scan: TextScan) -> Callable[[Engine], bool]:
+        part = self._pace.slice_s / IDLE_SLICE_S
+        return lambda engine: scan.step(engine, part)
 
     def _wanted(self) -> list[TextScan]:
         since_s = self._monotonic_s() - WANTED_S

@@ -14,7 +14,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 from outboxd.outbox.model import EntryFilter, IndexRow
@@ -74,6 +75,9 @@ class TimeHistogram(NamedTuple):
         }
 
 
+_FIRST_AT, _LAST_AT = attrgetter("first_at"), attrgetter("last_at")
+
+
 class _Block:
     """Some neighbouring entries: a column a field."""
 
@@ -115,13 +119,14 @@ class Tally:
         """Whether there were more groups than are told apart."""
         return self._groups.limited
 
-    @property
-    def span(self) -> tuple[int, int] | None:
+    async def span(self) -> tuple[int, int] | None:
         """When the first and the last of the entries were received."""
-        if not self._blocks:
-            return None
-        blocks = self._blocks.values()
-        return min(b.first_at for b in blocks), max(b.last_at for b in blocks)
+        slices = Slices(self._pace)
+        blocks, ends = iter(list(self._blocks.values())), set[int]()
+        while some := list(islice(blocks, BLOCK_ROWS)):
+            await slices.rest()
+            ends |= {min(map(_FIRST_AT, some)), max(map(_LAST_AT, some))}
+        return (min(ends), max(ends)) if ends else None
 
     def put(self, number: int, rows: Sequence[IndexRow]) -> None:
         """Replace a block by what it holds now; without rows it is forgotten."""
@@ -138,10 +143,12 @@ class Tally:
 
     def forget_unused(self) -> bool:
         """Start afresh where most groups stand empty; True: every block must be put again."""
-        used = sum(1 for count in self._totals.values() if count > 0)
-        if not self.limited or used > len(self._groups) // 2:
+        if not self.limited:
             return False
-        self._blocks.clear()
+        used = sum(1 for count in self._totals.values() if count > 0)
+        if used > len(self._groups) // 2:
+            return False
+        self._blocks = {}  # who counts goes on with those that are of the old groups
         self._groups = self._new_groups()
         self._totals = Counter()
         return True
@@ -175,7 +182,8 @@ class Tally:
                 await slices.rest()
                 for value in groups.sets[place]:
                     values[value] += count
-            shown[name], distinct[name] = _most_frequent(values, wanted[index]), len(values)
+            shown[name] = await _most_frequent(values, wanted[index], slices)
+            distinct[name] = len(values)
         return Facets(matched, len(self), groups.limited, shown, distinct)
 
     async def histogram(
@@ -198,9 +206,11 @@ class Tally:
             for severity, of_severity in enumerate(counts):
                 of_severity[bucket] += severities.count(severity)
 
-        for number, block in list(self._blocks.items()):
+        blocks = self._blocks
+        for number in list(blocks):
             await slices.rest()
-            if block.last_at < since or block.first_at >= until:
+            block = blocks.get(number)
+            if block is None or block.last_at < since or block.first_at >= until:
                 continue
             if matches is not None:
                 chosen = matches.get(number, 0)
@@ -225,9 +235,11 @@ class Tally:
         low = since if since is not None else -(2**62)
         high = until if until is not None else 2**62
         totals: Counter[int] = Counter()
-        for number, block in list(self._blocks.items()):
+        blocks = self._blocks
+        for number in list(blocks):
             await slices.rest()
-            if block.last_at < low or block.first_at >= high:
+            block = blocks.get(number)
+            if block is None or block.last_at < low or block.first_at >= high:
                 continue
             if matches is not None:
                 rows = _rows_at(block, matches.get(number, 0))
@@ -354,10 +366,13 @@ def _wanted(where: EntryFilter) -> tuple[_Choice, ...]:
     )
 
 
-def _most_frequent(counter: Counter[str], choice: _Choice) -> list[tuple[str, int]]:
+async def _most_frequent(
+    counter: Counter[str], choice: _Choice, slices: Slices
+) -> list[tuple[str, int]]:
     """The values to show: the most frequent, and whatever is chosen, be it at 0."""
-    least = sorted(counter.values(), reverse=True)[:VALUES_MAX][-1:] or [0]
-    frequent = [item for item in counter.items() if item[1] >= least[0]]
-    shown = sorted(frequent, key=lambda item: (-item[1], item[0]))[:VALUES_MAX]
+    items, shown = iter(counter.items()), list[tuple[str, int]]()
+    while some := list(islice(items, VALUES_MAX)):
+        await slices.rest()
+        shown = sorted(shown + some, key=lambda item: (-item[1], item[0]))[:VALUES_MAX]
     missing = sorted((choice.wanted | choice.unwanted) - {value for value, _ in shown})
     return shown + [(value, counter.get(value, 0)) for value in missing]

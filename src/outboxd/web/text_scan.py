@@ -45,9 +45,10 @@ class TextScan:
         self._again[block] = block * BLOCK_ROWS
         self.is_done = False
 
-    def step(self, engine: Engine) -> bool:
-        """Look for a few milliseconds; whether everything has been looked at."""
-        self.is_done = self._step(engine, perf_counter() + engine.search_limits.look_s)
+    def step(self, engine: Engine, part: float = 1.0) -> bool:
+        """Look for as long as the engine allows, or a part of it; whether everything has
+        been looked at."""
+        self.is_done = self._step(engine, perf_counter() + engine.search_limits.look_s * part)
         return self.is_done
 
     def below(self, seq: int, count: int) -> list[int]:
