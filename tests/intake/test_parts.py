@@ -100,11 +100,11 @@ def test_retry_after_is_the_estimated_time_until_the_low_watermark(drained, seco
 
 
 def test_the_disk_is_asked_at_most_once_a_second():
-    world = World(free=100)
-    with pytest.raises(DiskShort) as caught:
+    world = World(free=3 << 29, disk_free_min=2 << 30)
+    with pytest.raises(DiskShort, match=r"1\.5GiB are free, 2GiB must stay free") as caught:
         world.admission.reserve(1)
     assert 1 <= caught.value.retry_after_s <= 300
-    world.free = 1000
+    world.free = 3 << 30
     with pytest.raises(DiskShort):
         world.admission.reserve(1)
     world.clock.advance(1)

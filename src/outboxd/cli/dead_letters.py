@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,11 +12,12 @@ import msgspec
 from outboxd.cli import render
 from outboxd.cli.events import EventPages, filters, list_entries, show
 from outboxd.cli.queue import Queue, open_queue, resolve_id
-from outboxd.cli.rows import ListedEntry, one_line, read_entry
+from outboxd.cli.rows import ListedEntry, Params, one_line, read_entry
 from outboxd.errors import EX_OK, EventError, OutboxdError, UnknownId, UsageError
 from outboxd.outbox.model import EntryChange
 from outboxd.producer.command_line import Arguments
 from outboxd.producer.messages import report
+from outboxd.times import rfc3339
 
 PROGRESS_FROM = 200  # fewer are done before anyone could read it
 
@@ -78,10 +80,13 @@ def _change(queue: Queue, arguments: Arguments, change: EntryChange, done: str) 
         raise UsageError("filters go with --all, not with ids", "leave out one of them")
     if not arguments.all:
         return _change_each(queue, arguments, change, done)
-    if change is EntryChange.DROP and not arguments.yes and not _confirmed(queue, arguments):
-        print("nothing was dropped", file=sys.stderr)
-        return EX_OK
-    count = queue.change_dead(change, filters(arguments, "dead"))
+    wanted = filters(arguments, "dead")
+    if change is EntryChange.DROP and not arguments.yes:
+        wanted = _known_by_now(wanted)
+        if not _confirmed(queue, wanted):
+            print("nothing was dropped", file=sys.stderr)
+            return EX_OK
+    count = queue.change_dead(change, wanted)
     print(f"{_letters(count)} {done}")
     return EX_OK
 
@@ -103,7 +108,15 @@ def _change_each(queue: Queue, arguments: Arguments, change: EntryChange, done: 
     return EX_OK if failure is None else failure.exit_code
 
 
-def _confirmed(queue: Queue, arguments: Arguments) -> bool:
+def _known_by_now(wanted: Params) -> Params:
+    """The filters without what comes in while somebody reads the question: its number
+    does not mean that."""
+    if any(name == "until" for name, _ in wanted):
+        return wanted
+    return [*wanted, ("until", rfc3339(time.time_ns() // 1_000_000))]
+
+
+def _confirmed(queue: Queue, wanted: Params) -> bool:
     """Whether the person at the terminal typed how many would be lost.
 
     Raises:
@@ -114,7 +127,7 @@ def _confirmed(queue: Queue, arguments: Arguments) -> bool:
             "dead-letters drop --all asks for the number of events, and here is no terminal",
             "give --yes if you mean it",
         )
-    count = sum(1 for _ in EventPages(queue, filters(arguments, "dead")))
+    count = sum(1 for _ in EventPages(queue, wanted))
     if not count:
         return True
     print(f"This removes {_letters(count)} for good. Type the number to go on: ", end="",
