@@ -87,7 +87,7 @@ READER = """
 import contextlib, io, json, resource, sys, time
 from outboxd.cli.main import main
 import outboxd.cli.agent as agent, outboxd.cli.answers as answers
-agent.TIMEOUT_S = agent.BULK_TIMEOUT_S = agent.THROUGH_TIMEOUT_S = 0.5
+agent.TIMEOUT_S = agent.BULK_TIMEOUT_S = agent.OVER_NETWORK_TIMEOUT_S = 0.5
 answers.ANSWER_BYTES_MAX = 1 << 20
 {patch}
 for line in sys.stdin:

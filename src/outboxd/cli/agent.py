@@ -37,7 +37,7 @@ TIMEOUT_S = 15.0
 # For a change of very many entries: 200,000 take some 20 s.
 BULK_TIMEOUT_S = 900.0
 # The agent itself asks over the network, as long as its request_timeout allows.
-THROUGH_TIMEOUT_S = 120.0
+OVER_NETWORK_TIMEOUT_S = 120.0
 COPY_CHUNK_BYTES = 256 * 1024
 
 _T = TypeVar("_T")
@@ -79,6 +79,7 @@ class AgentQueue:
 
     def check(self) -> list[Finding]:
         """What the agent finds of its surroundings; raises UnknownId where it cannot say."""
+        self._connection.set_timeout(min(OVER_NETWORK_TIMEOUT_S, self._longest_s))
         found = self._read(self._ask("GET", "/v1/check"), answers.Findings).findings
         return [Finding(s.level, s.name, s.told, s.hint, s.exit_code) for s in found]
 
@@ -106,7 +107,7 @@ class AgentQueue:
 
     def through(self, id: str) -> Through:
         """What became of a delivered entry behind a gateway; raises UnknownId."""
-        self._connection.set_timeout(min(THROUGH_TIMEOUT_S, self._longest_s))
+        self._connection.set_timeout(min(OVER_NETWORK_TIMEOUT_S, self._longest_s))
         answer = self._ask("GET", f"/v1/events/{quote(id, safe='')}/through")
         found = self._read(answer, answers.Through)
         return Through(found.state, found.reason)

@@ -16,6 +16,8 @@ import threading
 import pytest
 from support.waiting import PATIENCE_S
 
+from outboxd.cli import agent
+from outboxd.cli.agent import AgentQueue
 from outboxd.outbox.sqlite.opening import open_offline
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
@@ -363,6 +365,16 @@ def test_check_finds_nothing_wrong(world):
     for name in ("configuration", "outbox", "spool", "disk", "agent", "DNS", "clock", "API key"):
         assert re.search(rf"^ok +{name}", done.out, re.MULTILINE), name
     assert "any-key" not in done.out
+
+
+def test_check_waits_for_the_agents_own_look_longer_than_for_an_answer(world, monkeypatch):
+    """That asks over the network, where each wait has an end of its own."""
+    monkeypatch.setattr(agent, "TIMEOUT_S", 0.05)
+    queue = AgentQueue(str(world.socket))
+    try:
+        assert "API key" in {finding.name for finding in queue.check()}
+    finally:
+        queue.close()
 
 
 def test_check_says_that_the_key_was_refused(world):
