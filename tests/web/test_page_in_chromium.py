@@ -17,6 +17,7 @@ from playwright.sync_api import APIResponse, Page, Route, expect
 from support.waiting import PATIENCE_S
 
 from outboxd.outbox.model import EntryChange
+from outboxd.web import outbox_index
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -281,6 +282,29 @@ def test_what_comes_while_the_first_rows_are_on_their_way_is_shown_after_them(
     ((look, rows_of_before),) = looks
     look.fulfill(response=rows_of_before)
     expect(rows(page)).to_have_count(2)
+
+
+@pytest.mark.long
+def test_counts_that_came_late_are_not_taken_for_newer_than_they_are(
+    agent_site, event, open_page, monkeypatch
+) -> None:
+    """The agent answers for a while with what it saw last."""
+    monkeypatch.setattr(outbox_index, "REFRESH_MIN_S", 1.4)
+    agent_site.accept(event("Deployment", "the first"))
+    page = open_page("about:blank")
+    asked: list[Route] = []
+    counting = re.compile("/v1/(facets|histogram)")
+    page.route(counting, lambda route: asked.append(route), times=2)
+    page.goto(agent_site.url)
+    expect(page.locator("#status")).to_contain_text("1 waiting")
+    while len(asked) < 2:
+        page.wait_for_timeout(20)
+    page.wait_for_timeout(1200)
+    for route in asked:
+        route.continue_()
+    expect(page.locator("#matched")).to_have_text("1")
+    agent_site.accept(event("Deployment", "the second"))
+    expect(page.locator("#matched")).to_have_text("2")
 
 
 def test_new_events_do_not_move_what_is_being_read(agent_site, event, settled, open_page) -> None:

@@ -22,7 +22,9 @@ import { moveNothing, showStale, showStatus } from './topbar.js';
 import { address, apiQuery, bounds, chosen, KIND, RANGES, read, sameEvents, withValue } from './view.js';
 
 const TYPING_MS = 250;
-const COUNTS_MIN_MS = 1500; // between two counts because of changes
+// From counts to the next ones because of changes. Counts may be half a second old when
+// they come: the program looks for changes no more often.
+const COUNTS_MIN_MS = 1500;
 const PARTIAL_MS = 350; // until an answer that was not complete is asked for again
 
 let view = read();
@@ -139,14 +141,16 @@ function paintMoments() {
 
 // --- counts and pictures ---
 
-let countedAt = 0;
+let countedAt = 0; // when the last counts came
 let countTimer = null;
+let counting = null; // the counts that are on their way
+let isOld = false; // something changed since counts were asked for because of changes
 
 async function counts() {
   clearTimeout(countTimer);
   countTimer = null;
   if (document.hidden) return;
-  countedAt = Date.now();
+  const own = counting = {};
   paintMoments();
   const query = apiQuery(view);
   const withBuckets = new URLSearchParams(query);
@@ -165,6 +169,14 @@ async function counts() {
   } catch (error) {
     if (!isStale(error)) setText(byId('matched'), '');
   }
+  if (own !== counting) return;
+  counting = null;
+  countedAt = Date.now();
+  if (isOld) countSoon();
+}
+
+function countSoon() {
+  if (!counting) countTimer ??= setTimeout(countChanges, Math.max(0, countedAt + COUNTS_MIN_MS - Date.now()));
 }
 
 /** How far a search has come: what is slow looks slow. */
@@ -178,12 +190,15 @@ function changed() {
   if (document.hidden) return;
   list.refresh().catch(() => {}); // the mark 'offline' tells; the next change tries again
   if (drawer.isOpen) drawer.open(drawer.id, null);
-  countTimer ??= setTimeout(countChanges, Math.max(0, countedAt + COUNTS_MIN_MS - Date.now()));
+  isOld = true;
+  countSoon();
 }
 
 function countChanges() {
   countTimer = null;
-  if (!live.paused) counts();
+  if (live.paused) return;
+  isOld = false;
+  counts();
 }
 
 function acted(path) {
