@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import psycopg
+import pytest
 from support.moves import incoming
 
 from outboxd.outbox.model import Attempt, Settlement
@@ -93,6 +94,7 @@ def leave_behind(conninfo: str, engine: PostgresEngine) -> None:
         assert done.rowcount == DELIVERED
 
 
+@pytest.mark.alone
 def test_a_snapshot_held_elsewhere_does_not_slow_claims(node, only_full, monkeypatch):
     """In one run: without it; with it, over much that was delivered; and, the control,
     with claims that look from the oldest entry on."""
