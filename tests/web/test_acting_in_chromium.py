@@ -72,9 +72,9 @@ def test_no_button_can_be_pressed_while_the_agent_does_not_answer(
         add_dead(site, event, settled)
         page = open_to_act(site, open_page, faults_of=("Failed to load",))
         page.locator(".row").click()
+        expect(page.locator(".drawer .sent")).to_be_visible()
         buttons = page.locator("#act .button, .drawer .actions .button")
-        expect(buttons).to_have_count(6)
-        assert all(button.is_enabled() for button in buttons.all())
+        expect(buttons.and_(page.locator(":enabled"))).to_have_count(6)
     finally:
         site.close()
     expect(page.locator("#acting")).to_have_text("Cannot act now")

@@ -49,6 +49,7 @@ export class Drawer {
       if (focus) this.element.querySelector('[data-keep="close"]')?.focus({ preventScroll: true });
     } catch (error) {
       if (isStale(error) || this.id !== id) return;
+      if (this.text && this.entry?.id === id && error.status === undefined) return; // no answer: it stays as it stood
       this.text = null;
       this.entry = null;
       this.element.replaceChildren(
