@@ -22,11 +22,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """A shell starts what it puts in the background with these ignored, and every
-    child inherits that; here they mean what they mean at a terminal."""
+    """A shell starts what it puts in the background with these ignored, nohup with
+    SIGHUP, and every child inherits that; here they mean what they mean at a terminal.
+    What has a handler, as SIGHUP here, means that to what a test starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -38,8 +38,11 @@ def open_to_act(site: Any, open_page: Any, path: str = "/", **options: Any) -> P
     return page
 
 
-def add_dead(site: Any, event: Any, settled: Any, count: int = 1) -> None:
-    receipts = site.accept(*(event("Rollout", f"refused {number}") for number in range(count)))
+def add_dead(
+    site: Any, event: Any, settled: Any, count: int = 1, received_at: int | None = None
+) -> None:
+    events = (event("Rollout", f"refused {n}", received_at=received_at) for n in range(count))
+    receipts = site.accept(*events)
     ids = [receipt.id for receipt in receipts]
     seqs = [site.query("SELECT seq FROM entries WHERE id = ?", id)[0][0] for id in ids]
     site.settle(*(settled.dead(seq, int(time.time() * 1000)) for seq in seqs))
@@ -121,6 +124,21 @@ def test_what_died_while_the_question_stood_is_not_meant_by_its_number(
     expect(page.locator("dialog.question")).to_have_count(0)
     expect(page.locator("#status")).to_contain_text("2 dead letters")
     assert dead_letters(agent_site) == 2
+
+
+@pytest.mark.long
+def test_what_came_in_by_a_clock_that_was_set_back_since_is_retried_too(
+    agent_site, event, settled, open_page
+) -> None:
+    an_hour_on = int(time.time() * 1000) + 3_600_000
+    add_dead(agent_site, event, settled, 2, received_at=an_hour_on)
+    page = open_to_act(agent_site, open_page)
+    page.get_by_role("button", name="Retry all dead letters shown").click()
+    expect(page.locator("dialog.question")).to_contain_text("Send 2 dead letters")
+    page.get_by_role("button", name="Do it").click()
+    expect(page.locator("dialog.question")).to_have_count(0)
+    expect(page.locator("#status")).to_contain_text("0 dead letters")
+    assert dead_letters(agent_site) == 0
 
 
 def since_of(text: str) -> str:
