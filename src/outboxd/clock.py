@@ -102,14 +102,14 @@ class WindowClock:
         wall_ms, elapsed_ms = self._clock.wall_ms(), self._elapsed_ms()
         step_ms = wall_ms - elapsed_ms - self._offset_ms
         self._offset_ms += step_ms
+        if elapsed_ms >= self._lags_until_ms:
+            self._lag_ms = 0  # before a step that came since adds to it
         if step_ms >= STEP_MIN_MS:
             self._lag_ms += step_ms
             self._lags_until_ms = elapsed_ms + self.window_ms
         elif step_ms <= -STEP_MIN_MS:
             self._lag_ms = max(0, self._lag_ms + step_ms)
-        if elapsed_ms >= self._lags_until_ms:
-            self._lag_ms = 0
-        return wall_ms - self._lag_ms
+        return wall_ms - (self._lag_ms if elapsed_ms < self._lags_until_ms else 0)
 
     def _elapsed_ms(self) -> int:
         return round(self._clock.since_boot_s() * 1000)

@@ -213,12 +213,20 @@ ACTS_WITH_CUTS = (
 )
 
 
-def check(receipts: list[str], komodor: Komodor, done: Counter[str]) -> dict[str, int]:
+def check(
+    receipts: list[str], komodor: Komodor, done: Counter[str], in_order: bool
+) -> dict[str, int]:
+    """`in_order`: that what was sent first arrived first. Where a wire is cut it need not: the
+    system sends on for a process that was killed, and brings its request when the wire is
+    whole again, after that of the next process. Then one of the arrivals may be unmarked."""
     arrivals = komodor.receiver.arrivals
     lost = [summary for summary in receipts if not arrivals.get(summary)]
     assert lost == [], f"{len(lost)} of {len(receipts)} lost: {lost[:5]}"
     twice = {summary: marks for summary, marks in arrivals.items() if len(marks) > 1}
-    assert {s: marks for s, marks in twice.items() if not all(marks[1:])} == {}
+    unmarked = {s: marks for s, marks in twice.items() if marks.count(False) > 1}
+    if in_order:
+        unmarked |= {s: marks for s, marks in twice.items() if not all(marks[1:])}
+    assert unmarked == {}
     extra = sum(len(marks) - 1 for marks in twice.values())
     ends = sum(count for act, count in done.items() if "gateway" in act or "Komodor" in act)
     assert extra <= ends * IN_FLIGHT_MAX + komodor.lost_answers
@@ -287,7 +295,7 @@ def hand_in_and_count(
     done = play(fleet, komodor, producers, wanted, cycles, random.Random(seed), wires)
     producers.join()
     fleet.drain()
-    figures = check(producers.receipts, komodor, done)
+    figures = check(producers.receipts, komodor, done, in_order=wires is None)
     print(f"{dict(done)}: {figures}")
     assert figures["receipts"] >= wanted
     assert figures["lost answers"] > 0
@@ -369,7 +377,7 @@ def test_a_gateway_that_answers_before_it_commits_is_caught(tmp_path, monkeypatc
         producers.join()
         fleet.drain()
         with pytest.raises(AssertionError, match="lost"):
-            check(producers.receipts, komodor, done)
+            check(producers.receipts, komodor, done, in_order=True)
 
 
 def _listen(address: str = "127.0.0.1") -> socket.socket:

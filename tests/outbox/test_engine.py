@@ -150,6 +150,18 @@ def test_a_clock_that_is_set_forward_ends_no_window(path, clock, event, jumps_s)
     engine.close()
 
 
+def test_and_none_outlasts_two_steps_that_nobody_saw_the_time_between(path, clock, event):
+    """A key is known for one window: a step adds nothing to one that is over."""
+    engine = SqliteEngine(path, clock)
+    clock.jump(30 * DAY_S)
+    (first,) = keep(engine, event(key="k"))
+    clock.advance(8 * DAY_S)
+    clock.jump(30 * DAY_S)
+    (again,) = keep(engine, event(key="k"))
+    assert (again.status, again.id) != ("duplicate", first.id)
+    engine.close()
+
+
 def test_a_repeat_is_told_by_the_clock_that_is_set(path, clock, event):
     engine = SqliteEngine(path, clock, repeat_window_s=60)
     keep(engine, event())
