@@ -543,7 +543,11 @@ def test_nothing_moves_while_the_page_comes_in(stocked, open_page) -> None:
         "const later = window.setTimeout; window.setTimeout = (act, ms, ...more) =>"
         " later(act, ms === 400 ? 120_000 : ms, ...more);"
     )
+    counts: list[Route] = []  # which come last, as they may
+    page.route("**/v1/facets*", lambda route: counts.append(route), times=1)
     page.goto(stocked.url)
+    expect(page.locator("#status")).to_contain_text("waiting")
+    counts[0].continue_()
     expect(rows(page).first).to_be_visible()
     assert shown_count(page) == 120
     expect(page.locator("#live")).to_have_text("Live")

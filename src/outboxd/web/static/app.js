@@ -350,10 +350,10 @@ function started() {
 
 paintControls();
 list.show(view).then(() => view.event && !list.find(view.event) && reveal(view.event));
-counts();
-acting.start();
-get('/v1/status', null, 'first-status').then(status, () => {}).finally(started);
+// The findings stand above all else, and the filters' values above other filters.
+Promise.allSettled([get('/v1/status', null, 'first-status').then(status), counts()]).then(started);
 setTimeout(started, 400);
+acting.start();
 strip?.start();
 inventory?.load().then(() => inventory.mark(list.find(list.activeId))).catch(() => {});
 if (view.event) openDrawer();
