@@ -28,7 +28,7 @@ from outboxd.clock import Clock
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.mentions import Texts
 from outboxd.outbox.model import IndexRow, Place, State, Unsettled, UnsettledSums
-from outboxd.web.pace import IDLE_SLICE_S, Pace, ReadableOutbox
+from outboxd.web.pace import Pace, ReadableOutbox
 from outboxd.web.searches import Searches
 from outboxd.web.tally import BLOCK_ROWS, Tally
 from outboxd.web.text_scan import TextScan
@@ -167,7 +167,7 @@ class OutboxIndex:
         return await self._pace.read(self._outbox, verb)
 
     async def _read_block(self, number: int) -> list[IndexRow]:
-        at_once = round(BLOCK_ROWS * self._pace.slice_s / IDLE_SLICE_S)
+        at_once = round(BLOCK_ROWS * self._pace.part)
         stop = (number + 1) * BLOCK_ROWS
         rows: list[IndexRow] = []
         for start in range(number * BLOCK_ROWS, stop, at_once):

@@ -79,6 +79,12 @@ class Pace:
         """How long a piece of work may be now."""
         return IDLE_SLICE_S + (SLICE_S - IDLE_SLICE_S) * self._traffic
 
+    @property
+    def part(self) -> float:
+        """So much of the piece that it may be with nothing beside it; for what is not
+        measured as it goes."""
+        return self.slice_s / IDLE_SLICE_S
+
     async def turn(self) -> None:
         """Wait until work may go on; at once where none was done for a while.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from outboxd.outbox.engine import Engine
 from outboxd.outbox.mentions import Texts
-from outboxd.web.pace import IDLE_SLICE_S, Pace, ReadableOutbox
+from outboxd.web.pace import Pace, ReadableOutbox
 from outboxd.web.text_scan import TextScan
 
 WANTED_S = 3.0  # a page asks again sooner than this
@@ -73,7 +73,7 @@ class Searches:
                 await self._pace.read(self._outbox, self._step(scan))
 
     def _step(self, scan: TextScan) -> Callable[[Engine], bool]:
-        part = self._pace.slice_s / IDLE_SLICE_S
+        part = self._pace.part
         return lambda engine: scan.step(engine, part)
 
     def _wanted(self) -> list[TextScan]:
