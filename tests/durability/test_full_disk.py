@@ -230,6 +230,7 @@ def test_full_for_the_spool_only_harms_nobody_else(tmp_path, need, receiver):
         disk.empty()
         until(lambda: not os.listdir(agent.spool / "new"), "the bad file is put aside")
         assert "bad.error" in os.listdir(agent.spool / "rejected")
+        agent.await_empty()
         assert agent.stop() == 0
         check_all(receiver, ["by the socket", "file 1", "file 2"])
     finally:

@@ -149,7 +149,9 @@ class Program:
 
     def settle(self) -> None:
         settlements = []
-        for entry in {self._some() for _ in range(self.random.randrange(1, 6))} - {None}:
+        # Each once, and in the order in which they were drawn: a set has one of its own.
+        drawn = [self._some() for _ in range(self.random.randrange(1, 6))]
+        for entry in dict.fromkeys(entry for entry in drawn if entry is not None):
             state = self.random.choice(("delivered", "delivered", "dead", "pending"))
             attempt = Attempt(self.clock.wall_ms(), 5, "delivered", 201, None)
             reason = "rejected" if state == "dead" else None

@@ -115,14 +115,16 @@ class Load:
     def _hand_in(self, connection: UnixConnection, summaries: list[str]) -> None:
         path = "/mgmt/v1/events" if len(summaries) == 1 else "/v1/events/batch"
         body = b"\n".join(event(summary) for summary in summaries)
-        for _ in range(100):
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
             connection.request("POST", path, body)
             response = connection.getresponse()
             told = json.loads(response.read())
             results = told.get("results", [told])
             # A batch's lines are refused one by one.
             full = response.status == 507 or any(r.get("retry") for r in results)
-            if full and not any("id" in result for result in results):
+            is_late = time.monotonic() > deadline
+            if full and not is_late and not any("id" in result for result in results):
                 self.refused += 1
                 threading.Event().wait(0.1)  # as a producer would, only sooner
                 continue

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from support.moves import incoming
+from support.waiting import PATIENCE_S
 
 from outboxd.outbox.model import Attempt, EntryChange, EntryFilter, Settlement
 from outboxd.outbox.outbox import Outbox
@@ -81,7 +82,7 @@ async def test_an_entry_that_got_its_number_early_and_was_committed_late_is_show
         with late.transaction():
             late.accept([incoming("late", 1)])
             has_number.set()
-            assert may_commit.wait(60)
+            assert may_commit.wait(PATIENCE_S)
 
     def deliver_all():
         with other.transaction():
@@ -92,20 +93,20 @@ async def test_an_entry_that_got_its_number_early_and_was_committed_late_is_show
     thread = threading.Thread(target=accept_late)
     thread.start()
     try:
-        assert has_number.wait(60)
+        assert has_number.wait(PATIENCE_S)
         with other.transaction():
             other.accept([incoming(f"{n}", 1) for n in range(700)])
         async with Look(url, clock) as look:
             deliver_all()
             assert await look.states() == {"delivered": 1000}
             may_commit.set()
-            thread.join(60)
+            thread.join(PATIENCE_S)
             deliver_all()
             shown = {"delivered": 1001 if looks_again else 1000}
             assert await look.states() == shown
     finally:
         may_commit.set()
-        thread.join(60)
+        thread.join(PATIENCE_S)
         late.close()
 
 
