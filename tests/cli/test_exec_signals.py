@@ -240,6 +240,41 @@ def test_what_comes_to_all_while_exec_is_held_up_reaches_the_job_once(place):
         job.end()
 
 
+HELD_UP_WHILE_IT_LOOKS_AT_THE_WITNESS = f"""#!{sys.executable}
+import os, signal, sys, time
+from outboxd.producer import job
+pending = job.Witness.pending
+def looked(self):
+    job.Witness.pending = pending
+    found = pending(self)
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(job.GROUP_GRACE_S * 3)
+    return found
+job.Witness.pending = looked
+from outboxd.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_what_comes_to_exec_first_and_to_all_while_it_is_held_up_reaches_the_job_once(place):
+    """As from timeout(1), when exec looks between the two and then has no turn for a while."""
+    program = place.directory / "outboxd"
+    program.write_text(HELD_UP_WHILE_IT_LOOKS_AT_THE_WITNESS)
+    program.chmod(0o755)
+    job = Counter(program, place)
+    try:
+        os.kill(job.process.pid, signal.SIGTERM)
+        assert job.seen_at_last(1) == [signal.SIGTERM]
+    finally:
+        job.end()
+
+
+def uninterrupted():
+    """In a child: it sends in one go, and what it starts is a process like any other."""
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+
+
 @pytest.mark.long
 def test_timeout_of_coreutils_sends_the_job_one_signal(program, place):
     for round in range(3):
@@ -249,6 +284,7 @@ def test_timeout_of_coreutils_sends_the_job_one_signal(program, place):
             ["timeout", "-k", "600", "600", program, "exec", "--", "sh", "-c", script],
             env=place.environment,
             stderr=subprocess.DEVNULL,
+            preexec_fn=uninterrupted,
         ) as process:
             wait_until(file, "ready\n")
             process.send_signal(signal.SIGALRM)  # its own time is up

@@ -37,7 +37,7 @@ def test_a_backup_of_the_file_goes_back_and_an_agent_says_what_it_found(world, t
     assert told.code == 0
     assert "a backup of" in told.err
     world.start_agent()
-    assert world.run("wait", id, "--timeout", "30s").code == 0
+    assert world.run("wait", id).code == 0
     entry = world.run("events", "show", id, "--json").json
     assert entry["sentBody"]["details"]["possibleDuplicate"] is True
     assert "outbox.put_back" in (world.directory / "agent.log").read_text()
