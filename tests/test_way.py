@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.waiting import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 FILES_MAX = {"receipt": 20, "settlement": 30}
@@ -29,7 +30,12 @@ way.main()
 def traced(*args: str) -> dict[str, list[str]]:
     """The files of each way."""
     done = subprocess.run(
-        [sys.executable, *args], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=2 * PATIENCE_S,
     )
     return json.loads(done.stdout)
 

@@ -107,12 +107,12 @@ def test_an_event_that_fails_while_others_are_delivered_is_exhausted(make_agent,
     agent = make_agent(delivery={"attempts_max": 3})
     komodor.respond = lambda a: answer(500) if a.event["summary"] == "poison" else CREATED
     id = agent.accept("poison")
-    entry = agent.entry(id)
-    for number in range(400):
-        agent.accept(f"good {number}")
-        if (entry := agent.entry(id))["state"] != "pending":
-            break
-        time.sleep(0.02)
+
+    def after_another() -> dict | None:
+        agent.accept("good")
+        return entry if (entry := agent.entry(id))["state"] != "pending" else None
+
+    entry = agent.until(after_another, lambda: agent.entry(id))
 
     assert (entry["state"], entry["deadReason"]) == ("dead", "exhausted")
     assert entry["lastStatus"] == 500

@@ -224,18 +224,15 @@ async def test_a_directory_that_cannot_be_moved_is_told_once_and_left_alone(inta
         (parts.spool / "new" / "theirs").mkdir()
         # The text is written in a thread; only then is the name to be tried again.
         await parts.until(lambda: written and "theirs" in parts.reader.waiting)
-        first = parts.reader.waiting._names["theirs"].until_s
+        until_s = [parts.reader.waiting._names["theirs"].until_s]
         # Tried again twice, each time later.
         for _ in range(2):
-            before = parts.reader.waiting._names["theirs"].until_s
-            await parts.until(
-                lambda before=before: parts.reader.waiting._names["theirs"].until_s > before
-            )
+            await parts.until(lambda: parts.reader.waiting._names["theirs"].until_s > until_s[-1])
+            until_s.append(parts.reader.waiting._names["theirs"].until_s)
         assert written == ["theirs"]
         assert "it stays in new/: remove it there" in parts.reason("theirs")
-        last = parts.reader.waiting._names["theirs"].until_s - parts.clock.monotonic_s()
-        assert last > 1.5 * parts.reader._pace.trouble_s
-        assert first
+        # By then it had stood there for twice as long: the wait is as long as that.
+        assert until_s[-1] - until_s[-2] > 1.5 * parts.reader._pace.trouble_s
 
 
 async def test_a_mount_point_in_new_is_not_tried_without_end(intake, monkeypatch):
