@@ -10,6 +10,7 @@ import gzip
 import html
 import json
 import re
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 from support.neighbour import House
 from support.outside import Arrival, Komodor
+from support.waiting import PATIENCE_S
 
 KEY = 'k3y-"Of/the+Account&=~0123456789'
 ENVIRON = {"KOMODOR_API_KEY": KEY}
@@ -61,17 +63,21 @@ def answered(make_house, answers: dict[str, bytes], patch: str = ""):
         with make_house(komodor.url, patch, ENVIRON, **QUICK) as house:
             for summary in answers:
                 house.agent.accept(summary)
-            house.agent.until(lambda: all_asked(house, asked, answers), lambda: asked)
+            await_all_asked(house, asked, answers)
             yield house
     finally:
         komodor.stop()
 
 
-def all_asked(house: House, asked: set[str], answers: dict[str, bytes]) -> bool | None:
-    if asked == answers.keys():
-        return True
-    house.agent.request("POST", "/v1/release", b"{}")  # whatever the last one has brought about
-    return None
+def await_all_asked(house: House, asked: set[str], answers: dict[str, bytes]) -> None:
+    """Until every event was sent; for PATIENCE_S none may be meanwhile."""
+    count, ends_s = 0, time.monotonic() + PATIENCE_S
+    while asked != answers.keys():
+        if len(asked) > count:
+            count, ends_s = len(asked), time.monotonic() + PATIENCE_S
+        assert time.monotonic() < ends_s, f"not asked: {answers.keys() - asked}"
+        house.agent.request("POST", "/v1/release", b"{}")  # whatever the last has brought about
+        time.sleep(0.01)
 
 
 # --- the key ---------------------------------------------------------------------------

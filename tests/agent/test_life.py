@@ -38,7 +38,7 @@ def test_a_stop_takes_events_until_what_flies_has_landed(make_agent, komodor):
 
 
 def test_a_stop_that_waited_long_enough_closes_and_keeps_what_it_took(make_agent, komodor):
-    agent = make_agent(delivery={"drain_timeout": "4s"})
+    agent = make_agent(delivery={"drain_timeout": "8s"})
     never = threading.Event()
     komodor.respond = lambda _: bytes(never.wait(PATIENCE_S) and 0)
     flying = agent.accept("never lands")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import select
 import socket
 import ssl
 import threading
@@ -123,18 +124,22 @@ def test_a_closed_port_is_no_connection_and_nothing_was_sent(loopback):
     assert "127.0.0.1" in answer.fault_text
 
 
+def filled(listener):
+    """Connections that fill its backlog, so that the next SYN is dropped."""
+    fillers = [socket.socket() for _ in range(4)]
+    for filler in fillers:
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+    assert select.select([listener], [], [], PATIENCE_S)[0]  # one waits there, and that is all
+    return fillers
+
+
 def test_a_listener_that_accepts_nobody_ends_with_the_connect_timeout(loopback):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        port = listener.getsockname()[1]
-        fillers = []
-        for _ in range(4):  # until the backlog is full, and a SYN is dropped
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", port))
-            fillers.append(filler)
-        url = f"http://127.0.0.1:{port}/mgmt/v1/events"
+        fillers = filled(listener)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/mgmt/v1/events"
         answer = asyncio.run(loopback.send_once(loopback.Komodor(url, connect_timeout_s=0.2)))
         for filler in fillers:
             filler.close()
@@ -550,10 +555,7 @@ def test_an_address_that_is_silent_does_not_hold_up_the_others(loopback, monkeyp
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:  # until the backlog is full, and a SYN is dropped
-            filler.setblocking(False)
-            filler.connect_ex(silent.getsockname())
+        fillers = filled(silent)
 
         async def main():
             async with loopback.Server(loopback.good) as server:

@@ -358,6 +358,7 @@ from outboxd.serve.connected import Connections
 Connections.giving_way_to = lambda self, newcomer: None
 """,
         {"intake": {"connections_max": 20}},
+        always=PATIENT,
     ),
     "connections of a peer": Limit(
         connections_of_a_peer,

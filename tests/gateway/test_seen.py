@@ -75,7 +75,7 @@ def test_who_is_refused_and_why_is_counted_and_logged_with_the_name(make_gateway
 
 
 def test_who_is_throttled_is_counted_and_logged_by_single_event_and_by_batch(make_gateway):
-    gateway = make_gateway({"slow": {"rate": 0.01}})
+    gateway = make_gateway({"slow": {"rate": 0.001}})
     token = gateway.secrets["slow"]
     assert gateway.post(EVENT, token).status == 201
     again = gateway.post(EVENT, token)

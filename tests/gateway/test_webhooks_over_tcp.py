@@ -208,7 +208,7 @@ def test_tokens_and_secrets_are_taken_over_each_by_itself(make_gateway, tmp_path
 
 
 def test_more_alerts_than_a_tokens_rate_is_told_as_alertmanager_understands_it(make_gateway):
-    gateway = make_gateway({"am": {"rate": 0.01}})
+    gateway = make_gateway({"am": {"rate": 0.001}})
     secret = gateway.secrets["am"]
     assert statuses(gateway.request("POST", "/v1/alertmanager", group(ALERT), secret))
     answer = gateway.request("POST", "/v1/alertmanager", group(OTHER), secret)
