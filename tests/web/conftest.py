@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from support.waiting import PATIENCE_S
 
 from outboxd.api.context import ApiContext
@@ -144,6 +144,7 @@ class AgentSite(Site):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
+        self._has_left = False
         self.destination = FakeDestination()
         self.gateway: GatewayStatus | None = None
         self.refused = RefusedUsers()
@@ -175,9 +176,18 @@ class AgentSite(Site):
         """Another version runs, or at another socket."""
         self.context = self.reading._context = self.context._replace(**changes)
 
+    def leave(self) -> None:
+        """Answer nobody any more. The port stays taken, so that no server of another test
+        answers there."""
+        if not self._has_left:
+            self._has_left = True
+            self.call(self._leave())
+
     def close(self) -> None:
-        self.call(self._stop())
+        self.leave()
+        self.call(self.outbox.stop())
         super().close()
+        self._port.close()
 
     async def _start(self) -> None:
         engine = SqliteEngine(self.path)
@@ -214,14 +224,16 @@ class AgentSite(Site):
             [*self.reading.routes(), *control, *acting.page_routes(), *web_routes(self.source)]
         )
         self.server = HttpServer(table, name="page", guards=[browser_guard()])
-        listening = socket.create_server(("127.0.0.1", 0))
+        self._port = socket.socket()  # bound, and never listens
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("127.0.0.1", 0))
+        listening = socket.create_server(self._port.getsockname())
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         await self.server.start(listening)
 
-    async def _stop(self) -> None:
+    async def _leave(self) -> None:
         await self.source.close()
         await self.server.stop(1.0)
-        await self.outbox.stop()
 
 
 class SandboxSite(Site):
@@ -308,6 +320,22 @@ def chromium(need, request: pytest.FixtureRequest) -> Browser:
     return browser
 
 
+@pytest.fixture
+def new_context(chromium: Browser) -> Iterator[Any]:
+    """Makes a browser's context that waits as long as all else here, and closes it behind."""
+    contexts: list[BrowserContext] = []
+
+    def made(**options: Any) -> BrowserContext:
+        context = chromium.new_context(**options)
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE_S * 1000)
+        return context
+
+    yield made
+    for context in contexts:
+        context.close()
+
+
 class Faults(list[str]):
     """What the browser complained of: errors of scripts, of the policy, of fetching."""
 
@@ -323,7 +351,7 @@ class Faults(list[str]):
 
 
 @pytest.fixture
-def open_page(chromium: Browser) -> Iterator[Any]:
+def open_page(new_context: Any) -> Iterator[Any]:
     """Opens a page; at the end the browser must have had nothing to complain of."""
     contexts, faults = [], Faults()
 
@@ -334,7 +362,7 @@ def open_page(chromium: Browser) -> Iterator[Any]:
         faults_of: Sequence[str] = (),
         **options: Any,
     ) -> Page:
-        context = chromium.new_context(
+        context = new_context(
             viewport={"width": size[0], "height": size[1]},
             color_scheme=scheme,
             reduced_motion="reduce",
@@ -344,7 +372,6 @@ def open_page(chromium: Browser) -> Iterator[Any]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(PATIENCE_S * 1000)
         faults.watch(page, faults_of)
         page.goto(url)
         return page

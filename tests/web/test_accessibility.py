@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from support.waiting import PATIENCE_S
 
 from outboxd.status import (
     Callers,
@@ -37,27 +36,22 @@ def violations(page: Page) -> list[str]:
 
 
 @pytest.fixture
-def look(chromium) -> Any:
+def look(new_context) -> Any:
     """Opens a page that axe may look into."""
-    contexts = []
 
     def opened(url: str, scheme: str = "light", size: tuple[int, int] = (1440, 900)) -> Page:
         # axe is no script of the page's own: its policy would stop it.
-        context = chromium.new_context(
+        context = new_context(
             bypass_csp=True,
             color_scheme=scheme,
             viewport={"width": size[0], "height": size[1]},
             reduced_motion="reduce",
         )
-        contexts.append(context)
         page: Page = context.new_page()
-        page.set_default_timeout(PATIENCE_S * 1000)
         page.goto(url)
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
+    return opened
 
 
 @pytest.fixture
@@ -145,18 +139,13 @@ def test_every_view_of_the_sandboxs_page(sandbox_site, look, scheme) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=str)
-def test_what_is_stale_can_still_be_read(
-    agent_site_of, event, settled, look, tmp_path, scheme, size
-) -> None:
-    site = agent_site_of(str(tmp_path / "outbox.db"))
-    try:
-        site.accept(event("Deployment", "one", details={"a": 1}), event("Backup", "two", "error"))
-        site.settle(settled.dead(2, int(time.time() * 1000)))
-        page = look(site.url, scheme, size)
-        page.locator(".row").first.click()
-        expect(page.get_by_role("dialog").locator(".sent")).to_be_visible()
-    finally:
-        site.close()
+def test_what_is_stale_can_still_be_read(agent_site, event, settled, look, scheme, size) -> None:
+    agent_site.accept(event("Deployment", "one", details={"a": 1}), event("Backup", "two", "error"))
+    agent_site.settle(settled.dead(2, int(time.time() * 1000)))
+    page = look(agent_site.url, scheme, size)
+    page.locator(".row").first.click()
+    expect(page.get_by_role("dialog").locator(".sent")).to_be_visible()
+    agent_site.leave()
     expect(page.locator(".drawer .stale-here")).to_have_text("No answer: this is how it stood.")
     expect(page.locator("#live")).to_have_text("No answer")
     found = {"drawer": violations(page)}
@@ -164,6 +153,14 @@ def test_what_is_stale_can_still_be_read(
     expect(page.get_by_role("dialog")).to_be_hidden()
     found["list"] = violations(page)
     assert {view: told for view, told in found.items() if told} == {}
+
+
+def test_what_has_not_come_yet_has_a_name_all_the_same(troubled, look) -> None:
+    page = look("about:blank")
+    page.route("**/v1/activity", lambda _: None)  # its answer does not come
+    page.goto(troubled.url)
+    expect(page.locator(".row")).to_have_count(3)
+    assert violations(page) == []
 
 
 def test_axe_would_find_something(troubled, look) -> None:

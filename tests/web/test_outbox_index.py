@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from support.waiting import PATIENCE_S
 
 from outboxd.clock import FakeClock
 from outboxd.outbox.engine import SearchLimits
@@ -47,7 +48,7 @@ async def opened(path: str):
 
 async def states(index: OutboxIndex, clock: FakeClock) -> dict[str, int]:
     clock.advance(60)
-    assert await index.catch_up(30)
+    assert await index.catch_up(PATIENCE_S)
     facets = await index.tally.facets(EntryFilter())
     counted = dict(facets.values["state"])
     return {**counted, "held": dict(facets.values["held"]).get("true", 0)}
@@ -122,7 +123,7 @@ def test_what_an_operator_did_is_known_at_once(tmp_path) -> None:
             await outbox.exchange([settlement(seq, "rejected") for seq in (1, 2, 3)], ())
             assert (await states(index, clock))["dead"] == 3
             await changed(outbox, EntryChange.RETRY, receipts[0].id)
-            assert await index.catch_up(30)  # at the same moment of the clock
+            assert await index.catch_up(PATIENCE_S)  # at the same moment of the clock
             facets = await index.tally.facets(EntryFilter())
             assert dict(facets.values["state"])["dead"] == 2
 
@@ -202,9 +203,9 @@ def test_every_look_is_at_a_small_part_so_that_the_writer_can_go_on(tmp_path) ->
                 return await read(inner)
 
             outbox.read = noted
-            await index.catch_up(30)
+            assert await index.catch_up(PATIENCE_S)
             clock.advance(60)
-            await index.catch_up(30)
+            assert await index.catch_up(PATIENCE_S)
             assert max(seen) <= BLOCK_ROWS + 1
             assert sum(seen) > entries
 
@@ -230,7 +231,7 @@ def test_beside_traffic_half_as_much_is_read_at_once(
     async def main() -> None:
         async with opened(str(tmp_path / "outbox.db")) as (outbox, index, _):
             await outbox.accept([item(n) for n in range(3 * BLOCK_ROWS)])
-            await index.catch_up(30)
+            assert await index.catch_up(PATIENCE_S)
             assert len(index.tally) == 3 * BLOCK_ROWS
             assert max(read) == most
 
@@ -243,12 +244,12 @@ def test_what_fails_after_it_was_looked_at_is_found_by_its_error(tmp_path) -> No
             await outbox.accept([item(n) for n in range(50)])
             await states(index, clock)
             where = EntryFilter(q="no such field")
-            scan = await index.find_texts(Texts.of(where), 5)
+            scan = await index.find_texts(Texts.of(where), PATIENCE_S)
             assert scan.below(1 << 40, 10) == []
             attempt = Attempt(NOW, 5, "rejected", 422, "no such field")
             await outbox.exchange([Settlement(7, "dead", attempt, dead_reason="rejected")], ())
             await states(index, clock)
-            scan = await index.find_texts(Texts.of(where), 5)
+            scan = await index.find_texts(Texts.of(where), PATIENCE_S)
             assert scan.below(1 << 40, 10) == [7]
 
     asyncio.run(main())
@@ -266,7 +267,7 @@ def test_a_search_that_nobody_asks_for_any_more_ends(tmp_path, monkeypatch) -> N
             clock.advance(searches.WANTED_S + 1)
             running = index._searches._running
             assert running is not None
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 await running
             assert not scan.is_done
 

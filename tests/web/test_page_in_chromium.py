@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -78,9 +78,12 @@ def until(page: Page, expression: str, argument: Any = None) -> None:
 
 
 def shown_count(page: Page) -> int:
-    """The number beside the title, once it is complete."""
-    expect(page.locator("#matched")).to_have_text(re.compile(r"^[\d,]+$"))
-    return int(page.locator("#matched").inner_text().replace(",", ""))
+    """The number beside the title, once it is complete (a later count may not be, at first)."""
+    ends_s = time.monotonic() + PATIENCE_S
+    while not re.fullmatch(r"[\d,]+", told := page.locator("#matched").inner_text()):
+        assert time.monotonic() < ends_s, told
+        page.wait_for_timeout(20)
+    return int(told.replace(",", ""))
 
 
 def is_counted(page: Page, events: int) -> None:
@@ -266,13 +269,17 @@ def test_new_events_and_outcomes_appear_by_themselves(
     )
 
 
+def fetched(look: Route) -> APIResponse:
+    return look.fetch(timeout=PATIENCE_S * 1000)
+
+
 def test_what_comes_while_the_first_rows_are_on_their_way_is_shown_after_them(
     agent_site, event, open_page
 ) -> None:
     agent_site.accept(event("Deployment", "the first"))
     page = open_page("about:blank")
     looks: list[tuple[Route, APIResponse]] = []
-    page.route("**/v1/events?*", lambda look: looks.append((look, look.fetch())), times=1)
+    page.route("**/v1/events?*", lambda look: looks.append((look, fetched(look))), times=1)
     page.goto(agent_site.url)
     expect(page.locator("#status")).to_contain_text("1 waiting")
     while not looks:
@@ -293,8 +300,15 @@ def test_counts_that_came_late_are_not_taken_for_newer_than_they_are(
     agent_site.accept(event("Deployment", "the first"))
     page = open_page("about:blank")
     asked: list[Route] = []
-    counting = re.compile("/v1/(facets|histogram)")
-    page.route(counting, lambda route: asked.append(route), times=2)
+
+    def hold_the_first(route: Route) -> None:
+        # No `times`: the first to go on would end them, and the driver let go of the second.
+        if len(asked) < 2:
+            asked.append(route)
+        else:
+            route.continue_()
+
+    page.route(re.compile("/v1/(facets|histogram)"), hold_the_first)
     page.goto(agent_site.url)
     expect(page.locator("#status")).to_contain_text("1 waiting")
     while len(asked) < 2:
@@ -367,8 +381,16 @@ def test_a_range_is_selected_with_the_keys(stocked, open_page) -> None:
 
 def test_the_ranges_of_time_are_buttons(stocked, open_page) -> None:
     page = open_page(stocked.url)
-    page.get_by_role("button", name="24h").click()
-    expect(page.locator("#matched")).to_have_text("95")
+    with page.expect_request(re.compile("/v1/facets[?].*since=")) as counting:
+        page.get_by_role("button", name="24h").click()
+    (since,) = parse_qs(urlsplit(counting.value.url).query)["since"]
+    begins = datetime.fromisoformat(since)
+    a_day_ago = datetime.now(UTC) - timedelta(hours=24)
+    assert timedelta(0) <= a_day_ago - begins < timedelta(minutes=5)
+    (expected,) = stocked.query(
+        "SELECT count(*) FROM entries WHERE received_at >= ?", int(begins.timestamp() * 1000)
+    )[0]
+    expect(page.locator("#matched")).to_have_text(str(expected))
     assert page.url.endswith("?last=24h")
     # The 24 hours, which may be counted once more meanwhile, have no end.
     with page.expect_request(re.compile("/v1/facets[?].*until=")) as counting:
@@ -512,8 +534,8 @@ def test_what_an_event_says_is_text_and_nothing_else(agent_site, event, settled,
     assert scripts.count() == 0
 
 
-def test_the_policy_stops_a_script_that_got_in_all_the_same(agent_site, chromium) -> None:
-    context = chromium.new_context()
+def test_the_policy_stops_a_script_that_got_in_all_the_same(agent_site, new_context) -> None:
+    context = new_context()
     page = context.new_page()
     page.goto(agent_site.url)
     refused = page.evaluate(
@@ -528,7 +550,6 @@ def test_the_policy_stops_a_script_that_got_in_all_the_same(agent_site, chromium
     assert page.evaluate(
         "() => { try { document.body.innerHTML = '<b>x</b>'; } catch { return true; } }"
     )
-    context.close()
 
 
 def test_nothing_moves_while_the_page_comes_in(stocked, open_page) -> None:
@@ -547,9 +568,11 @@ def test_nothing_moves_while_the_page_comes_in(stocked, open_page) -> None:
     page.route("**/v1/facets*", lambda route: counts.append(route), times=1)
     page.goto(stocked.url)
     expect(page.locator("#status")).to_contain_text("waiting")
+    while not counts:
+        page.wait_for_timeout(20)
     counts[0].continue_()
     expect(rows(page).first).to_be_visible()
-    assert shown_count(page) == 120
+    expect(page.locator("#matched")).to_have_text("120")
     expect(page.locator("#live")).to_have_text("Live")
     stated = page.evaluate("new Promise((done) => setTimeout(() => done(window.shifts), 300))")
     # A tenth is what browsers' makers call good; here nearly nothing may move.
@@ -578,7 +601,8 @@ def test_thousands_in_a_bucket_and_how_far_a_search_has_come_are_told_whole(
     label = page.locator("#histogram .grid text").filter(has_text="1,234")
     assert label.evaluate("(text) => text.getBBox().x") >= 0
 
-    told = page.request.get(f"{agent_site.url}/v1/facets").json()
+    facets = f"{agent_site.url}/v1/facets"
+    told = page.request.get(facets, timeout=PATIENCE_S * 1000).json()
     told |= {"complete": False, "expected": 1_000, "searched": 140}
     page.route("**/v1/facets*", lambda route: route.fulfill(json=told))
     page.locator("#q").fill("nothing like it")
@@ -664,25 +688,30 @@ CONTRAST = """() => {
 }"""
 
 
-@pytest.mark.timeout(900)
+COUNTED_MS = 900_000  # a million entries, on a machine that does much else
+
+
+@pytest.mark.timeout(3600)
 def test_very_many_events_stay_easy_to_look_at(agent_site, event, open_page, full: bool) -> None:
     entries = 1_000_000 if full else 20_000
     fill(agent_site, event, entries)
     page = open_page(agent_site.url)
     expect(rows(page).first).to_be_visible()
-    expect(page.locator("#matched")).to_have_text(f"{entries:,}", timeout=300_000)
+    expect(page.locator("#matched")).to_have_text(f"{entries:,}", timeout=COUNTED_MS)
     box = page.locator('input[value="error"]')
     (expected,) = agent_site.query("SELECT count(*) FROM entries WHERE severity = 'error'")[0]
     box.check()
-    expect(page.locator("#matched")).to_have_text(f"{expected:,}", timeout=240_000)
+    expect(page.locator("#matched")).to_have_text(f"{expected:,}", timeout=COUNTED_MS)
     expect(rows(page).first).to_contain_text("3 of")
-    for _ in range(30):
+    ends_s = time.monotonic() + PATIENCE_S
+    while page.evaluate("scrollY") <= 4000:  # as far as there are rows, which come as one scrolls
+        assert time.monotonic() < ends_s, "no more rows come"
         page.mouse.wheel(0, 4000)
-    until(page, "scrollY > 4000")
+        page.wait_for_timeout(50)
     expect(rows(page).first).to_be_visible()
     assert rows(page).count() < 60
     agent_site.accept(event("Deployment", "while it is looked at", "error"))
-    expect(page.locator("#matched")).to_have_text(f"{expected + 1:,}", timeout=240_000)
+    expect(page.locator("#matched")).to_have_text(f"{expected + 1:,}", timeout=COUNTED_MS)
 
 
 def fill(site, event, entries: int) -> None:
@@ -719,7 +748,9 @@ def test_everything_that_is_wrong_stands_at_the_top_with_what_to_do(
     expect(findings).to_have_count(3)
     expect(findings.nth(0)).to_have_attribute("data-level", "critical")
     expect(findings.nth(0)).to_contain_text("no events are taken")
-    expect(findings.nth(1)).to_contain_text("the oldest entry has waited 16m")
+    expect(findings.nth(1)).to_contain_text(
+        re.compile("the oldest entry has waited (1[6-9]|2[0-9])m")
+    )
     expect(findings.nth(2)).to_contain_text("1 dead letter, the last one")
     expect(findings.nth(2)).to_contain_text("outboxd dead-letters retry --all")
     expect(findings.nth(2).locator("code")).to_have_text(
@@ -753,14 +784,14 @@ def test_a_waiting_event_says_why_it_waits_and_until_when(agent_site, event, ope
     )
 
 
-def test_when_the_agent_is_gone_nothing_looks_fine(stopping_site, event, chromium) -> None:
-    stopping_site.accept(event("Deployment", "before"), event("Backup", "too"))
-    context = chromium.new_context()
+def test_when_the_agent_is_gone_nothing_looks_fine(agent_site, event, new_context) -> None:
+    agent_site.accept(event("Deployment", "before"), event("Backup", "too"))
+    context = new_context()
     page = context.new_page()
-    page.goto(stopping_site.url)
+    page.goto(agent_site.url)
     expect(rows(page)).to_have_count(2)
     expect(page.locator('input[name="type"][value="Backup"]')).to_be_attached()
-    stopping_site.close()
+    agent_site.leave()
     expect(page.locator("#stale")).to_contain_text("No answer from the agent since")
     expect(page.locator("#live")).to_have_text("No answer")
     expect(page.locator("body")).to_have_class(re.compile("stale"))
@@ -768,23 +799,22 @@ def test_when_the_agent_is_gone_nothing_looks_fine(stopping_site, event, chromiu
     page.locator('input[name="type"][value="Backup"]').check(force=True)
     expect(rows(page)).to_have_count(0)
     expect(page.locator("#note")).to_contain_text("cannot be shown: no answer from 127.0.0.1:")
-    context.close()
 
 
 def test_an_agent_that_stands_still_looks_so_within_seconds(
-    stopping_site, event, chromium, full: bool
+    agent_site, event, new_context, full: bool
 ) -> None:
     """It takes every question, and answers none."""
     if not full:
         pytest.skip("it is among the full figures: --full")
-    stopping_site.accept(event("Deployment", "before"))
-    context = chromium.new_context()
+    agent_site.accept(event("Deployment", "before"))
+    context = new_context()
     page = context.new_page()
-    page.goto(stopping_site.url)
+    page.goto(agent_site.url)
     expect(rows(page)).to_have_count(1)
     expect(page.locator("#live")).to_have_text("Live")
     goes_on = threading.Event()
-    stopping_site._loop.call_soon_threadsafe(goes_on.wait)
+    agent_site._loop.call_soon_threadsafe(goes_on.wait)
     try:
         expect(page.locator("#stale")).to_be_visible()
         expect(page).to_have_title(re.compile("^no answer"))
@@ -792,19 +822,18 @@ def test_an_agent_that_stands_still_looks_so_within_seconds(
     finally:
         goes_on.set()
     expect(page.locator("#stale")).to_be_hidden()
-    context.close()
 
 
 @pytest.mark.long
 def test_the_agents_clock_counts_where_the_browsers_is_an_hour_off(
-    agent_site, event, chromium
+    agent_site, event, new_context
 ) -> None:
     now = time.time()
     agent_site.accept(event("Deployment", "just now"))
     agent_site.destination.now = agent_site.destination.now._replace(
         state="backingOff", reason="refused", next_probe_at=int((now + 1200) * 1000)
     )
-    context = chromium.new_context()
+    context = new_context()
     page = context.new_page()
     page.clock.set_system_time(time.time() + 3600)
     page.goto(f"{agent_site.url}/?last=15m")
@@ -815,7 +844,6 @@ def test_the_agents_clock_counts_where_the_browsers_is_an_hour_off(
     expect(page.get_by_role("dialog").locator(".ago")).to_have_text(
         re.compile("^(just now|[0-9]+s ago|[1-9]m ago)$")
     )
-    context.close()
 
 
 @pytest.mark.long
@@ -830,17 +858,6 @@ def test_a_page_says_that_another_version_runs_by_now(agent_site, event, open_pa
     note.get_by_role("link", name="Load it anew").click()
     expect(page.locator("#live")).to_have_text("Live")
     expect(page.locator("#findings li")).to_have_count(0)
-
-
-@pytest.fixture
-def stopping_site(agent_site_of, tmp_path) -> Iterator[Any]:
-    site = agent_site_of(str(tmp_path / "outbox.db"))
-    closed = []
-    close = site.close
-    site.close = lambda: (closed.append(1), close())
-    yield site
-    if not closed:
-        close()
 
 
 # --- what keeps still --------------------------------------------------------------
@@ -1195,9 +1212,9 @@ HIDE = """() => {
 
 
 @pytest.mark.long
-def test_hidden_tabs_let_go_so_that_a_seventh_lives(agent_site, event, chromium) -> None:
+def test_hidden_tabs_let_go_so_that_a_seventh_lives(agent_site, event, new_context) -> None:
     agent_site.accept(event("Deployment", "the first"))
-    context = chromium.new_context()
+    context = new_context()
     asked: list[str] = []
     for _ in range(6):
         page = context.new_page()
@@ -1214,15 +1231,14 @@ def test_hidden_tabs_let_go_so_that_a_seventh_lives(agent_site, event, chromium)
     agent_site.accept(event("Deployment", "the second"))
     expect(rows(seventh)).to_have_count(2)
     assert asked == [], "hidden tabs fetch nothing"
-    context.close()
 
 
-def test_of_seven_tabs_in_sight_each_shows_what_comes(agent_site, event, chromium, full) -> None:
+def test_of_seven_tabs_in_sight_each_shows_what_comes(agent_site, event, new_context, full) -> None:
     """Windows side by side: a browser has six connections for all of them."""
     if not full:
         pytest.skip("it is among the full figures: --full")
     agent_site.accept(event("Deployment", "the first"))
-    context = chromium.new_context()
+    context = new_context()
     pages = []
     for _ in range(7):
         page = context.new_page()
@@ -1240,7 +1256,6 @@ def test_of_seven_tabs_in_sight_each_shows_what_comes(agent_site, event, chromiu
         pages[0].wait_for_timeout(50)
     pages[0].close()
     expect(pages[6].locator("#live")).to_have_text(re.compile("^Live"))
-    context.close()
 
 
 # --- finding -----------------------------------------------------------------------
@@ -1308,8 +1323,8 @@ def test_who_handed_in_is_named_and_a_click_filters_by_it_or_leaves_it_out(
     assert "notProducer=uid%3A0" in page.url
 
 
-def test_a_range_is_typed_in_local_time_or_in_utc(stocked, chromium) -> None:
-    context = chromium.new_context(timezone_id="Europe/Berlin", locale="en-GB")
+def test_a_range_is_typed_in_local_time_or_in_utc(stocked, new_context) -> None:
+    context = new_context(timezone_id="Europe/Berlin", locale="en-GB")
     page = context.new_page()
     page.goto(stocked.url)
     page.get_by_role("button", name="From … to").click()
@@ -1322,7 +1337,6 @@ def test_a_range_is_typed_in_local_time_or_in_utc(stocked, chromium) -> None:
     page.get_by_label("From", exact=True).fill("2026-02-30 12:00")
     page.get_by_role("button", name="Show", exact=True).click()
     expect(page.get_by_role("alert").filter(has_text="is no time")).to_be_visible()
-    context.close()
 
 
 def test_what_is_filtered_is_exported_as_json_lines(stocked, open_page) -> None:
@@ -1336,8 +1350,10 @@ def test_what_is_filtered_is_exported_as_json_lines(stocked, open_page) -> None:
     assert {line["severity"] for line in lines} == {"error"}
 
 
-def test_the_axis_stands_on_whole_hours_on_both_sides_of_a_clock_change(stocked, chromium) -> None:
-    context = chromium.new_context(timezone_id="Europe/Berlin", locale="en-GB")
+def test_the_axis_stands_on_whole_hours_on_both_sides_of_a_clock_change(
+    stocked, new_context
+) -> None:
+    context = new_context(timezone_id="Europe/Berlin", locale="en-GB")
     page = context.new_page()
     page.goto(stocked.url)
     for day in ("2026-03-29", "2026-10-25"):
@@ -1352,7 +1368,6 @@ def test_the_axis_stands_on_whole_hours_on_both_sides_of_a_clock_change(stocked,
         )
         assert len(labels) > 8
         assert all(minutes % 180 == 0 for minutes in labels), (day, labels)
-    context.close()
 
 
 def test_emoji_and_words_that_need_joiners_are_whole(agent_site, event, open_page) -> None:
@@ -1495,10 +1510,10 @@ def test_of_two_operators_on_one_dead_letter_the_second_is_told(
 
 
 def test_another_site_can_neither_act_nor_read_with_the_browsers_right(
-    agent_site, chromium
+    agent_site, new_context
 ) -> None:
     """Not even one at another port of this host, for which the cookie is its own site's."""
-    context = chromium.new_context()
+    context = new_context()
     page = context.new_page()
     token = agent_site.sessions.issue("alice (uid 0, pid 1)")
     page.goto(f"{agent_site.url}/#act={token}")
@@ -1512,7 +1527,6 @@ def test_another_site_can_neither_act_nor_read_with_the_browsers_right(
     page.get_by_role("button", name="Hold the destination").click()
     page.get_by_role("button", name="Do it").click()
     expect(page.locator("#status")).to_contain_text("Held")
-    context.close()
 
 
 @pytest.mark.parametrize("path", ["/", "/?state=dead", "/?state=dead&q=nothing+like+it"])

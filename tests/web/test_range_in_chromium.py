@@ -33,27 +33,26 @@ NO_TIMES = ("2026-02-30", "2026-13-01", "2026-07-01 24:00", "2026-07-01 12:60", 
             "2026-7-1", "noon", "h", "-", "1795754651", "999999d", "2026-07-01 1")  # fmt: skip
 
 
-def in_berlin(site: Any, chromium: Any, path: str = "/") -> Page:
-    page: Page = chromium.new_context(timezone_id="Europe/Berlin", locale="en-GB").new_page()
+def in_berlin(site: Any, new_context: Any, path: str = "/") -> Page:
+    page: Page = new_context(timezone_id="Europe/Berlin", locale="en-GB").new_page()
     page.goto(site.url + path)
     return page
 
 
-def test_times_are_read_as_people_write_them(agent_site, chromium) -> None:
-    page = in_berlin(agent_site, chromium)
+def test_times_are_read_as_people_write_them(agent_site, new_context) -> None:
+    page = in_berlin(agent_site, new_context)
     found = page.evaluate(READ, [[*FORMS, *NO_TIMES], NOW])
-    page.context.close()
     assert dict(zip(FORMS, map(tuple, found), strict=False)) == FORMS
     assert found[len(FORMS) :] == [[None, None]] * len(NO_TIMES)
 
 
 @pytest.mark.long
 def test_another_zone_leaves_what_is_typed_and_a_moment_that_nobody_changed(
-    agent_site, event, chromium
+    agent_site, new_context
 ) -> None:
     # The hour that comes twice in Berlin: its second time.
     bounds = "since=2026-10-25T01%3A30%3A00.500Z&until=2026-10-25T04%3A00%3A00.000Z"
-    page = in_berlin(agent_site, chromium, f"/?{bounds}")
+    page = in_berlin(agent_site, new_context, f"/?{bounds}")
     page.get_by_role("button", name="From … to").click()
     since, until = page.get_by_label("From", exact=True), page.get_by_label("To", exact=True)
     expect(since).to_have_value("2026-10-25 02:30:00")
@@ -67,4 +66,3 @@ def test_another_zone_leaves_what_is_typed_and_a_moment_that_nobody_changed(
     since.press("Escape")
     expect(since).to_be_hidden()
     expect(page.get_by_role("button", name="From … to")).to_be_focused()
-    page.context.close()

@@ -11,7 +11,6 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
 from support.waiting import PATIENCE_S
 
 from outboxd.web import outbox_source, stream
@@ -69,8 +68,8 @@ def test_closing_the_source_ends_the_streams(agent_site) -> None:
     with closing(connection):
         next_message(answer)
         agent_site.call(agent_site.source.close())
-        with pytest.raises(EOFError):
-            next_message(answer)
+        while answer.readline():
+            pass  # what was on its way, until the end
 
 
 def test_more_listeners_than_there_is_room_for_are_told_to_ask(agent_site, monkeypatch) -> None:

@@ -18,7 +18,8 @@ export class Strip {
     this.figures = {
       backlog: h('b', {}, '–'), rate: h('b', {}, '–'), outage: h('b', {}, '–'),
     };
-    this.picture = svg('svg', { role: 'img', height: HEIGHT + AXIS, preserveAspectRatio: 'none' });
+    // It has a name before what it shows is here.
+    this.picture = svg('svg', { role: 'img', 'aria-label': 'The last hour', height: HEIGHT + AXIS, preserveAspectRatio: 'none' });
     this.outageLabel = h('span', {}, 'outage, last hour');
     const figure = (element, label, name) => h('div', { class: `figure of-${name}` }, element, label);
     byId('strip').append(
