@@ -258,6 +258,8 @@ class Trio:
     def fail_over(self) -> None:
         """The primary goes down; the standby that has more takes its place."""
         self.primary.kill()
+        for standby in self.standbys:  # it has taken in what had come, and gets no more
+            standby.await_sql("SELECT count(*) FROM pg_stat_wal_receiver", 0)
 
         def received(node: Node) -> int:
             (row,) = node.sql("SELECT pg_last_wal_receive_lsn() - '0/0'")
