@@ -28,6 +28,7 @@ def await_logged(gateway: Gateway, text: str) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.alone
 def test_a_stop_waits_for_no_database_that_hangs(node, fleet, only_full):
     """One is told to stop at once, with requests and commits under way; the other when it
     refuses events since it knows. What flew may come twice, and nothing is lost."""
