@@ -34,6 +34,8 @@ class Afternoon:
         listen = free_address()
         self.agent = Agent(directory, self.komodor.url, extra={"http": {"listen": listen}})
         self.agent.start()
+
+    def pass_by(self) -> None:
         self._hand_in(TYPES, 240)
         self._hand_in(("Rollout",), 14, tool="rollout-bot", pipeline=7)
         self._hand_in(("Import",), 3, broken=True)
@@ -92,8 +94,11 @@ def afternoon(tmp_path, full: bool) -> Iterator[Afternoon]:
     if not full:
         pytest.skip("it is among the full figures: --full")
     world = Afternoon(tmp_path)
-    yield world
-    world.close()
+    try:
+        world.pass_by()
+        yield world
+    finally:
+        world.close()
 
 
 @pytest.mark.alone
