@@ -254,7 +254,9 @@ class AgentProcess:
         """One request on a connection of its own."""
         connection = UnixConnection(str(self.socket), timeout_s)
         try:
-            connection.request(method, path, body)
+            # Whoever refuses a body need not read all of it, however slowly it comes.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, path, body)
             response = connection.getresponse()
             data = response.read()
             return response.status, json.loads(data) if data[:1] in (b"{", b"[") else data
