@@ -92,7 +92,9 @@ class Parts(SimpleNamespace):
                 await asyncio.sleep(0.005)
 
     async def emptied(self, timeout_s=PATIENCE_S):
-        await self.until(lambda: not self.new(), timeout_s)
+        """Until nothing waits any more; for so long not one of many may be taken meanwhile."""
+        while waiting := self.new():
+            await self.until(lambda waiting=waiting: self.new() != waiting, timeout_s)
         await self.until(lambda: self.reader.idle)
 
     async def request(self, method, target, body=b"", headers=()):
