@@ -87,6 +87,47 @@ def test_a_reload_that_is_refused_late_has_changed_nothing_either(agent):
     assert agent.wait() == 0
 
 
+# Who looks after the key file has read it, and gets no turn until it is told.
+HELD_UP_WITH_THE_KEY = """
+import os, threading, time
+import outboxd.agent.run as run
+read = run.read_api_key
+def held_up(config):
+    key = read(config)
+    if threading.current_thread() is not threading.main_thread():
+        open("{looks}", "a").write("look\\n")
+        while not os.path.exists("{go_on}"):
+            time.sleep(0.01)
+    return key
+run.read_api_key = held_up
+"""
+
+
+def test_a_reload_that_comes_while_the_key_file_is_looked_at_has_the_last_word(
+    make_agent, komodor, tmp_path
+):
+    looks, go_on = tmp_path / "looks", tmp_path / "go-on"
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "sitecustomize.py").write_text(
+        HELD_UP_WITH_THE_KEY.format(looks=looks, go_on=go_on)
+    )
+    key = tmp_path / "a-key"
+    key.write_text("before")
+    agent = make_agent(
+        environ={**NO_KEY, "PYTHONPATH": str(tmp_path / "patch")},
+        komodor={"api_key_file": str(key)},
+    )
+    agent.until(lambda: looks.exists() or None, agent.log_text)
+    (tmp_path / "another-key").write_text("since")
+    agent.config.write_text(agent.config.read_text().replace("a-key", "another-key"))
+    assert outboxd("reload", "-c", str(agent.config)).returncode == 0
+    go_on.touch()
+    agent.until(lambda: looks.read_text().count("look") > 1 or None, agent.log_text)
+    agent.await_entry(agent.accept("after the reload"), state="delivered")
+    assert komodor.arrivals[-1].headers["x-api-key"] == "since"
+    assert "key.changed" not in agent.await_log("config.reloaded")
+
+
 def test_a_key_file_that_a_reload_names_is_watched(make_agent, komodor, tmp_path):
     agent = make_agent(start=False, environ=NO_KEY)
     lines = [x for x in agent.config.read_text().splitlines() if "api_key_file" not in x]

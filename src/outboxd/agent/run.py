@@ -264,12 +264,15 @@ class Agent:
             await asyncio.sleep(KEY_WATCH_S)
             if self._parts.key_file() is None:
                 continue  # a reload may name one
+            known = self._key
             found = await asyncio.to_thread(read_api_key, self._config)
+            if self._key is not known:
+                continue  # a reload has read it since, and perhaps another file
             if found.problem is not None and str(found.problem) != str(self._key.problem):
                 self._log.warning(
                     "key.unusable", error=found.problem.message, hint=found.problem.hint
                 )
-            before, self._key = self._key.value, found
+            before, self._key = known.value, found
             if found.value is None:
                 # It is being replaced, perhaps: the one in memory stays in use.
                 self._key = found._replace(value=before)
