@@ -121,7 +121,7 @@ CYCLES_A_ROUND = 50
 
 @pytest.mark.timeout(1800)
 def test_nothing_is_lost_when_the_agent_is_killed_again_and_again(tmp_path, full, seed):
-    rounds, cycles = (20, CYCLES_A_ROUND) if full else (1, 25)
+    rounds, cycles = (20, CYCLES_A_ROUND) if full else (1, 15)
     zygote = Zygote()
     try:
         for number in range(rounds):

@@ -94,7 +94,7 @@ def make(dice, mark):
 
 
 def test_files_of_every_kind_end_as_they_should(intake, full, seed):
-    count = 20_000 if full else 400
+    count = 20_000 if full else 200
     dice = random.Random(seed)
 
     async def main():

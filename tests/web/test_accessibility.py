@@ -121,7 +121,7 @@ def test_every_view_of_the_agents_page(troubled, look, scheme, size) -> None:
     assert {view: told for view, told in found.items() if told} == {}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_every_view_of_the_sandboxs_page(sandbox_site, look, scheme) -> None:
     sandbox_site.receive(
         {"eventType": "deploy", "summary": "one", "scope": {"clusters": ["A"]}},
