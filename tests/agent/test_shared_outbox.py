@@ -19,7 +19,7 @@ from support.agent import ENVIRON, GONE, AgentProcess
 from support.postgresql import Bouncer, Server, needed_binaries
 from support.receiver import OK, Receiver
 from support.server_home import server_home
-from support.waiting import PATIENCE_S
+from support.waiting import PATIENCE_S, wait_until
 
 LEASE_S = 2.0
 # Where nobody is to lose it, however long a busy machine lets the deliverer wait.
@@ -85,7 +85,7 @@ def make_gateway(
 def pair(make_gateway: Callable[[str], AgentProcess]) -> tuple[AgentProcess, AgentProcess]:
     """The one that delivers, and another."""
     first = make_gateway("a")
-    until(lambda: delivers(first))
+    wait_until(lambda: delivers(first))
     return first, make_gateway("b")
 
 
@@ -93,15 +93,8 @@ def pair(make_gateway: Callable[[str], AgentProcess]) -> tuple[AgentProcess, Age
 def steady_pair(make_gateway: Callable[..., AgentProcess]) -> tuple[AgentProcess, AgentProcess]:
     """The same, and the one goes on delivering as long as it runs."""
     first = make_gateway("a", delivery=STEADY)
-    until(lambda: delivers(first))
+    wait_until(lambda: delivers(first))
     return first, make_gateway("b", delivery=STEADY)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    ends_s = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < ends_s, "it never came to hold"
-        time.sleep(0.02)
 
 
 def delivers(gateway: AgentProcess) -> bool:
@@ -125,7 +118,7 @@ def hand_in(gateway: AgentProcess, name: str) -> int:
     """As a producer does: again until there is a receipt, since a database that is slow to
     answer has some refused. Gives the receipt's status."""
     told: list[int] = []
-    until(lambda: told.append(give(gateway, name)) or told[-1] in (200, 201))
+    wait_until(lambda: told.append(give(gateway, name)) or told[-1] in (200, 201))
     return told[-1]
 
 
@@ -141,8 +134,8 @@ def test_every_gateway_takes_events_and_one_delivers_each_once(steady_pair, komo
     for name in given:
         hand_in(by_name[name[0]], name)
     assert hand_in(pair[0], "b0") == hand_in(pair[1], "a0") == 200
-    until(lambda: len(komodor.order) == len(given))
-    until(lambda: all(gateway.status()["outbox"]["delivered"] == 80 for gateway in pair))
+    wait_until(lambda: len(komodor.order) == len(given))
+    wait_until(lambda: all(gateway.status()["outbox"]["delivered"] == 80 for gateway in pair))
     assert sorted(komodor.order) == sorted(given)
     assert [delivers(gateway) for gateway in pair] == [True, False]
 
@@ -158,8 +151,8 @@ def test_when_the_deliverer_is_killed_the_other_delivers_and_nothing_is_lost(pai
     for n in range(10):
         hand_in(other, f"after {n}")
         receipts.add(f"after {n}")
-    until(lambda: receipts <= set(komodor.order))
-    until(lambda: delivers(other))
+    wait_until(lambda: receipts <= set(komodor.order))
+    wait_until(lambda: delivers(other))
     assert not unmarked_duplicates(komodor)
 
 
@@ -168,26 +161,26 @@ def test_a_gateway_that_stops_lets_another_deliver_at_once(steady_pair, komodor)
     first, other = steady_pair
     assert first.stop() == 0
     hand_in(other, "after")
-    until(lambda: "after" in komodor.order)
+    wait_until(lambda: "after" in komodor.order)
 
 
 @pytest.mark.usefixtures("at_length")
 def test_a_stopped_deliverer_that_goes_on_later_sends_nothing_more(make_gateway, komodor):
     lease = {"lease": "10s"}  # which the other keeps, though a busy machine lets it wait
     first = make_gateway("a", delivery=lease)
-    until(lambda: delivers(first))
+    wait_until(lambda: delivers(first))
     other = make_gateway("b", delivery=lease)
     first.signal(signal.SIGSTOP)
     given = [f"while it stands {n}" for n in range(20)]
     for name in given:
         hand_in(other, name)
-    until(lambda: set(given) <= set(komodor.order))
+    wait_until(lambda: set(given) <= set(komodor.order))
     first.signal(signal.SIGCONT)
-    until(lambda: not delivers(first))
+    wait_until(lambda: not delivers(first))
     more = [f"later {n}" for n in range(20)]
     for name in more:
         hand_in(first, name)
-    until(lambda: set(more) <= set(komodor.order))
+    wait_until(lambda: set(more) <= set(komodor.order))
     assert delivers(other)
     assert not unmarked_duplicates(komodor)
     assert "lease.lost" in first.log_text()
@@ -202,19 +195,19 @@ def test_an_outage_is_told_of_once_and_from_its_begin_on_though_its_first_witnes
     komodor.behave = lambda body: bodies.append(body) or refused
     quick = {"late_after": "1s", "backoff_initial": "20ms", "backoff_max": "200ms"}
     first = make_gateway("a", delivery=quick)
-    until(lambda: delivers(first))
+    wait_until(lambda: delivers(first))
     other = make_gateway("b", delivery=quick)
     hand_in(first, "waits")
-    until(lambda: other.status()["destination"]["state"] == "backingOff")
+    wait_until(lambda: other.status()["destination"]["state"] == "backingOff")
     seen_at = time.time()
     first.kill()
-    until(lambda: delivers(other))
+    wait_until(lambda: delivers(other))
     asked = len(bodies)
-    until(lambda: len(bodies) > asked)
+    wait_until(lambda: len(bodies) > asked)
     recovered_at = time.time()
     komodor.behave = lambda body: bodies.append(body) or OK
-    until(lambda: any(OUTAGE_ENDED in name for name in komodor.order))
-    until(lambda: other.status()["outbox"]["pending"] == 0)
+    wait_until(lambda: any(OUTAGE_ENDED in name for name in komodor.order))
+    wait_until(lambda: other.status()["outbox"]["pending"] == 0)
     (told,) = [each for each in map(json.loads, bodies) if OUTAGE_ENDED in each["summary"]]
     began, ended = (
         datetime.fromisoformat(told["details"][name]).timestamp()
@@ -225,7 +218,7 @@ def test_an_outage_is_told_of_once_and_from_its_begin_on_though_its_first_witnes
     assert other.stop() == 0
     again = make_gateway("c", delivery=quick)
     hand_in(again, "another")
-    until(lambda: "another" in komodor.order)
+    wait_until(lambda: "another" in komodor.order)
     assert sum(OUTAGE_ENDED in name for name in komodor.order) == 1
 
 
@@ -233,11 +226,11 @@ def test_an_outage_is_told_of_once_and_from_its_begin_on_though_its_first_witnes
 def test_an_operators_hold_is_everybodys(steady_pair, komodor):
     first, other = steady_pair
     assert other.request("POST", "/v1/hold", b'{"reason": "maintenance"}')[0] == 200
-    until(lambda: first.status()["destination"]["state"] == "held")
+    wait_until(lambda: first.status()["destination"]["state"] == "held")
     hand_in(first, "held back")
     hand_in(other, "held back, too")
     assert other.request("POST", "/v1/release", b"{}")[0] == 200
-    until(lambda: len(komodor.order) == 2)
+    wait_until(lambda: len(komodor.order) == 2)
 
 
 @pytest.mark.usefixtures("at_length")
@@ -246,13 +239,13 @@ def test_every_gateway_tells_how_the_destination_stands_to_who_delivers(steady_p
     refused = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
     komodor.behave = lambda body: refused
     hand_in(other, "waits")
-    until(lambda: first.status()["destination"]["state"] == "held")
-    until(lambda: other.status()["destination"]["state"] == "held")
+    wait_until(lambda: first.status()["destination"]["state"] == "held")
+    wait_until(lambda: other.status()["destination"]["state"] == "held")
     assert "401" in other.status()["destination"]["reason"]
     komodor.behave = lambda body: OK
     status, answer = other.request("POST", "/v1/release", b"{}")
     assert status == 200, answer
-    until(lambda: other.status()["outbox"]["pending"] == 0)
+    wait_until(lambda: other.status()["outbox"]["pending"] == 0)
     assert delivers(first)
 
 
@@ -262,17 +255,17 @@ def test_while_the_database_is_away_events_are_refused_and_then_taken_again(
 ):
     gateway = make_gateway("a")
     hand_in(gateway, "before")
-    until(lambda: "before" in komodor.order)
+    wait_until(lambda: "before" in komodor.order)
     server.stop("immediate")
     try:
         status, answer = gateway.request("POST", "/mgmt/v1/events", body("meanwhile"))
         assert status in (503, 0), answer
-        until(lambda: not gateway.status()["intake"]["accepting"])
+        wait_until(lambda: not gateway.status()["intake"]["accepting"])
         assert give(gateway, "meanwhile") == 503
     finally:
         server.start()
     hand_in(gateway, "afterwards")
-    until(lambda: "afterwards" in komodor.order)
+    wait_until(lambda: "afterwards" in komodor.order)
     assert gateway.status()["deliverer"]["trouble"] is None
 
 
@@ -287,7 +280,7 @@ def test_a_commit_that_waits_for_a_standby_is_left_alone_and_nobody_waits_for_it
     first, other = pair
     standby("nobody")
     try:
-        until(lambda: server.shown("synchronous_standby_names") == "nobody")
+        wait_until(lambda: server.shown("synchronous_standby_names") == "nobody")
         assert give(first, "waits") == 0, "no answer: nobody knows what becomes of it"
         assert {give(gateway, "refused") for gateway in pair} == {503}
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
@@ -299,7 +292,7 @@ def test_a_commit_that_waits_for_a_standby_is_left_alone_and_nobody_waits_for_it
         standby("")
     hand_in(first, "afterwards")
     assert hand_in(first, "waits") == 200, "it was made all the same"
-    until(lambda: {"waits", "afterwards"} <= set(komodor.order))
+    wait_until(lambda: {"waits", "afterwards"} <= set(komodor.order))
     assert not unmarked_duplicates(komodor)
 
 
@@ -318,12 +311,12 @@ def test_behind_a_pooler_of_transactions_all_is_the_same(
             given = [f"{n}" for n in range(40)]
             for n, name in enumerate(given):
                 hand_in(pair[n % 2], name)
-            until(lambda: set(given) <= set(komodor.order))
-            until(lambda: any(map(delivers, pair)))
+            wait_until(lambda: set(given) <= set(komodor.order))
+            wait_until(lambda: any(map(delivers, pair)))
             first, other = pair if delivers(pair[0]) else pair[::-1]
             first.kill()
             hand_in(other, "after")
-            until(lambda: "after" in komodor.order)
+            wait_until(lambda: "after" in komodor.order)
             assert not unmarked_duplicates(komodor)
             assert other.stop() == 0
         finally:
@@ -351,7 +344,7 @@ def run(gateway: AgentProcess, *words: str) -> subprocess.CompletedProcess[str]:
 def test_commands_work_with_an_agent_and_by_the_database_without_one(steady_pair, komodor):
     first, other = steady_pair
     hand_in(other, "a name")
-    until(lambda: "a name" in komodor.order)
+    wait_until(lambda: "a name" in komodor.order)
     assert "Delivered by: this gateway" in run(first, "status").stdout
     assert "Delivered by: the gateway on" in run(other, "status").stdout
     assert "PostgreSQL " in run(other, "check").stdout
@@ -359,7 +352,7 @@ def test_commands_work_with_an_agent_and_by_the_database_without_one(steady_pair
     assert "a name" in run(first, "events").stdout
     assert "what the outbox's database says" in run(first, "status").stdout
     assert run(first, "hold", "--reason", "by hand").returncode == 0
-    until(lambda: other.status()["destination"]["state"] == "held")
+    wait_until(lambda: other.status()["destination"]["state"] == "held")
     told = run(first, "backup", str(first.directory / "copy"))
     assert told.returncode == 69
     assert "pg_dump" in told.stderr
@@ -385,21 +378,21 @@ def test_gateways_of_two_accounts_on_one_database_take_hold_and_deliver_their_ow
         for count, name in enumerate(same_key, 1):
             for gateway in (own, other):
                 hand_in(gateway, name)
-            until(lambda count=count: komodor.order == others_once() == same_key[:count])
-        until(lambda: delivers(own) and delivers(other))
-        until(lambda: [g.status()["outbox"]["delivered"] for g in (own, other)] == [2, 2])
+            wait_until(lambda count=count: komodor.order == others_once() == same_key[:count])
+        wait_until(lambda: delivers(own) and delivers(other))
+        wait_until(lambda: [g.status()["outbox"]["delivered"] for g in (own, other)] == [2, 2])
         # One is held by its operator, and then its Komodor refuses and is away.
         assert other.request("POST", "/v1/hold", b'{"reason": "maintenance"}')[0] == 200
         for gateway in (own, other):
             hand_in(gateway, "held")
-        until(lambda: komodor.order[-1] == "held")
+        wait_until(lambda: komodor.order[-1] == "held")
         assert own.status()["destination"]["state"] == "ok"
         others.behave = lambda body: b"HTTP/1.1 503 Away\r\nContent-Length: 0\r\n\r\n"
         assert other.request("POST", "/v1/release", b"{}")[0] == 200
-        until(lambda: other.status()["destination"]["state"] == "backingOff")
+        wait_until(lambda: other.status()["destination"]["state"] == "backingOff")
         for gateway in (own, other):
             hand_in(gateway, "away")
-        until(lambda: komodor.order[-1] == "away")
+        wait_until(lambda: komodor.order[-1] == "away")
         assert own.status()["destination"]["state"] == "ok"
         assert other.status()["outbox"]["pending"] == 2
         if full:
@@ -407,10 +400,10 @@ def test_gateways_of_two_accounts_on_one_database_take_hold_and_deliver_their_ow
         # With its own gateway gone nobody delivers for it; another of it does.
         other.kill()
         hand_in(own, "after")
-        until(lambda: komodor.order[-1] == "after")
+        wait_until(lambda: komodor.order[-1] == "after")
         others.behave = lambda body: OK
         make_gateway("c", **there)
-        until(lambda: set(others.order) == {"one", "two", "held", "away"})
+        wait_until(lambda: set(others.order) == {"one", "two", "held", "away"})
         assert komodor.order == ["one", "two", "held", "away", "after"]
         assert not unmarked_duplicates(others)
     finally:
@@ -421,10 +414,10 @@ def test_gateways_of_two_accounts_on_one_database_take_hold_and_deliver_their_ow
 def test_two_keys_under_one_accounts_name_are_told(make_gateway):
     """What it takes would go to the other account; the key itself is nowhere."""
     first = make_gateway("a", delivery=STEADY)
-    until(lambda: delivers(first))
+    wait_until(lambda: delivers(first))
     same = make_gateway("b", delivery=STEADY)
     differs = make_gateway("c", {"KOMODOR_API_KEY": "another-key"}, delivery=STEADY)
-    until(lambda: "gateway.differs" in differs.log_text())
+    wait_until(lambda: "gateway.differs" in differs.log_text())
     assert "API key is not the deliverer's" in differs.log_text()
     assert "another-key" not in differs.log_text()
     assert "gateway.differs" not in same.log_text() + first.log_text()

@@ -141,10 +141,16 @@ def in_one_go():
 
 @pytest.fixture
 def counter(program, place):
+    """Starts jobs that count, under exec as it is installed, or `changed`; ends them."""
     started = []
 
-    def start(*before: str, **options) -> Counter:
-        started.append(Counter(program, place, *before, **options))
+    def start(*before: str, changed: str = "", **options) -> Counter:
+        run = program
+        if changed:
+            run = place.directory / "outboxd"
+            run.write_text(changed)
+            run.chmod(0o755)
+        started.append(Counter(run, place, *before, **options))
         return started[-1]
 
     yield start
@@ -226,18 +232,12 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_what_comes_to_all_while_exec_is_held_up_reaches_the_job_once(place):
+def test_what_comes_to_all_while_exec_is_held_up_reaches_the_job_once(counter):
     """A busy machine gives its turn to others, just when it is told of another signal."""
-    program = place.directory / "outboxd"
-    program.write_text(HELD_UP_WHILE_THE_WITNESS_IS_RENEWED)
-    program.chmod(0o755)
-    job = Counter(program, place)
-    try:
-        os.killpg(job.process.pid, signal.SIGTERM)
-        # Each once; a job that had no turn between the two is told of the lower number first.
-        assert sorted(job.seen_at_last(2)) == [signal.SIGHUP, signal.SIGTERM]
-    finally:
-        job.end()
+    job = counter(changed=HELD_UP_WHILE_THE_WITNESS_IS_RENEWED)
+    os.killpg(job.process.pid, signal.SIGTERM)
+    # Each once; a job that had no turn between the two is told of the lower number first.
+    assert sorted(job.seen_at_last(2)) == [signal.SIGHUP, signal.SIGTERM]
 
 
 HELD_UP_WHILE_IT_LOOKS_AT_THE_WITNESS = f"""#!{sys.executable}
@@ -256,17 +256,11 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_what_comes_to_exec_first_and_to_all_while_it_is_held_up_reaches_the_job_once(place):
+def test_what_comes_to_exec_first_and_to_all_while_it_is_held_up_reaches_the_job_once(counter):
     """As from timeout(1), when exec looks between the two and then has no turn for a while."""
-    program = place.directory / "outboxd"
-    program.write_text(HELD_UP_WHILE_IT_LOOKS_AT_THE_WITNESS)
-    program.chmod(0o755)
-    job = Counter(program, place)
-    try:
-        os.kill(job.process.pid, signal.SIGTERM)
-        assert job.seen_at_last(1) == [signal.SIGTERM]
-    finally:
-        job.end()
+    job = counter(changed=HELD_UP_WHILE_IT_LOOKS_AT_THE_WITNESS)
+    os.kill(job.process.pid, signal.SIGTERM)
+    assert job.seen_at_last(1) == [signal.SIGTERM]
 
 
 def uninterrupted():

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.agent import AgentProcess
 from support.receiver import OK, Receiver
-from support.waiting import PATIENCE_S
+from support.waiting import wait_until
 
 DAY_S = 86_400
 JUMPING = """
@@ -67,17 +67,10 @@ class JumpingAgent(AgentProcess):
         return self.request("POST", "/mgmt/v1/events", json.dumps(event).encode())
 
 
-def until(condition: Callable[[], object], told: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.02)
-
-
 def arrived(receiver: Receiver, summaries: set[str]) -> None:
-    until(
+    wait_until(
         lambda: all(receiver.arrivals[summary] for summary in summaries),
-        lambda: f"stalled: {dict(receiver.arrivals)}",
+        receiver.arrivals,
     )
     assert all(len(marks) == 1 for marks in receiver.arrivals.values())
 
@@ -97,7 +90,7 @@ def test_a_wait_that_the_destination_asked_for_is_neither_cut_short_nor_endless(
     agent.start()
     assert agent.post("first")[0] == 201
     # Until it has heard the answer: what comes in before that goes out at once.
-    until(lambda: agent.request("GET", "/v1/events")[1]["events"][0]["attemptCount"])
+    wait_until(lambda: agent.request("GET", "/v1/events")[1]["events"][0]["attemptCount"])
     agent.jump(days * DAY_S)
     assert agent.post("second")[0] == 201
     arrived(receiver, {"first", "second"})
@@ -136,10 +129,10 @@ def test_a_jump_across_a_restart_stalls_nothing_and_forgets_no_dedup_key(tmp_pat
     summaries = {f"event {number}" for number in range(20)} | {"kept"}
     for summary in summaries - {"kept"}:
         assert agent.post(summary)[0] == 201
-    until(lambda: receiver.requests >= 3)
+    wait_until(lambda: receiver.requests >= 3)
     agent.kill()
     # What it had sent is answered: nothing of that arrives in the better times.
-    until(lambda: not receiver.connections)
+    wait_until(lambda: not receiver.connections)
     receiver.behave = lambda body: OK
     agent.jump(days * DAY_S)
     agent.start()

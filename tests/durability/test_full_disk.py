@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from support import smalldisk
 from support.agent import AgentProcess
 from support.receiver import OK, Receiver
 from support.smalldisk import SmallDisk
-from support.waiting import PATIENCE_S
+from support.waiting import wait_until
 
 from outboxd.producer.spool import NotStored, put
 
@@ -40,13 +38,6 @@ def event(summary: str) -> bytes:
 
 def post(agent: AgentProcess, summary: str) -> tuple[int, object]:
     return agent.request("POST", "/mgmt/v1/events", event(summary))
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain until {what}"
-        threading.Event().wait(0.05)
 
 
 def agent_on(
@@ -111,7 +102,7 @@ def test_full_while_running_refuses_delivers_stops_and_goes_on(
         agent.start()
         promised = [f"before {number}" for number in range(100)]
         assert {post(agent, summary)[0] for summary in promised} == {201}
-        until(lambda: ballast(agent).exists(), "ballast is laid")
+        wait_until(lambda: ballast(agent).exists(), "ballast is laid")
         waiting = prepare_spool(agent)
         disk.fill()
         refusal = refused(agent)
@@ -119,8 +110,8 @@ def test_full_while_running_refuses_delivers_stops_and_goes_on(
         for name in waiting:
             os.rename(agent.spool / "tmp" / name, agent.spool / "new" / name)
         # Failing probes are outcomes too: they take the ballast, and we that room.
-        until(lambda: not ballast(agent).exists(), "the ballast is used")
-        until(lambda: stopped(disk, agent), "delivery stops")
+        wait_until(lambda: not ballast(agent).exists(), "the ballast is used")
+        wait_until(lambda: stopped(disk, agent), "delivery stops")
         requests = receiver.requests
         receiver.behave = lambda body: OK
         # Nothing more is sent while outcomes cannot be written.
@@ -129,13 +120,13 @@ def test_full_while_running_refuses_delivers_stops_and_goes_on(
         assert sorted(os.listdir(agent.spool / "new")) == waiting
         disk.empty()
         agent.await_empty()
-        until(lambda: post(agent, "after")[0] == 201, "it accepts again")
+        wait_until(lambda: post(agent, "after")[0] == 201, "it accepts again")
         agent.await_empty()
         assert agent.stop() == 0
         check_all(receiver, [*promised, *waiting, "after"])
         # Ballast is laid again, at the latest by the next start.
         agent.start()
-        until(lambda: ballast(agent).exists(), "ballast is laid again")
+        wait_until(lambda: ballast(agent).exists(), "ballast is laid again")
         assert agent.stop() == 0
     finally:
         disk.close()
@@ -156,7 +147,7 @@ def refused(agent: AgentProcess) -> dict:
         answers.append(post(agent, f"odd {len(answers)}"))
         return answers[-1][0] == 507
 
-    until(is_refused, "intake refuses")
+    wait_until(is_refused, "intake refuses")
     assert isinstance(answers[-1][1], dict)
     return answers[-1][1]
 
@@ -174,7 +165,7 @@ def test_full_before_a_start_delivers_what_waits_and_takes_nothing(tmp_path, nee
         agent.start()
         promised = [f"before {number}" for number in range(50)]
         assert {post(agent, summary)[0] for summary in promised} == {201}
-        until(lambda: ballast(agent).exists(), "ballast is laid")
+        wait_until(lambda: ballast(agent).exists(), "ballast is laid")
         waiting = prepare_spool(agent)
         agent.kill()
         disk.fill()
@@ -183,7 +174,7 @@ def test_full_before_a_start_delivers_what_waits_and_takes_nothing(tmp_path, nee
         receiver.behave = lambda body: OK
         agent.start()
         refused(agent)
-        until(lambda: agent.status()["outbox"]["pending"] == 0, "all is delivered")
+        wait_until(lambda: agent.status()["outbox"]["pending"] == 0, "all is delivered")
         assert sorted(os.listdir(agent.spool / "new")) == waiting
         disk.empty()
         agent.await_empty()
@@ -201,7 +192,7 @@ def test_full_for_the_outbox_only_leaves_files_in_the_spool(tmp_path, need, rece
         disk.fill()
         refused(agent)
         name = put(str(agent.spool), event("spooled"))
-        until(lambda: "spool.waiting" in agent.log_text(), "the spool waits")
+        wait_until(lambda: "spool.waiting" in agent.log_text(), "the spool waits")
         assert os.listdir(agent.spool / "new") == [name]
         disk.empty()
         agent.await_empty()
@@ -226,9 +217,9 @@ def test_full_for_the_spool_only_harms_nobody_else(tmp_path, need, receiver):
         for name in ("file 1", "file 2"):
             os.rename(agent.spool / "tmp" / name, agent.spool / "new" / name)
         assert post(agent, "by the socket")[0] == 201
-        until(lambda: receiver.arrivals["file 2"], "what lies in the spool is taken")
+        wait_until(lambda: receiver.arrivals["file 2"], "what lies in the spool is taken")
         disk.empty()
-        until(lambda: not os.listdir(agent.spool / "new"), "the bad file is put aside")
+        wait_until(lambda: not os.listdir(agent.spool / "new"), "the bad file is put aside")
         assert "bad.error" in os.listdir(agent.spool / "rejected")
         agent.await_empty()
         assert agent.stop() == 0
@@ -247,7 +238,7 @@ def test_the_backlogs_watermarks_refuse_with_a_time_to_come_back(tmp_path, recei
     assert status == 503
     assert 1 <= int(headers["Retry-After"]) <= 300
     name = put(str(agent.spool), event("spooled"))
-    until(lambda: "spool.waiting" in agent.log_text(), "the spool waits")
+    wait_until(lambda: "spool.waiting" in agent.log_text(), "the spool waits")
     assert os.listdir(agent.spool / "new") == [name]
     receiver.behave = lambda body: OK
     agent.await_empty()

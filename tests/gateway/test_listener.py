@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import ssl
-import time
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from support.waiting import PATIENCE_S
+from support.waiting import wait_until
 
 from outboxd.api.control import ControlRoutes
 from outboxd.api.routes import ReadingRoutes
@@ -180,18 +179,11 @@ def test_a_tokens_rate_is_429_with_a_time_that_is_not_for_all_the_same(make_gate
     assert gateway.post(EVENT, gateway.secrets["other"]).status == 201
 
 
-def until(check):
-    deadline = time.monotonic() + PATIENCE_S
-    while not check():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
-
-
 def test_a_new_token_is_good_and_a_revoked_one_is_not_without_a_restart(gateway, token):
     fresh = gateway.token("fresh")
-    until(lambda: gateway.post(EVENT, fresh).status == 201)
+    wait_until(lambda: gateway.post(EVENT, fresh).status == 201)
     gateway.tokens.write_text("\n".join(gateway.tokens.read_text().splitlines()[1:]) + "\n")
-    until(lambda: gateway.post(EVENT, token).status == 401)
+    wait_until(lambda: gateway.post(EVENT, token).status == 401)
     assert gateway.post(EVENT, fresh).status == 201
 
 
@@ -222,10 +214,10 @@ def test_a_token_that_is_added_to_the_file_where_it_lies_is_good_at_once(gateway
 def test_a_half_written_tokens_file_leaves_the_tokens_as_they_were(gateway, token):
     text = gateway.tokens.read_text()
     gateway.tokens.write_text(text[: len(text) // 2])
-    until(lambda: "gateway.tokens_refused" in gateway.agent.log_text())
+    wait_until(lambda: "gateway.tokens_refused" in gateway.agent.log_text())
     assert gateway.post(EVENT, token).status == 201
     gateway.tokens.write_text(text)
-    until(lambda: "gateway.tokens_renewed" in gateway.agent.log_text())
+    wait_until(lambda: "gateway.tokens_renewed" in gateway.agent.log_text())
     assert gateway.post(EVENT, token).status == 201
 
 
@@ -252,7 +244,7 @@ def test_a_tokens_file_that_is_just_being_written_where_it_lies_refuses_nobody(
         assert gateway.post(EVENT, "an unknown one, which makes it look").status == 401
         assert gateway.post(EVENT, token).status == 201
     an_hour_later.touch()
-    until(lambda: gateway.post(EVENT, token).status == 401)  # it was meant
+    wait_until(lambda: gateway.post(EVENT, token).status == 401)  # it was meant
 
 
 @pytest.mark.long
@@ -261,7 +253,7 @@ def test_no_file_that_cannot_be_read_stops_a_gateway(gateway, token, tmp_path):
     before = certificate_of(gateway)
 
     def told(what, count):
-        until(lambda: gateway.agent.log_text().count(f"gateway.{what}_refused") == count)
+        wait_until(lambda: gateway.agent.log_text().count(f"gateway.{what}_refused") == count)
         assert gateway.post(EVENT, token).status == 201
         assert certificate_of(gateway) == before
 
@@ -282,12 +274,12 @@ def test_a_certificate_is_read_anew_and_a_half_written_one_changes_nothing(
 ):
     before = certificate_of(gateway)
     (tmp_path / "cert.pem").write_text("-----BEGIN CERT")
-    until(lambda: "gateway.certificate_refused" in gateway.agent.log_text())
+    wait_until(lambda: "gateway.certificate_refused" in gateway.agent.log_text())
     assert certificate_of(gateway) == before
     renewed = authority.issue_cert("localhost", "127.0.0.1")
     renewed.private_key_pem.write_to_path(tmp_path / "key.pem")
     renewed.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-    until(lambda: certificate_of(gateway) != before)
+    wait_until(lambda: certificate_of(gateway) != before)
     assert gateway.post(EVENT, token).status == 201
 
 

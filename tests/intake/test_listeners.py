@@ -11,7 +11,7 @@ import time
 
 import pytest
 from support.agent import GONE, AgentProcess, UnixConnection
-from support.waiting import PATIENCE_S
+from support.waiting import wait_until
 
 ENDPOINT = "http://127.0.0.1:9/"
 EVENT = json.dumps({"eventType": "a", "summary": "b"}).encode()
@@ -32,13 +32,6 @@ def start(tmp_path):
     for agent in agents:
         if agent.pid is not None:
             agent.kill()
-
-
-def until(condition, timeout_s=PATIENCE_S):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.05)
 
 
 def takes(agent) -> bool:
@@ -64,7 +57,7 @@ def test_a_socket_whose_path_goes_is_bound_anew_and_open_connections_stay(start,
     kept = UnixConnection(str(agent.socket))
     kept.connect()
     harm(agent.socket)
-    until(lambda: takes(agent))
+    wait_until(lambda: takes(agent))
     assert stat.S_IMODE(os.stat(agent.socket).st_mode) == 0o640
     assert "socket.rebound" in agent.log_text()
     kept.request("POST", "/mgmt/v1/events", EVENT)
@@ -103,10 +96,10 @@ def test_the_socket_of_another_process_in_its_place_is_left_alone_and_told(start
         other.bind(f"{agent.socket}2")
         other.listen(16)
         os.rename(f"{agent.socket}2", agent.socket)
-        until(lambda: "socket.lost" in agent.log_text())
+        wait_until(lambda: "socket.lost" in agent.log_text())
         assert "another process answers there" in agent.log_text()
     os.unlink(agent.socket)
-    until(lambda: takes(agent))
+    wait_until(lambda: takes(agent))
 
 
 def test_a_change_of_mode_is_no_replacement(start):
@@ -134,7 +127,7 @@ def test_a_socket_handed_in_says_what_to_do(start, tmp_path):
         prefix = (os.sys.executable, "-c", script, str(listening.fileno()))
         agent = start(prefix=prefix, pass_fds=(listening.fileno(), 3))
         os.unlink(path)
-        until(lambda: "socket.lost" in agent.log_text())
+        wait_until(lambda: "socket.lost" in agent.log_text())
         assert "systemctl restart outboxd.socket" in agent.log_text()
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 
 import pytest
-from support.waiting import PATIENCE_S
+from support.waiting import until
 
 from outboxd.intake.admission import Shares
 from outboxd.outbox.model import EntryChange
@@ -202,12 +201,6 @@ async def test_who_has_the_whole_of_a_share_keeps_no_other_owners_files_waiting(
         for entry in await parts.first_entries(15):
             await parts.outbox.change(lambda e, id=entry.id: e.change(EntryChange.DROP, id))
         await until(lambda: len(parts.new()) < waiting)
-
-
-async def until(condition):
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 (what is waited for is the reader's own state)
-            await asyncio.sleep(0.01)
 
 
 async def test_a_directory_that_cannot_be_moved_is_told_once_and_left_alone(intake, monkeypatch):
